@@ -171,6 +171,17 @@ def escape_cell(text):
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
+def escape_markdown(text):
+    """Text for a cell of a markdown table or a list: on one line, with nothing in it that markdown would interpret."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~" else c for c in one_line(text))
+
+
+def numbered(values):
+    """(n,) int64: equal values get equal numbers, in the order of their first appearance."""
+    numbers = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
 # --- titles -------------------------------------------------------------------------------------------------------
 
 

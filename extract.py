@@ -64,6 +64,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from model import choose_device
+
+from model import choose_device
+
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
 
@@ -103,24 +107,6 @@ def find_model(name):
         raise data.Problem(f"--model {name}: there is no such folder")
     base, _, revision = name.partition("@")
     return base, revision or None
-
-
-def choose_device(name):
-    """The torch device for --device; under torchrun each process takes the GPU of its local rank."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise data.Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …") from None
-    if device.type not in ("cpu", "cuda"):
-        raise data.Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise data.Problem(f"--device {name}: this machine shows {torch.cuda.device_count()} CUDA devices to torch; "
-                           "use --device cpu")
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    return device
 
 
 def choose_dtype(name, device):

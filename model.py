@@ -1,9 +1,27 @@
 """The head: what is trained on top of the frozen encoder. Nothing else."""
+import copy
+import os
+
+import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call, vmap
 
-FUSIONS = ("conv", "mix", "concat")
-REDUCTIONS = ("conv", "none")
+import data
+
+
+def choose_device(name):
+    """The torch device for --device; under torchrun each process takes the GPU of its local rank."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or index and (kind == "cpu" or not index.isdecimal()):
+        raise data.Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        raise data.Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
+    return torch.device("cuda", int(index or int(os.environ.get("LOCAL_RANK", 0)) % count))
 
 
 class Head(nn.Module):
@@ -51,3 +69,37 @@ class Head(nn.Module):
         elif self.fusion == "concat":
             x = x.flatten(1).unsqueeze(1)
         return self.mlp(self.reduce(x).squeeze(1))
+
+
+def build(config):
+    """A Head with fresh weights for the configuration of a run (what train.py keeps in config.json)."""
+    options = config["options"]
+    return Head(len(config["columns"]), config["encoder"]["hidden"], len(config["classes"]), options["fusion"],
+                options["reduction"], options["hidden"], options["standardize"])
+
+
+def stacked(head):
+    """The head's forward pass for several heads of its kind at once.
+
+    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden); returns logits of
+    shape (heads, titles, classes).
+    """
+    shape = copy.deepcopy(head).to("meta")
+    return vmap(lambda state, x: functional_call(shape, state, (x,)))
+
+
+def held_out_probabilities(forward, state, x, folds, block=4096):
+    """Class probabilities of every title from the head of its own fold, which has not seen it.
+
+    x: (titles, layers, hidden) tensor; folds: (titles,) int array; state: as for `stacked`, on the device of x.
+    Returns (titles, classes) float32 numpy.
+    """
+    rows = [torch.as_tensor(np.flatnonzero(folds == fold), device=x.device) for fold in range(folds.max() + 1)]
+    rows = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
+    out = None
+    with torch.inference_mode():
+        for part in rows.split(block, dim=1):
+            values = forward(state, x[part]).softmax(-1)
+            out = values.new_empty(len(x) + 1, values.shape[-1]) if out is None else out
+            out[part.flatten()] = values.flatten(0, 1)  # padding (-1) falls into the extra last row
+    return out[:-1].cpu().numpy()

@@ -1,0 +1,132 @@
+"""What the tests share: small real encoders that need no network, and the scripts called as a user calls them."""
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+WORDS = """how to cook the best street food in rome travel vlog cheap flights hidden beaches paint a sunset guitar lesson
+history of war empire king queen recipe chocolate cake pasta museum tour night market piano cover love song ancient egypt
+battle 10 things 2019 my first trip ep 1 ! ? | : - , . ' " ( ) & # @ = + ##s ##ing ##er a b c d e f g h i j k l m n o p q
+r s t u v w x y z 0 1 2 3 4 5 6 7 8 9 ##a ##b ##c ##d ##e ##f ##g ##h ##i ##j ##k ##l ##m ##n ##o ##p ##q ##r ##t ##u ##v
+##w ##x ##y ##z ##0 ##1 ##2 ##3 ##4 ##5 ##6 ##7 ##8 ##9""".split()
+
+
+def write_tokenizer(folder, **options):
+    """A WordPiece tokenizer of BERT's kind with a small vocabulary, saved to `folder`."""
+    import transformers
+
+    tokens = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = transformers.BertTokenizer(vocab={t: i for i, t in enumerate(tokens)}, **options)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_bert(folder, layers=2, hidden=24, seed=0, **config):
+    """A BERT with random weights and its tokenizer, saved to `folder` as a user's own encoder would be."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(folder)
+    config = {"num_attention_heads": 4, "intermediate_size": 2 * hidden, "max_position_embeddings": 160} | config
+    model = transformers.BertModel(transformers.BertConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, initializer_range=0.2, **config))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def call(script, *arguments):
+    """Run a script's main in this process; returns its exit code, standard output and standard error."""
+    module = __import__(script)
+    import data
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        argv, sys.argv = sys.argv, [f"{script}.py", *map(str, arguments)]
+        try:
+            data.run(module.main, module.parse_arguments(list(map(str, arguments))))
+        except SystemExit as exit:
+            code = exit.code or 0
+        finally:
+            sys.argv = argv
+    return SimpleNamespace(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def shell(script, *arguments, **options):
+    """Run a script in a process of its own, as from a shell; returns the finished process with its output as text."""
+    return subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)], text=True,
+                          capture_output=True, timeout=300, **options)
+
+
+def refused(result, *words):
+    """Assert exit code 2 and one clear line, no traceback, that holds each of the words."""
+    lines = result.err.strip().splitlines()
+    assert result.code == 2, (result.code, result.out, result.err)
+    assert len(lines) == 1 and "Traceback" not in result.err, result.err
+    for word in words:
+        assert word in lines[0], (word, lines[0])
+    return lines[0]
+
+
+def write_titles(path, rows=60, classes=("art", "food", "travel"), header="title,category"):
+    """A small CSV of distinct titles, `rows` in all, whose words depend on their category."""
+    lines = [header]
+    for i in range(rows):
+        word = WORDS[(i * 7) % 60].strip('",') or "x"
+        lines.append(f"{'how to' if i % 2 else 'the best'} {word} {classes[i % len(classes)][:1]} {i},{classes[i % len(classes)]}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def truth(folder, titles, **options):
+    """transformers' own hidden states, one title at a time: {(pooling, layer): (titles, hidden)}."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    out = {}
+    with torch.no_grad():
+        for title in titles:
+            tokens = tokenizer(title, return_tensors="pt", return_token_type_ids=False, **options)
+            for layer, state in enumerate(model(**tokens, output_hidden_states=True).hidden_states):
+                out.setdefault(("cls", layer), []).append(state[0, 0])
+                out.setdefault(("mean", layer), []).append(state[0].mean(0))
+    return {key: torch.stack(value).numpy() for key, value in out.items()}
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A folder with a random BERT of 2 layers and 24 dimensions."""
+    return write_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def bert12(tmp_path_factory):
+    """A folder with a random BERT of 12 layers, standing in for bert-base-uncased."""
+    return write_bert(tmp_path_factory.mktemp("bert12"), layers=12)
+
+
+@pytest.fixture
+def titles(tmp_path):
+    return write_titles(tmp_path / "titles.csv")
+
+
+@pytest.fixture
+def features(tmp_path, bert, titles):
+    """The folder of a finished extraction: both layers, both poolings, float32."""
+    result = call("extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--dtype", "float32",
+                  "--out", tmp_path / "features")
+    assert result.code == 0, result.err
+    return tmp_path / "features"
