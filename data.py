@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import sys
 import time
 import unicodedata
@@ -25,6 +26,8 @@ import numpy as np
 FORMAT = 1  # of features/ and of results/<run>/; raised when older files can no longer be read
 HERE = Path(__file__).resolve().parent
 POOLINGS = ("cls", "mean")
+HEAD = {"standardize": False, "fusion": "conv", "reduction": "conv", "hidden": 512, "folds": 5, "split": "grouped",
+        "epochs": 30, "batch_size": 64, "lr": 1e-3, "seed": 0}  # the options of a run and their defaults
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"
 YOUTUBE_URL = (
     "https://raw.githubusercontent.com/rajatrc1705/DS_ML_Projects/"
@@ -109,6 +112,23 @@ def atomic(path, mode="wb", **options):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder):
+    """Make a temporary neighbour of `folder`; rename it to `folder` when all that was put in is on the disk."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -494,3 +514,51 @@ def open_features(folder):
                           "it goes on where it stopped")
         raise Problem(f"{folder}: there are no features; make them with: python extract.py --layers all --out {folder}")
     return Features(folder, read_json(folder / "manifest.json", "a manifest of features"))
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+def write_run(folder, config, arrays, files=()):
+    """Write a run's folder whole or not at all: arrays as .npy, files as (name, function that writes to a path)."""
+    with atomic_folder(folder) as temporary:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        for name, write in files:
+            write(temporary / name)
+        contents = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        write_json(temporary / "config.json", {**config, "contents": contents})
+
+
+def open_run(folder, *names):
+    """The configuration of a run, and those of its arrays that are named; damage is a Problem."""
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise Problem(f"{folder}: no run is there (config.json is missing); train.py makes runs, python evaluate.py lists them")
+    config, arrays = read_json(folder / "config.json", "a run"), []
+    for name in names:
+        path = folder / f"{name}.npy"
+        check_content(path, config)
+        arrays.append(np.load(path, allow_pickle=False))
+    return config, *arrays
+
+
+def check_content(path, config):
+    """Raise a Problem unless a run's file is what the run's configuration says it is."""
+    if not path.exists() or sha256(path) != config["contents"].get(path.name):
+        raise Problem(f"{path}: gone or changed since the run was written; delete the run's folder and train again")
+
+
+def features_of(config, folder=None):
+    """The features that a run was trained on, opened and compared with what the run says of them."""
+    features = open_features(folder or config["made"]["features"])
+    for what, old, new in (("encoder weights", config.get("encoder", {}).get("weights"), features.manifest["encoder"]["weights"]),
+                           ("titles", config["data"]["titles"], features.manifest["data"]["titles"]),
+                           ("settings", config.get("features"), features.identity)):
+        if old is not None and old != new:
+            raise Problem(f"{features.folder}: these are not the features that the run was trained on (their {what} "
+                          "differ); name the right ones with --features")
+    for name, checksum in config.get("files", {}).items():
+        if features.manifest["files"].get(name, {}).get("sha256") != checksum:
+            raise Problem(f"{features.folder / name}: not the file that the run was trained on; train again")
+    return features

@@ -1,9 +1,11 @@
 """The head: what is trained on top of the frozen encoder. Nothing else."""
 import copy
 import os
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.func import functional_call, vmap
 
@@ -103,3 +105,28 @@ def held_out_probabilities(forward, state, x, folds, block=4096):
             out = values.new_empty(len(x) + 1, values.shape[-1]) if out is None else out
             out[part.flatten()] = values.flatten(0, 1)  # padding (-1) falls into the extra last row
     return out[:-1].cpu().numpy()
+
+
+def read_heads(folder, config):
+    """The trained heads of a run as (stacked forward pass, state); the file is checked against the run first."""
+    path = Path(folder) / "heads.safetensors"
+    data.check_content(path, config)
+    head, state = build(config), load_file(path)
+    if {name: value.shape[1:] for name, value in state.items()} != {n: v.shape for n, v in head.state_dict().items()}:
+        raise data.Problem(f"{path}: these are not the heads that config.json describes; train again")
+    return stacked(head), state
+
+
+def stack_columns(config, features):
+    """The features of a run's layers and poolings side by side: (titles, layers, hidden) float32 numpy."""
+    columns = [tuple(column) for column in config["columns"]]
+    x = np.empty((features.manifest["data"]["rows"], len(columns), config["encoder"]["hidden"]), np.float32)
+    for i, column in enumerate(columns):
+        x[:, i] = features.read(*column)
+    return x
+
+
+def run_probabilities(folder, config, features, folds):
+    """Out-of-fold probabilities of a run, computed from its heads and its features: (titles, classes) float32."""
+    forward, state = read_heads(folder, config)
+    return held_out_probabilities(forward, state, torch.from_numpy(stack_columns(config, features)), folds)

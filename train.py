@@ -24,20 +24,21 @@ def parse_arguments(argv=None):
     add("--pooling", nargs="+", choices=data.POOLINGS, default=["cls"], help="features to use, or both (default: cls)")
     add("--standardize", action="store_true",
         help="bring every dimension to mean 0 and deviation 1, measured on the training folds (default: off)")
-    add("--fusion", choices=("conv", "mix", "concat"), default="conv",
+    add("--fusion", choices=("conv", "mix", "concat"),
         help="how several layers become one: point-wise convolution, softmax-weighted sum, or side by side (default: conv)")
-    add("--reduction", choices=("conv", "none"), default="conv",
+    add("--reduction", choices=("conv", "none"),
         help="convolution of kernel and stride 3 over the dimensions, or none (default: conv)")
-    add("--hidden", type=data.number(int, 1), default=512, help="width of the hidden layer (default: 512)")
-    add("--folds", type=data.number(int, 2), default=5, help="parts that are held out in turn (default: 5)")
-    add("--split", choices=("grouped", "random"), default="grouped",
+    add("--hidden", type=data.number(int, 1), help="width of the hidden layer (default: 512)")
+    add("--folds", type=data.number(int, 2), help="parts that are held out in turn (default: 5)")
+    add("--split", choices=("grouped", "random"),
         help="grouped keeps copies of a title on one side of the split, random does not (default: grouped)")
-    add("--epochs", type=data.number(int, 1), default=30, help="passes over the training folds (default: 30)")
-    add("--batch-size", type=data.number(int, 1), default=64, help="titles a step (default: 64)")
-    add("--lr", type=data.number(float, above=0), default=1e-3, help="learning rate of Adam (default: 0.001)")
-    add("--seed", type=data.number(int, 0), default=0, help="decides folds, first weights and order (default: 0)")
+    add("--epochs", type=data.number(int, 1), help="passes over the training folds (default: 30)")
+    add("--batch-size", type=data.number(int, 1), help="titles a step (default: 64)")
+    add("--lr", type=data.number(float, above=0), help="learning rate of Adam (default: 0.001)")
+    add("--seed", type=data.number(int, 0), help="decides folds, first weights and order (default: 0)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute (default: auto)")
     add("--quiet", action="store_true", help="print nothing but errors")
+    parser.set_defaults(**data.HEAD)
     return parser.parse_args(argv)
 
 
@@ -45,7 +46,6 @@ if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
 
 import csv
-import os
 import platform
 import shutil
 import sys
@@ -60,9 +60,6 @@ from torch.nn.functional import cross_entropy
 
 import metrics
 import model
-
-DEFAULTS = vars(parse_arguments([]))
-OPTIONS = ("standardize", "fusion", "reduction", "hidden", "folds", "split", "epochs", "batch_size", "lr", "seed")
 
 
 def report_sets(depth):
@@ -176,33 +173,17 @@ def run_name(config):
     parts = [data.slug(Path(config["encoder"]["name"]).name), data.slug(config["data"]["name"]), "layers", *layers]
     parts += [] if poolings == ["cls"] else ["and".join(poolings)]
     for option, value in config["options"].items():
-        if value != DEFAULTS[option] and not (option == "fusion" and len(config["columns"]) == 1):
+        if value != data.HEAD[option] and not (option == "fusion" and len(config["columns"]) == 1):
             parts.append(option if value is True else value if option in ("fusion", "split")
                          else f"{option.replace('_', '-')}-{value:g}" if not isinstance(value, str) else f"{option}-{value}")
     name = "-".join(map(str, parts))
     return name if len(name) <= 200 else f"{name[:180]}-{data.digest(name)[:12]}"
 
 
-def write_run(folder, config, state, history, probabilities, arrays):
-    """Write a run under a temporary name and rename the folder when all of it is on the disk."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        save_file(state, temporary / "heads.safetensors")
-        with open(temporary / "history.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("epoch", "fold", "loss", "macro_f1"), *history])
-        for name, array in {"probabilities": probabilities, **arrays}.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        (temporary / "README.md").write_text(model_card(config, folder.name), encoding="utf-8")
-        kept = {path.name: data.sha256(path) for path in sorted(temporary.iterdir())}
-        data.write_json(temporary / "config.json", {**config, "contents": kept})
-        for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def write_history(history, path):
+    """Write loss and macro-F1 of every epoch and fold as CSV."""
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([("epoch", "fold", "loss", "macro_f1"), *history])
 
 
 def model_card(config, name):
@@ -269,7 +250,7 @@ def main(args):
         for layers in sets:
             columns = [(pooling, layer) for pooling in poolings for layer in layers]
             config = {"format": data.FORMAT, "columns": [list(c) for c in columns], "classes": classes,
-                      "options": {option: getattr(args, option) for option in OPTIONS},
+                      "options": {option: getattr(args, option) for option in data.HEAD},
                       "encoder": manifest["encoder"], "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
                       "settings": manifest["settings"], "features": features.identity,
                       "files": {f: manifest["files"][f]["sha256"] for f in (data.feature_file(*c) for c in columns)}}
@@ -283,11 +264,9 @@ def main(args):
                 data.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
                 continue
             begun = time.time()
-            x = np.empty((len(titles), len(columns), manifest["encoder"]["hidden"]), np.float32)
-            for i, column in enumerate(columns):
-                x[:, i] = features.read(*column)
+            x = torch.from_numpy(model.stack_columns(config, features)).to(device)
             with data.progress(args.epochs, " epochs", args.quiet, desc=f"layers {', '.join(map(str, layers))}") as bar:
-                state, history, probabilities = train_heads(torch.from_numpy(x).to(device), labels, folds, config, bar)
+                state, history, probabilities = train_heads(x, labels, folds, config, bar)
             scores = [score for epoch, _, _, score in history if epoch == args.epochs]
             predictions = probabilities.argmax(1)
             collapsed = [f for f in range(args.folds) if len(np.unique(predictions[folds == f])) == 1]
@@ -299,7 +278,10 @@ def main(args):
             config["machine"] = {"device": device.type, "threads": torch.get_num_threads()}
             config["made"] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "features": args.features,
                               "seconds": round(time.time() - begun, 2), "command": " ".join(sys.argv)}
-            write_run(folder, config, state, history, probabilities, arrays)
+            data.write_run(folder, config, {"probabilities": probabilities, **arrays}, [
+                ("heads.safetensors", lambda path: save_file(state, path)),
+                ("history.csv", lambda path: write_history(history, path)),
+                ("README.md", lambda path: path.write_text(model_card(config, folder.name), encoding="utf-8"))])
             trained += 1
             describe(config, layers, args.quiet)
     data.say(f"{results}: {trained} of {len(sets)} layer sets trained on {len(titles):,} titles of "

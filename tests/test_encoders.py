@@ -12,7 +12,7 @@ from tokenizers import decoders, pre_tokenizers, processors
 
 import data
 import extract
-from conftest import ROOT, call, refused, truth, write_bert, write_titles, write_tokenizer
+from conftest import ROOT, WORDS, call, refused, truth, write_bert, write_titles, write_tokenizer
 
 TITLES = """how to paint a sunset
 Rome
@@ -35,6 +35,14 @@ how to paint a sunset""".splitlines()
 
 def wordpiece(folder):
     return write_tokenizer(folder)
+
+
+def wordpiece_of_mpnet(folder):
+    """WordPiece with RoBERTa's names for the tokens around a title."""
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *WORDS]))}
+    tokenizer = transformers.MPNetTokenizer(vocab=vocabulary)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
 
 
 def trained(folder, model, trainer, before, after, ends=("<s>", "</s>"), **names):
@@ -99,7 +107,7 @@ KINDS = {  # name: (kind of transformers, tokenizer, what the configuration has 
     "distilbert": ("distilbert", wordpiece, {}),
     "electra": ("electra", wordpiece, {"embedding_size": 12}),
     "albert": ("albert", unigram_of_albert, {"embedding_size": 12}),
-    "mpnet": ("mpnet", wordpiece, {"pad_token_id": 1, "relative_attention_num_buckets": 8}),
+    "mpnet": ("mpnet", wordpiece_of_mpnet, {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}),
     "deberta-v2": ("deberta-v2", unigram_of_deberta, {
         "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "norm_rel_ebd": "layer_norm",
         "share_att_key": True, "position_biased_input": False, "type_vocab_size": 0, "max_relative_positions": -1}),
