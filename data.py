@@ -7,6 +7,7 @@ import contextlib
 import csv
 import gzip
 import hashlib
+import http.client
 import io
 import itertools
 import json
@@ -14,10 +15,12 @@ import os
 import shutil
 import sys
 import time
+import tokenize
 import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ import numpy as np
 FORMAT = 1  # of features/ and of results/<run>/; raised when older files can no longer be read
 HERE = Path(__file__).resolve().parent
 POOLINGS = ("cls", "mean")
+csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
 HEAD = {"standardize": False, "fusion": "conv", "reduction": "conv", "hidden": 512, "folds": 5, "split": "grouped",
         "epochs": 30, "batch_size": 64, "lr": 1e-3, "seed": 0}  # the options of a run and their defaults
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"
@@ -215,6 +219,8 @@ def find_titles(data, quiet=False):
             raise Problem(f"--data {data}: this is a folder; name the CSV file in it")
         if not path.exists():
             raise Problem(f"--data {data}: there is no such file; name a CSV file, or use `youtube` or `sample`")
+        if not path.is_file():  # a pipe can be read once only, and we read more often
+            raise Problem(f"--data {data}: this is not a plain file; save the titles to one first")
         return path
     path = HERE / "titles" / "youtube.csv"
     if not path.exists():
@@ -233,7 +239,7 @@ def download(url, path, checksum, quiet=False, tries=3, patience=1.0):
     """
     parts = urllib.parse.urlsplit(url)
     by_hand = f"fetch it by hand from {url} and save it as {path}"
-    if parts.scheme != "https" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost", "::1")):
         raise Problem(f"{url}: only https addresses are downloaded")
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in range(1, tries + 1):
@@ -243,7 +249,7 @@ def download(url, path, checksum, quiet=False, tries=3, patience=1.0):
             with urllib.request.urlopen(url, timeout=30) as answer:
                 if parts.scheme == "https" and not answer.geturl().startswith("https:"):
                     raise Problem(f"{url}: redirected away from https; {by_hand}")
-                size = int(answer.headers.get("Content-Length") or 0)
+                size = answer.length or 0  # as announced, 0 where it is not
                 hasher, head, received = hashlib.sha256(), b"", 0
                 with atomic(path) as file, progress(size or None, "B", quiet, desc=path.name) as bar:
                     while block := answer.read(1 << 16):
@@ -262,7 +268,7 @@ def download(url, path, checksum, quiet=False, tries=3, patience=1.0):
             reason = f"the server answered {error.code}"
             if error.code < 500 and error.code != 429:
                 break
-        except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error))
     raise Problem(f"{url}: download failed ({reason}); {by_hand}")
 
@@ -273,7 +279,6 @@ def read_table(path, columns):
     UTF-8 with or without a byte order mark, UTF-16 with one, gzip, and commas, semicolons, tabs or pipes between the
     cells are recognised. `columns` must be in the header. Whatever is wrong is a Problem that names the row.
     """
-    csv.field_size_limit(1 << 30)
     row = 0
     try:
         with contextlib.ExitStack() as files:
@@ -287,15 +292,19 @@ def read_table(path, columns):
             first = text.readline()
             if not first.strip():
                 raise Problem(f"{path}: the file is empty, or its first line is; it must begin with the column names")
+            if fault(first):
+                raise Problem(f"{path}: the first line holds {fault(first)}; save the file as CSV in UTF-8")
             likely = "\t" if ".tsv" in Path(path).suffixes else ","
             headers = [(d, next(csv.reader([first], delimiter=d), [])) for d in dict.fromkeys([likely, ",", ";", "\t", "|"])]
-            delimiter, header = next((h for h in headers if set(columns) <= set(h[1])), headers[0])
+            delimiter, header = next((h for h in headers if set(columns) <= set(h[1])),
+                                     max(headers, key=lambda h: len(h[1])))
             for column in columns:
                 if header.count(column) != 1:
                     state = "stands twice in" if column in header else "is not in"
                     options = "" if column in header else "; pass --text-column and --label-column"
+                    more = f" and {len(header) - 20:,} more" if len(header) > 20 else ""
                     raise Problem(f"{path}: column {column!r} {state} the first line; the columns there are: "
-                                  f"{', '.join(map(repr, header))}{options}")
+                                  f"{', '.join(repr(name[:60]) for name in header[:20])}{more}{options}")
             where = [header.index(column) for column in columns]
             yield header
             for cells in csv.reader(itertools.chain([first], text), delimiter=delimiter, strict=True):
@@ -303,18 +312,26 @@ def read_table(path, columns):
                     row += 1 if row == 0 else 0
                     continue
                 if len(cells) != len(header):
-                    raise Problem(f"{path}: row {row} has {len(cells)} cells, the header has {len(header)}; look for "
+                    raise Problem(f"{path}: row {row} has {len(cells)} cell{'s' * (len(cells) > 1)}, the header has {len(header)}; look for "
                                   "a missing quote or a stray separator there")
                 for cell in (cells[i] for i in where):
-                    if "\0" in cell or not cell.isascii() and any("\udc80" <= c <= "\udcff" for c in cell):
-                        fault = "a NUL byte" if "\0" in cell else "bytes that are not UTF-8"
-                        raise Problem(f"{path}: row {row} holds {fault}; save the file as UTF-8 text")
+                    if fault(cell):
+                        raise Problem(f"{path}: row {row} holds {fault(cell)}; save the file as CSV in UTF-8")
                 yield row, cells
                 row += 1
     except csv.Error as error:
-        raise Problem(f"{path}: row {row} cannot be read ({error}); look for a quote that is not closed") from None
-    except (UnicodeError, EOFError, gzip.BadGzipFile) as error:
-        raise Problem(f"{path}: damaged near row {row} ({error})") from None
+        place = f"row {row}" if row else "the first line"
+        raise Problem(f"{path}: {place} cannot be read ({error}); look for a quote that is not closed") from None
+    except (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise Problem(f"{path}: damaged near row {row} ({error}); copy or save the file again") from None
+
+
+def fault(text):
+    """What keeps a text that read_table has decoded from being text, or None."""
+    if "\0" in text:
+        return "a NUL byte"
+    if not text.isascii() and any("\udc80" <= c <= "\udcff" for c in text):
+        return "bytes that are not UTF-8"
 
 
 def is_blank(text):
@@ -328,12 +345,14 @@ def copy_titles(path, text_column, label_column, out):
     Returns {"rows", "titles" (sha256 of what was written), "classes" (name: count, by name)}. Labels lose the spaces
     around them, titles stay as they are. Empty titles or labels, or fewer than two classes, are a Problem.
     """
+    if text_column == label_column:
+        raise Problem(f"--text-column and --label-column are both {text_column!r}; name two columns")
     table = read_table(path, [text_column, label_column])
     header = next(table)
     text, label = header.index(text_column), header.index(label_column)
     empty, classes, rows, hasher = {text: [], label: []}, {}, 0, hashlib.sha256()
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\r\n")  # so that returns and newlines in titles both get quotes
     writer.writerow(["title", "label"])
     for row, cells in itertools.chain(table, [(None, None)]):
         if row is None or buffer.tell() > 1 << 20:
@@ -427,16 +446,16 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     """
     lowest = 1 if "cls" in poolings else 0
     if wanted == ["all"]:
-        return sorted(available if available is not None else range(lowest, depth + 1), reverse=True)
+        return sorted(available if available is not None else range(1, depth + 1), reverse=True)
     try:
         numbers = [int(w) for w in wanted]
     except ValueError:
         raise Problem(f"--layers {' '.join(wanted)}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
     layers = [n + depth + 1 if n < 0 else n for n in numbers]
-    if 0 in numbers and lowest:
+    if 0 in numbers and lowest:  # (-13 of 12 is 0 too, and falls to the next lines)
         raise Problem("--layers 0: layer 0 is the embedding output, where [CLS] is the same for every title; use "
                       "--pooling mean for it, or layers from 1")
-    if min(layers) < 0 or max(layers) > depth:
+    if min(layers) < lowest or max(layers) > depth:
         top = max(max(numbers), depth)
         count = " ".join(str(n - top - 1) if n > 0 else str(n) for n in numbers)
         hint = f"; counted from the top, that is --layers {count}" if min(int(c) for c in count.split()) >= -depth else ""
@@ -478,7 +497,7 @@ class Features:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             raise Problem(f"{path}: the manifest names this file, but it is gone; {again}") from None
-        except (ValueError, EOFError):
+        except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # numpy parses the header as Python's literals
             raise Problem(f"{path}: not a plain .npy file of numbers; {again}") from None
         shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
         if array.shape != shape or array.dtype != self.manifest["settings"]["store"]:

@@ -34,7 +34,7 @@ def parse_arguments(argv=None):
         help="arithmetic of the encoder; auto is bfloat16 where the machine multiplies it fast, else float32 (default: auto)")
     add("--store", choices=("float32", "float16"), default="float32", help="numbers on disk (default: float32)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute (default: auto)")
-    add("--window", type=data.number(int, 1), default=4096, metavar="TITLES",
+    add("--window", type=data.number(int, 1, 1 << 20), default=4096, metavar="TITLES",
         help="titles that are computed, written and recorded together (default: 4096)")
     add("--out", default="features", metavar="FOLDER", help="where the features go (default: features)")
     add("--quiet", action="store_true", help="print nothing but errors")
@@ -136,6 +136,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers asks a service for missing ones
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -168,6 +169,11 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     limit -= (getattr(config, "pad_token_id", 0) or 0) + 1 if hasattr(getattr(model, "embeddings", None), "padding_idx") else 0
     if max_length > limit:
         raise data.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
+    known = getattr(config, "vocab_size", None) or sys.maxsize
+    unknown = {t for t, i in tokenizer.get_vocab().items() if i >= known} - set(tokenizer.all_special_tokens)
+    if unknown:
+        raise data.Problem(f"--model {name}: its tokenizer knows {len(unknown):,} tokens that its weights do not; they do "
+                           "not belong together")
     if getattr(tokenizer, "is_fast", False):  # taken before its first use, which leaves --max-length in it
         vocabulary = tokenizer.backend_tokenizer.to_str()
     else:
@@ -176,7 +182,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     if "cls" in poolings and (tokenizer.cls_token_id is None or sample[0] != tokenizer.cls_token_id):
         raise data.Problem(f"--pooling cls: {name} puts no summary token first (a decoder-only model, or its tokenizer "
                            "adds none), so its first embedding says nothing of the title; use --pooling mean")
-    info = {"name": name, "revision": getattr(config, "_commit_hash", None), "kind": config.model_type,
+    info = {"name": data.one_line(name), "revision": getattr(config, "_commit_hash", None), "kind": config.model_type,
             "layers": depth, "hidden": hidden, "weights": fingerprint_weights(model, absent),
             "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()}
     model = model.eval().requires_grad_(False).to(dtype)
@@ -438,7 +444,7 @@ def prepare(args, encoder, out):
     try:
         manifest = {
             "format": data.FORMAT, "encoder": encoder.info,
-            "data": {"name": path.name if args.data not in ("youtube", "sample") else args.data,
+            "data": {"name": data.one_line(path.name) if args.data not in ("youtube", "sample") else args.data,
                      "sha256": data.sha256(path), "text_column": args.text_column, "label_column": args.label_column,
                      **titles},
             "settings": {"max_length": args.max_length, "dtype": str(encoder.dtype).removeprefix("torch."),
@@ -464,11 +470,12 @@ def prepare(args, encoder, out):
 
         if (partial / "job.json").exists():
             old = data.read_json(partial / "job.json", "an unfinished extraction")
-            refuse_mixture(old, manifest, partial, "holds an unfinished extraction")
-            if old["names"] != names:
-                raise data.Problem(f"{partial}: holds an unfinished extraction of {' '.join(old['names'])}; finish it "
-                                   "with the command that began it, or delete that folder")
-            return with_rest(old)
+            if not kept.keys() >= set(old["names"]):  # else it only had its own folder left to delete
+                refuse_mixture(old, manifest, partial, "holds an unfinished extraction")
+                if old["names"] != names:
+                    raise data.Problem(f"{partial}: holds an unfinished extraction of {' '.join(old['names'])}; finish "
+                                       "it with the command that began it, or delete that folder")
+                return with_rest(old)
         row = np.dtype(args.store).itemsize * encoder.info["hidden"]
         needed, free = row * titles["rows"] * len(names), shutil.disk_usage(out).free
         if needed > free:
@@ -587,7 +594,7 @@ def finish(job, out, world, started):
                             "transformers": transformers.__version__, "numpy": np.__version__}
     manifest["machine"] = {"processor": platform.machine(), "threads": torch.get_num_threads(), "processes": world}
     manifest["made"] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                        "seconds": round(time.time() - started, 2), "command": " ".join(sys.argv)}
+                        "seconds": round(time.time() - started, 2), "command": data.one_line(" ".join(sys.argv))}
     data.write_json(out / "manifest.json", manifest)
     shutil.rmtree(partial)
     return manifest
@@ -605,6 +612,8 @@ def main(args):
     with contextlib.ExitStack() as stack:
         if rank == 0:
             stack.enter_context(data.locked(out, "an extraction"))
+            for leftover in out.glob(".*.tmp"):  # of a process that was killed: we are alone here
+                leftover.unlink()
             data.find_titles(args.data, args.quiet)  # a wrong name should not cost the loading of an encoder
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
         shared = [prepare(args, encoder, out) if rank == 0 else None]
@@ -633,8 +642,8 @@ def main(args):
                      f"layer file{'s' * (len(job['names']) > 1)} from {encoder.name} in {manifest['settings']['dtype']}, "
                      f"{seconds:.1f} s{where}. Next: python train.py", args.quiet)
             if manifest["truncated"]:
-                data.say(f"{manifest['truncated']:,} titles are longer than {args.max_length} tokens and were cut there; "
-                         "--max-length keeps more of them", args.quiet)
+                cut = f"{manifest['truncated']:,} title{'s are' if manifest['truncated'] > 1 else ' is'}"
+                data.say(f"{cut} longer than {args.max_length} tokens and cut there; --max-length keeps more", args.quiet)
     if world > 1:
         dist.destroy_process_group()
 

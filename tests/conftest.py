@@ -1,14 +1,17 @@
 """What the tests share: small real encoders that need no network, and the scripts called as a user calls them."""
 import contextlib
+import http.server
 import io
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # these encoders are tiny, and threads would only wait for one another
 
 import pytest
 
@@ -87,6 +90,43 @@ def write_titles(path, rows=60, classes=("art", "food", "travel"), header="title
         lines.append(f"{'how to' if i % 2 else 'the best'} {word} {classes[i % len(classes)][:1]} {i},{classes[i % len(classes)]}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
+
+
+@contextlib.contextmanager
+def serving(answer):
+    """A web server on this machine's loopback: answer(request) replies to each GET and HEAD, with `reply`.
+
+    Yields its address and the list of what was asked for so far, as "GET /path".
+    """
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(f"{self.command} {self.path}")
+            answer(self)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def reply(request, status, body=b"", cut=None, **headers):
+    """Answer a request of `serving`; the body stops after `cut` bytes, though its whole length is announced."""
+    request.send_response(status)
+    for name, value in {"Content_Length": len(body), **headers}.items():
+        request.send_header(name.replace("_", "-"), str(value))
+    request.end_headers()
+    if request.command == "GET":
+        request.wfile.write(body[:cut])
 
 
 def truth(folder, titles, **options):
