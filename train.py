@@ -102,7 +102,7 @@ def epoch_batches(folds, options, epoch):
     """
     count = options["folds"]
     training = [np.flatnonzero(folds != fold) for fold in range(count)]
-    steps = -(-max(map(len, training)) // options["batch_size"])
+    steps = min(-(-max(map(len, training)) // options["batch_size"]), min(map(len, training)))  # no batch is empty
     width = -(-max(map(len, training)) // steps)
     rows, weights = np.zeros((steps, count, width), np.int64), np.zeros((steps, count, width), np.float32)
     for fold, titles in enumerate(training):

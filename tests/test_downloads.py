@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import data
 from conftest import call, refused, reply, serving, shell, truth, write_bert, write_titles
@@ -112,7 +111,7 @@ def test_faults_that_pass_are_tried_again(fetch, fault):
 
 
 @pytest.mark.parametrize("fault, reason, requests", [
-    (cut, "cut after 70,000 of 200,000 bytes", 3), (cut_chunk, "IncompleteRead", 3), (status(503), "the server answered 503", 3),
+    (cut, "cut after 70,000 of 192,000 bytes", 3), (cut_chunk, "IncompleteRead", 3), (status(503), "the server answered 503", 3),
     (status(404), "the server answered 404", 1), (status(403), "the server answered 403", 1)],
     ids=["cut", "cut-chunk", "503", "404", "403"])
 def test_faults_that_stay_say_how_to_go_on(fetch, fault, reason, requests):
@@ -168,3 +167,130 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
             data.find_titles("youtube", quiet=True)
         assert asked == ["GET /youtube.csv"]
         assert path.read_bytes() == TITLES + b"mine,art\n"  # what the user wrote is still there
+
+
+# --- the model hub ------------------------------------------------------------------------------------------------
+
+NAME, COMMIT = "someone/tiny-bert", "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """What the model hub answers for one small encoder with one commit, on the branches main and old."""
+
+    def __init__(self, folder):
+        self.files = {file.name: file.read_bytes() for file in Path(folder).iterdir()}
+        self.faults = []  # (start of "GET /path", answer): each is used once
+
+    def __call__(self, request):
+        for fault in self.faults:
+            if f"{request.command} {request.path}".startswith(fault[0]):
+                self.faults.remove(fault)
+                return fault[1](request)
+        path = request.path.partition("?")[0]
+        api, resolve = f"/api/models/{NAME}", f"/{NAME}/resolve/"
+        commit = {"X_Repo_Commit": COMMIT, "X_Request_Id": "1"}
+        if path.startswith("/cdn/"):
+            return reply(request, 200, self.files[path.removeprefix("/cdn/")])
+        if path in (api, *(f"{api}/revision/{name}" for name in ("main", "old", COMMIT))):
+            return self.json(request, {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]})
+        if path.startswith(f"{api}/tree/"):
+            if path.removeprefix(f"{api}/tree/").count("/"):  # there are no folders
+                return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **commit)
+            return self.json(request, [{"type": "file", "path": name, "size": len(content), "oid": self.etag(name)}
+                                       for name, content in self.files.items()])
+        if path.startswith((api, resolve)):
+            revision, _, name = path.removeprefix(resolve).partition("/")
+            if path.startswith(api) or revision not in ("main", "old", COMMIT):
+                return reply(request, 404, b"{}", X_Error_Code="RevisionNotFound")
+            if name not in self.files:
+                return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **commit)
+            if name.endswith(".safetensors"):  # large files are elsewhere
+                size = len(self.files[name])
+                elsewhere = f"http://localhost:{request.server.server_port}/cdn/{name}"
+                return reply(request, 302, Location=elsewhere, X_Linked_ETag=f'"{self.etag(name)}"', X_Linked_Size=size, **commit)
+            return reply(request, 200, self.files[name], ETag=f'"{self.etag(name)}"', **commit)
+        reply(request, 404, b"{}", X_Error_Code="RepoNotFound")
+
+    def json(self, request, content):
+        reply(request, 200, json.dumps(content).encode(), Content_Type="application/json")
+
+    def etag(self, name):
+        return hashlib.sha256(self.files[name]).hexdigest()
+
+
+@pytest.fixture
+def hub(bert):
+    return Hub(bert)
+
+
+@pytest.fixture
+def extract(tmp_path):
+    """extract(address, model, out): extract.py as from a shell, with that hub and a cache of this test's own."""
+    titles = write_titles(tmp_path / "titles.csv", 12)
+
+    def run(address, model=NAME, out="f", **environment):
+        done = shell("extract", "--data", titles, "--model", model, "--dtype", "float32", "--out", tmp_path / out, env={
+            **os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1", "no_proxy": "127.0.0.1,localhost", **environment})
+        done.code, done.out, done.err = done.returncode, done.stdout, done.stderr
+        return done
+    return run
+
+
+def revision(folder):
+    return data.open_features(folder).manifest["encoder"]["revision"]
+
+
+def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tmp_path):
+    with serving(hub) as (address, asked):
+        result = extract(address)
+        assert result.code == 0 and result.err.count("\n") == 1, result.err
+    features = data.open_features(tmp_path / "f")
+    assert revision(tmp_path / "f") == COMMIT
+    wanted = truth(bert, features.titles()[0])["cls", 2]
+    assert abs(features.read("cls", 2) - wanted).max() < 1e-5 * abs(wanted).max()
+    assert not any(name in line for line in asked for name in (".bin", ".py", ".h5"))  # no pickles, no code
+    again = extract(address, out="again", HF_HUB_OFFLINE="1")
+    assert again.code == 0 and revision(tmp_path / "again") == COMMIT, again.err
+    unplugged = extract(address, f"{NAME}@{COMMIT}", out="unplugged")  # the server has gone, and nobody said so
+    assert unplugged.code == 0 and revision(tmp_path / "unplugged") == COMMIT, unplugged.err
+
+
+def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, tmp_path):
+    hub.faults = [(start, status(503)) for start in ("GET /api/models", f"HEAD /{NAME}/resolve/{COMMIT}/config.json",
+                                                     "GET /cdn/")]
+    with serving(hub) as (address, asked):
+        result = extract(address, f"{NAME}@old")
+    assert result.code == 0, result.err
+    assert not hub.faults and revision(tmp_path / "f") == COMMIT
+    assert [line for line in asked if "/api/models/" in line][0].endswith("/revision/old")
+    assert not any("resolve/main/" in line for line in asked)
+
+
+@pytest.mark.parametrize("model, words", [("someone/tiny-brt", "the model hub has no such model"),
+                                          (f"{NAME}@new", "not with the revision after the @")])
+def test_a_wrong_name_is_one_line(hub, extract, model, words, tmp_path):
+    with serving(hub) as (address, asked):
+        refused(extract(address, model), f"--model {model}", words)
+    assert len(asked) == 1 and not list((tmp_path / "f").glob("*.json"))
+
+
+def test_no_connection_and_nothing_in_the_cache_is_one_line_soon(hub, extract):
+    with serving(hub) as (address, _):
+        pass
+    started = time.monotonic()
+    refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
+    assert time.monotonic() - started < 20  # the library alone would take 23 s to try again and again
+
+
+def test_cut_weights_are_never_used(hub, extract, tmp_path):
+    weights = hub.files["model.safetensors"]
+    hub.faults = [("GET /cdn/", lambda request: reply(request, 200, weights, cut=len(weights) // 2))]
+    hub.faults += [("GET /cdn/", lambda request: reply(request, 200, weights, cut=0))] * 6
+    with serving(hub) as (address, asked):
+        refused(extract(address), f"--model {NAME}", "model hub")
+        assert asked.count("GET /cdn/model.safetensors") == 6  # once, and five times more
+        kept = [file for file in (tmp_path / "hf" / "hub").rglob("*") if file.is_file()]
+        assert kept and not [file for file in kept if file.name.endswith(".safetensors") or file.stat().st_size >= len(weights) // 2]
+        result = extract(address)
+    assert result.code == 0, result.err

@@ -120,7 +120,7 @@ def kill_again_and_again(kills, in_a_row=20, seed=0, rows=1170, window=32):
                 elif left > 0:  # the last ones die while their files get final names, or just after
                     while not any(out.glob("*.npy")) and os.waitid(os.P_PID, child, ended) is None:
                         time.sleep(0.001)
-                    time.sleep(chance.uniform(0, 2 * each))
+                    time.sleep(chance.uniform(0, each / 2))
                 if left > 0:
                     os.kill(child, signal.SIGKILL)
                 status = os.waitpid(child, 0)[1]
@@ -162,6 +162,366 @@ def test_killed_extractions_end_with_the_same_bytes():
     assert drill.returncode == 0, drill.stderr
     assert f"| processes killed (SIGKILL) | {kills:,} |" in drill.stdout
     assert "| same bytes as an extraction that nobody stopped | yes |" in drill.stdout
+
+
+# --- stopped, failed and crashed ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_titles(tmp_path_factory.mktemp("source") / "titles.csv")
+
+
+@pytest.fixture
+def go(tmp_path, bert, source):
+    """Call extract.py on 60 titles in 9 windows, into the test's own `features` unless another --out is given."""
+    def extraction(*options):
+        return call("extract", "--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "features",
+                    *options)
+    return extraction
+
+
+@pytest.fixture
+def whole(tmp_path, go):
+    """What an extraction leaves that nobody stopped."""
+    assert go("--out", tmp_path / "whole").code == 0
+    return contents(tmp_path / "whole")
+
+
+@pytest.fixture
+def stopped(tmp_path, go, monkeypatch):
+    """An extraction that was stopped by Ctrl-C in its fifth window."""
+    import extract
+
+    embed, calls = extract.embed, []
+
+    def interrupted(encoder, tokenised, *rest):
+        calls.append(len(tokenised[1]))
+        if calls.count(7) == 5:
+            raise KeyboardInterrupt
+        return embed(encoder, tokenised, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "embed", interrupted)
+        result = go()
+    assert result.code == 130 and len(result.err.splitlines()) == 1
+    assert "stopped after 28 of 60 titles; the same command goes on" in result.err
+    return tmp_path / "features"
+
+
+def failed(result, *words):
+    """Assert exit code 1 and one line: the machine's fault, not the user's."""
+    assert result.code == 1 and len(result.err.strip().splitlines()) == 1 and "Traceback" not in result.err, result.err
+    for word in words:
+        assert word in result.err, (word, result.err)
+
+
+def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go, whole):
+    with pytest.raises(data.Problem, match="not finished; run the same extract.py command again"):
+        data.open_features(stopped)
+    assert not any(stopped.glob("*.npy"))
+    result = go()
+    assert result.code == 0 and "going on after 28 of 60 titles" in result.err
+    assert contents(stopped) == whole
+    result = go()
+    assert result.code == 0 and "holds all of that already" in result.err
+    assert contents(stopped) == whole
+
+
+def test_two_extractions_have_the_same_bytes(go, whole, tmp_path):
+    assert go().code == 0
+    assert contents(tmp_path / "features") == whole
+    manifest = data.open_features(tmp_path / "features").manifest
+    assert manifest["truncated"] > 0 and manifest["made"]["command"].startswith("extract.py --data ")
+
+
+def test_a_torn_last_line_of_the_record_does_not_count(stopped, go, whole):
+    """Window 4 was being recorded with 12 cut titles when the power failed: `4 1` is on the disk."""
+    with open(stopped / "partial" / "done-00000.log", "a") as log:
+        log.write("4 1")
+    assert "going on after 28 of 60 titles" in go().err
+    assert contents(stopped) == whole
+
+
+def test_a_damaged_record_is_refused(stopped, go):
+    with open(stopped / "partial" / "done-00000.log", "ab") as log:
+        log.write(b"\0\0\xff\n")
+    refused(go(), "done-00000.log", "damaged", "delete")
+
+
+@pytest.mark.parametrize("name", ["job.json", "titles.csv", "cls-02.npy"])
+def test_an_unfinished_extraction_that_lost_a_file_is_refused_or_repeated(stopped, go, whole, name):
+    (stopped / "partial" / name).unlink()
+    result = go()
+    if name == "job.json":  # nothing says what the rest is, so it is done again
+        assert result.code == 0 and contents(stopped) == whole
+    else:
+        refused(result, name, "gone", "delete")
+
+
+def test_a_crash_before_the_manifest_is_mended_by_the_same_command(tmp_path, go, whole, monkeypatch):
+    write = data.write_json
+
+    def crash(path, content):
+        if path.name == "manifest.json":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "write_json", crash)
+        failed(go(), "No space left on device", "manifest.json")
+    with pytest.raises(data.Problem, match="not finished"):
+        data.open_features(tmp_path / "features")
+    assert go().code == 0
+    assert contents(tmp_path / "features") == whole
+
+
+def test_a_crash_after_the_manifest_does_not_stand_in_the_way(tmp_path, go, whole, monkeypatch):
+    import extract
+
+    def crash(path, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract.shutil, "rmtree", crash)
+        assert go("--layers", "2").code == 130
+    assert (tmp_path / "features" / "partial" / "job.json").exists()
+    assert go("--layers", "1").code == 0
+    assert contents(tmp_path / "features") == whole
+
+
+def test_layers_that_are_added_later_are_those_of_one_extraction(tmp_path, go, whole):
+    out = tmp_path / "features"
+    assert go("--layers", "2", "--pooling", "cls").code == 0
+    old = (out / "cls-02.npy").stat()
+    for options in (["--layers", "1", "--pooling", "cls"], ["--layers", "2", "--pooling", "mean"], []):
+        assert go(*options).code == 0
+    assert contents(out) == whole
+    assert (out / "cls-02.npy").stat().st_mtime_ns == old.st_mtime_ns, "a file that was there was written again"
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory, source):
+    """Another encoder and other titles."""
+    folder = tmp_path_factory.mktemp("others")
+    Path(folder / "other.csv").write_text(Path(source).read_text().replace("best", "worst"))
+    return {"MODEL": write_bert(folder / "other-bert", seed=1), "TITLES": str(folder / "other.csv")}
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
+@pytest.mark.parametrize("options, words", [
+    (["--model", "MODEL"], ["encoder weights", "other-bert"]), (["--data", "TITLES"], ["titles", "other.csv"]),
+    (["--max-length", "9"], ["max_length (8, now 9)"]), (["--dtype", "bfloat16"], ["dtype (float32, now bfloat16)"]),
+    (["--store", "float16"], ["store (float32, now float16)"]), (["--window", "8"], ["window (7, now 8)"])])
+def test_other_settings_do_not_mix_with_what_is_there(request, go, others, finished, options, words):
+    if finished:
+        assert go().code == 0
+        folder = request.getfixturevalue("tmp_path") / "features"
+    else:
+        folder = request.getfixturevalue("stopped")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    line = refused(go(*(others.get(option, option) for option in options)), str(folder), *words, "--out")
+    assert ("unfinished" in line) == (not finished)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_other_layers_wait_for_an_unfinished_extraction(stopped, go, whole):
+    refused(go("--layers", "1"), "unfinished extraction of cls-02.npy", "the command that began it")
+    assert go().code == 0 and contents(stopped) == whole
+
+
+# --- damaged features ---------------------------------------------------------------------------------------------
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda p: flip(p, -1), ["damaged"]),
+    (lambda p: flip(p, 0), ["not a plain .npy"]),
+    (lambda p: p.write_bytes(p.read_bytes()[:-1]), ["bytes instead of"]),
+    (lambda p: p.write_bytes(b""), ["0 bytes instead of"]),
+    (lambda p: p.write_bytes(bytes(p.stat().st_size)), ["not a plain .npy"]),
+    (lambda p: p.unlink(), ["gone"]),
+    (lambda p: np.save(p, np.zeros((60, 24), np.float16)), ["bytes instead of"]),
+    (lambda p: np.save(p, np.zeros((24, 60), np.float32)), ["shape (24, 60)"]),
+    (lambda p: np.save(p, np.zeros((60, 24), np.float32)), ["sha256"]),
+    (lambda p: np.save(p, np.array([{"a": 1}] * 60), allow_pickle=True), ["bytes instead of"])],
+    ids=["last bit", "first byte", "cut", "empty", "zeros", "gone", "type", "shape", "values", "pickle"])
+def test_a_damaged_layer_is_refused_by_name(features, damage, words):
+    damage(features / "cls-02.npy")
+    with pytest.raises(data.Problem) as problem:
+        data.open_features(features).read("cls", 2)
+    for word in [str(features / "cls-02.npy"), *words]:
+        assert word in str(problem.value)
+    assert data.open_features(features).read("mean", 2).shape == (60, 24)
+
+
+def test_a_pickle_of_the_right_size_is_not_read(features, tmp_path):
+    path, ran = features / "cls-02.npy", tmp_path / "ran"
+
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, (str(ran),)
+
+    size = path.stat().st_size
+    np.save(path, np.array([Harm()], dtype=object), allow_pickle=True)
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    with pytest.raises(data.Problem, match="cls-02.npy: not a plain .npy file of numbers"):
+        data.open_features(features).read("cls", 2, check=False)
+    assert not ran.exists()
+
+
+def test_every_flipped_bit_of_a_header_is_found(features):
+    path = features / "cls-02.npy"
+    for place in range(128):
+        flip(path, place)
+        with pytest.raises(data.Problem, match="cls-02.npy"):
+            data.open_features(features).read("cls", 2)
+        flip(path, place)
+    data.open_features(features).read("cls", 2)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda t: t.replace('"rows": 60', '"rows": 59'), ["edited or damaged"]),
+    (lambda t: t[:len(t) // 2], ["not a manifest"]), (lambda t: "", ["not a manifest"]), (lambda t: "[]", ["not a manifest"]),
+    (lambda t: "\0" * 99, ["not a manifest"]), (lambda t: "[" * 100_000, ["not a manifest"]),
+    (lambda t: t.replace('"format": 1', '"format": 99'), ["format 99"])],
+    ids=["edited", "cut", "empty", "list", "zeros", "deep", "newer"])
+def test_a_damaged_manifest_is_refused_by_name(features, go, damage, words):
+    path = features / "manifest.json"
+    path.write_text(damage(path.read_text()))
+    refused(go(), str(path), *words)
+
+
+def test_changed_titles_are_refused_by_name(features):
+    flip(features / "titles.csv", 30)
+    with pytest.raises(data.Problem, match="titles.csv: gone or changed"):
+        data.open_features(features).titles()
+
+
+# --- processes of their own ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(command, sign, **options):
+    """A process that has come so far that sign() holds; whatever happens, it is gone in the end."""
+    process = subprocess.Popen([sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, **options)
+    try:
+        until = time.time() + 60
+        while not sign():
+            assert process.poll() is None, process.communicate()
+            assert time.time() < until, "the process does not begin"
+            time.sleep(0.005)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_says_how_many_titles_are_safe_and_one_extraction_works_in_a_folder(tmp_path, bert):
+    titles, out = write_titles(tmp_path / "titles.csv", 2500), tmp_path / "features"
+    command = ["--data", titles, "--model", bert, *SETTINGS, "--window", 1]
+    log = out / "partial" / "done-00000.log"
+    with running([ROOT / "extract.py", *command, "--out", out], lambda: log.exists() and log.stat().st_size) as first:
+        refused(call("extract", *command, "--out", out), str(out), "already running")
+        assert first.poll() is None
+        first.send_signal(signal.SIGINT)
+        _, errors = first.communicate(timeout=30)
+    assert first.returncode == 130 and len(errors.splitlines()) == 1, errors
+    safe = errors.partition("stopped after ")[2].partition(" of 2,500 titles; the same command goes on")[0]
+    assert 0 < int(safe.replace(",", "")) < 2500
+    result = call("extract", *command, "--out", out)
+    assert result.code == 0 and f"going on after {safe} of 2,500 titles" in result.err
+    assert call("extract", *command, "--out", tmp_path / "whole").code == 0
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_during_the_slow_imports_shows_no_traceback(tmp_path):
+    (tmp_path / "torch.py").write_text("import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(60)\n")
+    with running([ROOT / "extract.py"], (tmp_path / "begun").exists, env=os.environ | {"PYTHONPATH": str(tmp_path)}) as script:
+        script.send_signal(signal.SIGINT)
+        _, errors = script.communicate(timeout=30)
+    assert script.returncode in (130, -signal.SIGINT) and errors == "extract.py: stopped\n"
+
+
+def test_the_lock_of_a_killed_process_does_not_last(tmp_path):
+    code = f"import data, pathlib, time\nwith data.locked({str(tmp_path)!r}, 'it'):\n pathlib.Path({str(tmp_path)!r}, 'held').touch()\n time.sleep(60)"
+    with running(["-c", code], (tmp_path / "held").exists, cwd=ROOT) as holder:
+        with pytest.raises(data.Problem, match="already running"), data.locked(tmp_path, "it"):
+            pass
+        holder.kill()
+        holder.wait()
+        with data.locked(tmp_path, "it"):
+            pass
+
+
+@pytest.mark.parametrize("limit", [1000, 4096], ids=["titles", "features"])
+def test_a_file_system_that_takes_no_more_is_reported_and_left_clean(tmp_path, bert, source, limit):
+    """A limit on the size of files fails like a full disk: first where the titles are copied, then for a layer."""
+    result = conftest.shell("extract", "--data", source, "--model", bert, *SETTINGS, "--out", tmp_path / "features",
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 1 and len(lines) == 1 and "File too large" in lines[0], result.stderr
+    assert str(tmp_path / "features") in lines[0]
+    assert [path.name for path in (tmp_path / "features").iterdir()] == [".lock"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_seen_before_anything_is_computed(small_disk, go, monkeypatch):
+    refused(go("--out", small_disk / "f"), str(small_disk / "f"), "GB free", "--store float16")
+    assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 40}))  # another one takes it meanwhile
+    failed(go("--out", small_disk / "f"), "No space left on device", str(small_disk / "f"))
+    assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path, go, source):
+    failed(go("--out", "/proc/none/features"), "/proc/none")
+    failed(go("--out", f"{source}/features"), source)
+
+
+def torchrun(*arguments, processes=2):
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
+                           str(ROOT / "extract.py"), *map(str, arguments)], text=True, capture_output=True, timeout=120,
+                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_two_processes_have_the_bytes_of_one(tmp_path, bert, source):
+    command = ["--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out"]
+    two = torchrun(*command, tmp_path / "two")
+    assert two.returncode == 0 and two.stderr.count("on 2 processes") == 1, two.stderr
+    one = conftest.shell("extract", *command, tmp_path / "one", env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert one.returncode == 0, one.stderr
+    alone, shared = contents(tmp_path / "one"), contents(tmp_path / "two")
+    for kept in (alone, shared):
+        manifest = json.loads(kept["manifest.json"])
+        assert manifest["machine"].pop("processes") == (1 if kept is alone else 2)
+        kept["manifest.json"] = manifest
+    assert shared == alone
+
+
+def test_a_refusal_ends_all_processes(tmp_path, bert, source):
+    started = time.time()
+    result = torchrun("--data", source, "--model", bert, *SETTINGS, "--layers", 9, "--out", tmp_path / "features")
+    assert result.returncode != 0 and time.time() - started < 60
+    assert sum("extract.py: --layers 9: " in line for line in result.stderr.splitlines()) == 1, result.stderr
+    assert "most recent call last" not in result.stderr.partition("torch/distributed/run.py")[0]
+    assert not (tmp_path / "features" / "manifest.json").exists()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""The scripts together, as the README shows them: the mission's commands, --help, streams, and equal bytes."""
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import data
+from conftest import ROOT, call, refused, shell, write_titles
+
+SCRIPTS = ("extract", "train", "evaluate", "predict", "bench")
+
+
+def test_the_three_commands_letter_by_letter(tmp_path, bert12, monkeypatch):
+    """In a folder with a random 12-layer encoder named bert-base-uncased, and titles in place of the report's."""
+    shutil.copytree(bert12, tmp_path / "bert-base-uncased")
+    (tmp_path / "titles").mkdir()
+    write_titles(tmp_path / "titles" / "youtube.csv", rows=80, classes=("travel", "art_music", "food", "history"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, "HERE", tmp_path)
+    monkeypatch.setattr(data, "YOUTUBE_SHA256", data.sha256(tmp_path / "titles" / "youtube.csv"))
+    extracted = call("extract", "--layers", "all")
+    assert extracted.code == 0 and "12 layer files" in extracted.err, extracted.err
+    one = call("train", "--layers", "12", "11")
+    assert one.code == 0 and "layers 12, 11: macro-F1" in one.err and "weights: layer 12" in one.err, one.err
+    six = call("train")
+    assert six.code == 0 and "5 of 6 layer sets trained" in six.err and "trained already" in six.err, six.err
+    table = call("evaluate")
+    assert table.code == 0, table.err
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.out.splitlines() if line.startswith("|")]
+    assert rows[0][0] == "Layers" and "F1-macro, last epoch" in rows[0] and "The report" in rows[0]
+    assert [row[0] for row in rows[2:]] == ["12", "11", "10", "9", "12, 11", "12, 11, 10, 9"]
+    assert [row[-1] for row in rows[2:]] == ["0.9565", "0.9032", "0.9034", "0.9023", "0.9546", "0.9114"]
+
+
+def test_twelve_of_a_six_layer_encoder_says_what_to_type():
+    with pytest.raises(data.Problem, match=r"minilm has 6 layers, 1 to 6; counted from the top, that is --layers -1 -2"):
+        data.resolve_layers(["12", "11"], 6, "minilm", ["cls"])
+
+
+def test_the_same_commands_give_the_same_bytes(tmp_path, bert, titles, monkeypatch):
+    folders = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert call("extract", "--data", titles, "--model", bert).code == 0
+        assert call("train", "--epochs", 2).code == 0
+        assert call("evaluate", "--baselines", "--plot", "p.svg", "--suspects", "s.csv").code == 0
+        folders.append({str(path.relative_to(tmp_path / name)): path for path in (tmp_path / name).rglob("*") if path.is_file()})
+    assert folders[0].keys() == folders[1].keys()
+    for name in folders[0]:
+        first, second = (folder[name].read_bytes() for folder in folders)
+        if name.endswith(("manifest.json", "config.json")):
+            first, second = ({k: v for k, v in json.loads(b).items() if k not in ("made", "checksum")} for b in (first, second))
+        assert first == second, name
+
+
+def test_help_answers_at_once_without_the_slow_libraries():
+    for script in SCRIPTS:
+        code = (f"import sys, runpy; sys.argv = ['{script}.py', '--help']\ntry: runpy.run_path({str(ROOT / script) + '.py'!r}, "
+                "run_name='__main__')\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))")
+        done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout.endswith("[]\n") and "show this help" in done.stdout, (script, done.stderr)
+
+
+def options_of(script):
+    """The long options that a script's --help names."""
+    return set(re.findall(r"--[a-z][a-z-]+", shell(script, "--help", env={"PATH": "", "COLUMNS": "200"}).stdout)) - {"--help", "--nproc-per-node"}
+
+
+def test_readme_and_help_name_the_same_options():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for script in SCRIPTS[:4]:
+        row = re.search(rf"^\| `{script}\.py` \|(.*)\|$", readme, re.MULTILINE)
+        assert row, f"the README has no row for the options of {script}.py"
+        assert set(re.findall(r"--[a-z][a-z-]+", row[1])) == options_of(script), script
+
+
+def test_readme_is_short_and_its_links_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme.count("\n") < 250
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_table_alone_goes_to_standard_output_from_any_folder(tmp_path, bert, titles, monkeypatch):
+    elsewhere = tmp_path / "ein Ordner 目录"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert call("extract", "--data", titles, "--model", bert).out == ""
+    trained = call("train", "--epochs", 1)
+    assert trained.out == "" and "Next: python evaluate.py" in trained.err
+    shown = shell("evaluate", cwd=elsewhere)
+    assert shown.returncode == 0 and shown.stdout.startswith("## ") and "Traceback" not in shown.stderr
+    assert "\x1b" not in shown.stdout + shown.stderr and "%|" not in trained.err  # no colours, no bars in a file
+    quiet = shell("evaluate", "--quiet", cwd=elsewhere)
+    assert quiet.stdout == shown.stdout and quiet.stderr == ""
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path, bert, titles, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call("extract", "--data", titles, "--model", bert)
+    call("train", "--epochs", 1)
+    done = subprocess.run(f"'{sys.executable}' '{ROOT / 'evaluate.py'}' | head -c 5; s=${{PIPESTATUS[0]}}; echo; echo $s", shell=True, text=True,
+                          capture_output=True, executable="/bin/bash", cwd=tmp_path)
+    assert "Traceback" not in done.stderr and done.stdout.splitlines()[-1] in ("0", "141"), done
+
+
+def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
+    for script, *arguments in (["extract", "--data", titles, "--model", bert], ["train", "--epochs", "1", "--layers", "2"],
+                               ["evaluate", "--plot", "p.png"], ["predict", "--run", "RUN", "a title"]):
+        if "RUN" in arguments:
+            arguments[1] = next(iter((tmp_path / "results").glob("*/config.json"))).parent
+        done = subprocess.run([sys.executable, "-W", "error", str(ROOT / f"{script}.py"), *map(str, arguments)], text=True,
+                              capture_output=True, cwd=tmp_path)
+        assert done.returncode == 0 and "Warning" not in done.stderr, (script, done.stderr)
+
+
+def test_the_sample_is_what_it_says():
+    rows = list(data.read_table(ROOT / "titles" / "sample.csv", ["title", "category"]))[1:]
+    titles, labels = zip(*(cells for _, cells in rows))
+    assert len(titles) >= 480 and set(labels) == {"travel", "art_music", "food", "history"}
+    assert sum(not title.isascii() for title in titles) > 0.15 * len(titles) and max(map(len, titles)) <= 100
+    groups = data.numbered(map(data.group_key, titles))
+    assert len(set(groups)) < len(titles)  # copies, as in real data, that the folds must keep together
+    counts = np.bincount(data.make_folds(data.numbered(labels), groups, 5, 0))
+    assert counts.max() - counts.min() <= 4
+
+
+def test_the_runtime_needs_four_packages_with_exact_versions():
+    lines = (ROOT / "requirements.txt").read_text().split()
+    assert [line.split("==")[0] for line in lines] == ["numpy", "pandas", "torch", "transformers"]
+    assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
+    come_along = {"tqdm", "safetensors", "huggingface_hub", "filelock"}
+    optional = {"sklearn", "matplotlib", "sentence_transformers"}
+    own = {path.stem for path in ROOT.glob("*.py")}
+    for path in ROOT.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in {n.split(".")[0] for n in names}:
+                assert name in sys.stdlib_module_names | own | come_along | optional | {"numpy", "pandas", "torch", "transformers"}, (path, name)
