@@ -12,13 +12,11 @@ import argparse
 
 import data
 
-PARTS = ("extract", "train", "memory", "scale")
-
 
 def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("what", choices=(*PARTS, "all"), help="what to measure")
+    add("what", choices=("extract", "train", "memory", "scale", "all"), help="what to measure")
     add("--runs", type=data.number(int, 1), default=3, help="rounds over all contenders (default: 3)")
     add("--data", default="youtube", metavar="youtube|sample|FILE", help="extract: titles (default: youtube)")
     add("--text-column", default="title", help="extract: column of the titles (default: title)")
@@ -40,13 +38,12 @@ def parse_arguments(argv=None):
 if __name__ == "__main__":
     ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
 
-import contextlib
-import csv
 import functools
 import importlib.metadata
 import itertools
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -63,8 +60,7 @@ import extract
 import metrics
 import train
 
-WORDS = """how to make the best street food in rome cheap flights hidden beaches paint sunset guitar lesson history of war
-empire king recipe chocolate cake museum tour night market piano cover love song ancient battle my first trip""".split()
+WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson history of war".split()
 # runs a command from a process that is itself small: a child starts with the peak memory of the one that made it
 MEASURE = """import resource, subprocess, sys, time
 started = time.time()
@@ -77,38 +73,34 @@ sys.exit(code)"""
 
 
 def table(columns, rows, *packages):
-    """Print the line that says where and how, and a markdown table."""
-    with contextlib.suppress(OSError):
-        names = [line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    processor = next(iter(locals().get("names", [])), platform.processor() or platform.machine())
+    """Print the line that says where, with what and how, and a markdown table."""
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    processor = re.search(r"model name\s*: (.*)", info)
     units = [f"{title} {'yes' if getattr(torch.cpu, f'_is_{unit}_supported', bool)() else 'no'}"
              for title, unit in (("AMX", "amx_tile"), ("AVX512-BF16", "avx512_bf16"))]
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", *packages)]
-    print(f"{processor}, {torch.get_num_threads()} threads, {', '.join(units)}; {', '.join(versions)}; "
+    print(f"{processor[1] if processor else platform.machine()}, {torch.get_num_threads()} threads, {', '.join(units)}; "
+          f"{', '.join(f'{name} {importlib.metadata.version(name)}' for name in ('torch', *packages))}; "
           f"{time.strftime('%Y-%m-%d')}; `python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`\n")
-    print("| " + " | ".join(columns) + " |\n|:---" + "|---:" * (len(columns) - 1) + "|")
-    for row in rows:
+    for row in (columns, [":---", *["---:"] * (len(columns) - 1)], *rows):
         print("| " + " | ".join(map(str, row)) + " |")
     print(flush=True)
 
 
 def rounds(contenders, runs):
-    """Seconds of each contender, (name: [seconds, …]): all of them in turn, `runs` times over."""
+    """Median seconds of each contender, {name: seconds}: all of them in turn, `runs` times over."""
     seconds = {name: [] for name in contenders}
-    for turn in range(runs):
-        for name, work in contenders.items():
-            started = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - started)
-            data.say(f"round {turn + 1} of {runs}: {name}, {seconds[name][-1]:.2f} s")
-    return seconds
+    for turn, (name, work) in itertools.product(range(runs), contenders.items()):
+        started = time.perf_counter()
+        work()
+        seconds[name].append(time.perf_counter() - started)
+        data.say(f"round {turn + 1} of {runs}: {name}, {seconds[name][-1]:.2f} s")
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def make_encoder(folder, tokenizer, **config):
     """Save a BERT with random weights and a tokenizer to a folder; returns its path as text."""
     import transformers
 
-    transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(extract.find_model(tokenizer)[0])
     torch.manual_seed(0)
@@ -121,7 +113,7 @@ def make_encoder(folder, tokenizer, **config):
 
 
 def product_limit(dtype):
-    """FLOP/s of the fastest way to multiply by a Linear's weights that torch has here, of bert-base's two large shapes."""
+    """FLOP/s of the fastest way that torch has here to multiply by a Linear's weights, of bert-base's two large shapes."""
     best = 0.0
     for inputs, outputs in ((768, 3072), (3072, 768)):
         x, weight = torch.randn(2048, inputs).to(dtype), torch.randn(outputs, inputs).to(dtype)
@@ -129,181 +121,156 @@ def product_limit(dtype):
         if torch.backends.mkldnn.is_available():
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
             ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
-        for way in ways:
-            for _ in range(6):
-                started = time.perf_counter()
-                way()
-                best = max(best, 2 * x.numel() * outputs / (time.perf_counter() - started))
+        for way in ways * 6:
+            started = time.perf_counter()
+            way()
+            best = max(best, 2 * x.numel() * outputs / (time.perf_counter() - started))
     return best
 
 
-def plain_loop_of_batches(model, tokenizer, titles, **padding):
+def loop_of_batches(model, tokenizer, titles, padding):
     """What one writes by hand: titles as they come, 32 at a time, padded; [CLS] of all layers."""
-    with torch.inference_mode():
-        for start in range(0, len(titles), 32):
-            tokens = tokenizer(titles[start:start + 32], truncation=True, max_length=128, return_tensors="pt", **padding)
-            states = model(**tokens, output_hidden_states=True).hidden_states
-            torch.stack([state[:, 0] for state in states[1:]]).numpy()
+    for start in range(0, len(titles), 32):
+        tokens = tokenizer(titles[start:start + 32], truncation=True, max_length=128, padding=padding, return_tensors="pt")
+        states = model(**tokens, output_hidden_states=True).hidden_states
+        torch.stack([state[:, 0] for state in states[1:]]).numpy()
 
 
+@torch.inference_mode()
 def bench_extract(args):
     import transformers
 
-    path = data.find_titles(args.data)
-    reader = data.read_table(path, [args.text_column])
+    try:
+        import sentence_transformers
+    except ImportError:
+        sentence_transformers = None
+        data.say("sentence-transformers is missing, its rows are left out; pip install -r requirements-bench.txt")
+    reader = data.read_table(data.find_titles(args.data), [args.text_column])
     column = next(reader).index(args.text_column)
     titles = [cells[column] for _, cells in itertools.islice(reader, args.titles)]
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        folder = args.model or make_encoder(folder, args.tokenizer)
+    contenders, about = {}, {}  # name: function without arguments; name: (dtype, what it gives, titles)
+
+    def enter(name, dtype, gives, titles, work, *arguments, **options):
+        about[name] = dtype, gives, len(titles)
+        contenders[name] = functools.partial(work, *arguments, **options)
+
+    def extraction(encoder):
+        extract.embed(encoder, extract.tokenise(encoder, titles), range(1, encoder.info["layers"] + 1), ("cls",))
+
+    with tempfile.TemporaryDirectory() as temporary, extract.quiet_library():
+        folder = args.model or make_encoder(temporary, args.tokenizer)
         kinds = dict.fromkeys([torch.float32, extract.choose_dtype("auto", torch.device("cpu"))])
-        ours = {dtype: extract.load_encoder(folder, "cpu", str(dtype).removeprefix("torch."), 128) for dtype in kinds}
-        encoder = ours[torch.float32]
+        for dtype in kinds:
+            encoder = extract.load_encoder(folder, "cpu", name_of(dtype))
+            auto = f"this project, {name_of(dtype)}{' (--dtype auto)' if dtype == list(kinds)[-1] else ''}"
+            enter(auto, dtype, "[CLS] of all layers", titles, extraction, encoder)
+        for dtype in kinds if sentence_transformers else ():
+            other = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
+            enter(f"sentence-transformers encode, {name_of(dtype)}", dtype, "mean of the last layer", titles,
+                  other.encode, titles, show_progress_bar=False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         plain = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        pipe = transformers.pipeline("feature-extraction", model=folder, tokenizer=folder, device="cpu")
-        ids, place, _ = extract.tokenise(encoder, titles)
-        lengths = np.array([len(ids[i]) for i in place])
-        by_length = np.argsort(lengths, kind="stable")
-        part = {n: [titles[i] for i in sorted(by_length[n // 2::n])] for n in (1, 4, 8)}  # every n-th one by length
-        layers = range(1, encoder.info["layers"] + 1)
+        pipe = transformers.pipeline("feature-extraction", model=plain, tokenizer=tokenizer, device="cpu")
+    ids, place, _ = extract.tokenise(encoder, titles)
+    lengths = np.array([len(ids[i]) for i in place])
+    by_length = np.argsort(lengths, kind="stable")
+    fourth, eighth = ([titles[i] for i in sorted(by_length[n // 2::n])] for n in (4, 8))  # every n-th, sorted by length
+    enter("transformers pipeline feature-extraction", torch.float32, "all tokens of the last layer", fourth, pipe, fourth)
+    enter("loop, 32 titles a batch, padded to its longest", torch.float32, "[CLS] of all layers", fourth,
+          loop_of_batches, plain, tokenizer, fourth, True)
+    enter("loop, 32 titles a batch, padded to 128 tokens", torch.float32, "[CLS] of all layers", eighth,
+          loop_of_batches, plain, tokenizer, eighth, "max_length")
+    limits = {dtype: [] for dtype in kinds}
 
-        def extraction(encoder):
-            extract.embed(encoder, extract.tokenise(encoder, titles), layers, ("cls",))
+    def measure_limits():
+        for dtype in kinds:
+            limits[dtype].append(product_limit(dtype))
 
-        contenders, last = {}, {}  # name: work; name: (dtype, what it gives, titles)
-        for dtype, encoder in ours.items():
-            name = f"this project, {'--dtype auto' if dtype != torch.float32 or len(ours) == 1 else '--dtype float32'}"
-            contenders[name] = functools.partial(extraction, encoder)
-            last[name] = dtype, "[CLS] of all layers", titles
-        auto = name
-        try:
-            import sentence_transformers
-        except ImportError:
-            data.say("sentence-transformers is not installed, its rows are left out: pip install -r requirements-bench.txt")
-        else:
-            for dtype in kinds:
-                with extract.quiet_library():
-                    other = sentence_transformers.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
-                name = f"sentence-transformers encode, {str(dtype).removeprefix('torch.')}"
-                contenders[name] = functools.partial(other.encode, titles, show_progress_bar=False)
-                last[name] = dtype, "mean of the last layer", titles
-        for name, work, gives, titles_of in (
-                ("transformers pipeline feature-extraction", lambda: pipe(part[4]), "all tokens of the last layer", part[4]),
-                ("BertModel loop, batches of 32, padded to the longest",
-                 lambda: plain_loop_of_batches(plain, tokenizer, part[4], padding=True), "[CLS] of all layers", part[4]),
-                ("BertModel loop, batches of 32, padded to 128 tokens",
-                 lambda: plain_loop_of_batches(plain, tokenizer, part[8], padding="max_length"), "[CLS] of all layers", part[8])):
-            contenders[name], last[name] = work, (torch.float32, gives, titles_of)
-        limits = {dtype: [] for dtype in kinds}
-
-        def measure_limits():
-            for dtype in kinds:
-                limits[dtype].append(product_limit(dtype))
-
-        seconds = rounds({"limit of matrix products": measure_limits, **contenders}, args.runs)
-        weights = sum(module.weight.numel() for module in plain.encoder.modules() if isinstance(module, torch.nn.Linear))
-    speed = {name: len(last[name][2]) / statistics.median(seconds[name]) for name in contenders}
+    seconds = rounds({"limit of matrix products": measure_limits, **contenders}, args.runs)
     limits = {dtype: max(values) for dtype, values in limits.items()}
-    flop = 2 * weights * lengths.mean()
-    first = next(iter(speed))
-    rows = [(name, last[name][1], len(last[name][2]), f"{value:.1f}", f"{speed[auto] / value:.2f}", f"{value / speed[first]:.2f}",
-             f"{value * flop / limits[last[name][0]]:.0%}") for name, value in speed.items()]
-    table(("contender", "gives", "titles timed", "titles/s", "`auto` is times as fast", "times the first row",
-           "share of the limit"), rows, "transformers",
-          *["sentence-transformers"] * any(name.startswith("sentence") for name in speed))
-    print(f"{lengths.mean():.1f} tokens a title, {flop / 1e9:.3f} GFLOP; limit of matrix products in this run: " +
-          ", ".join(f"{value / 1e12:.3f} TFLOP/s in {str(dtype).removeprefix('torch.')}" for dtype, value in limits.items()) +
-          f". Slow contenders ran on every 4th or 8th of the {len(titles):,} titles, counted by length.\n")
+    flop = 2 * lengths.mean() * sum(module.weight.numel() for name, module in plain.named_modules()
+                                    if isinstance(module, torch.nn.Linear) and "pooler" not in name)
+    speed = {name: about[name][2] / seconds[name] for name in contenders}
+    table(("contender", "gives", "titles timed", "titles/s", "`auto` is times as fast", "times the first row", "share of limit"),
+          [(name, *about[name][1:], f"{value:.1f}", f"{speed[auto] / value:.2f}", f"{value / next(iter(speed.values())):.2f}",
+            f"{value * flop / limits[about[name][0]]:.0%}") for name, value in speed.items()],
+          "transformers", *["sentence-transformers"] * bool(sentence_transformers))
+    print(f"{lengths.mean():.1f} tokens a title, {flop / 1e9:.3f} GFLOP in Linear weights. Limit, the fastest matrix product in "
+          f"this run: {', '.join(f'{value / 1e12:.3f} TFLOP/s in {name_of(dtype)}' for dtype, value in limits.items())}. Slow "
+          f"contenders ran on every 4th or 8th of the {len(titles):,} titles, sorted by length.\n")
+
+
+def name_of(dtype):
+    return str(dtype).removeprefix("torch.")
 
 
 # --- train --------------------------------------------------------------------------------------------------------
 
 
-def plain_loop(x, labels, folds, config):
+def plain_loop(x, labels, folds, config, loader=False):
     """train.train_heads by ordinary means: one fold after the other, one module each, on the same batches.
 
-    Returns (heads: list of Head, probabilities: (titles, classes) float32).
+    loader: the usual DataLoader instead, with an order of its own. Returns (heads: list of Head, probabilities:
+    (titles, classes) float32, out of fold).
     """
-    batches = [train.epoch_batches(folds, config["options"], e) for e in range(1, config["options"]["epochs"] + 1)]
-
-    def batches_of(fold, inputs, targets):
-        for rows, weights in batches:
-            yield (torch.from_numpy(row[weight > 0]) for row, weight in zip(rows[:, fold], weights[:, fold]))
-
-    return ordinary_loop(x, labels, folds, config, batches_of, lambda batch, x, target: (x[batch], target[batch]))
-
-
-def loader_loop(x, labels, folds, config):
-    """The usual training loop: a DataLoader over the training fold that shuffles; returns what plain_loop returns."""
-
-    def batches_of(fold, inputs, targets):
-        training = torch.from_numpy(folds != fold)
-        loader = DataLoader(TensorDataset(inputs[training], targets[training]), config["options"]["batch_size"], shuffle=True)
-        return itertools.repeat(loader, config["options"]["epochs"])
-
-    return ordinary_loop(x, labels, folds, config, batches_of, lambda batch, x, target: batch)
-
-
-def ordinary_loop(x, labels, folds, config, batches_of, look_up):
-    """One head after the other, scored on its held-out fold after every epoch as train.train_heads does."""
-    target, classes = torch.from_numpy(labels), len(config["classes"])
+    options, target, classes = config["options"], torch.from_numpy(labels), len(config["classes"])
+    batches = [train.epoch_batches(folds, options, epoch) for epoch in range(1, options["epochs"] + 1) if not loader]
     heads, probabilities = train.new_heads(config), np.empty((len(x), classes), np.float32)
     for fold, head in enumerate(heads):
-        held_out = x[torch.from_numpy(folds == fold)]
-        if config["options"]["standardize"]:
-            deviation, mean = torch.std_mean(x[torch.from_numpy(folds != fold)], 0, correction=0)
+        held_out = folds == fold
+        inputs, targets = x[torch.from_numpy(~held_out)], target[torch.from_numpy(~held_out)]
+        if options["standardize"]:
+            deviation, mean = torch.std_mean(inputs, 0, correction=0)
             head.mean, head.deviation = mean, torch.where(deviation > 0, deviation, 1.0)
-        optimizer = torch.optim.Adam(head.parameters(), lr=config["options"]["lr"])
-        for batches in batches_of(fold, x, target):
-            for batch in batches:
-                inputs, targets = look_up(batch, x, target)
+        shuffled = DataLoader(TensorDataset(inputs, targets), options["batch_size"], shuffle=True)
+        optimizer = torch.optim.Adam(head.parameters(), lr=options["lr"])
+        for epoch in range(options["epochs"]):
+            for batch in shuffled if loader else zip(*(part[:, fold] for part in batches[epoch])):
+                if not loader:
+                    rows = torch.from_numpy(batch[0][batch[1] > 0])  # the others only fill up
+                    batch = x[rows], target[rows]
                 optimizer.zero_grad()
-                cross_entropy(head(inputs), targets).backward()
+                cross_entropy(head(batch[0]), batch[1]).backward()
                 optimizer.step()
-            with torch.inference_mode():
-                probabilities[folds == fold] = head(held_out).softmax(-1).numpy()
-            metrics.macro_f1(labels[folds == fold], probabilities[folds == fold].argmax(1), classes)
+            with torch.inference_mode():  # scored after every epoch, as train.train_heads does
+                probabilities[held_out] = head(x[torch.from_numpy(held_out)]).softmax(-1).numpy()
+            metrics.macro_f1(labels[held_out], probabilities[held_out].argmax(1), classes)
     return heads, probabilities
 
 
 def bench_train(args):
-    shape, x, options = args.random, {}, {**data.HEAD, "epochs": args.epochs}
+    options, shape = {**data.HEAD, "epochs": args.epochs}, args.random
     if not shape and (Path(args.features) / "manifest.json").exists():
         features = data.open_features(args.features)
-        depth, width, (_, names) = features.manifest["encoder"]["layers"], features.manifest["encoder"]["hidden"], features.titles()
-        there = features.layers("cls")
-        x = {layer: np.asarray(features.read("cls", layer), np.float32) for layer in there}
-        classes, labels = np.unique(names, return_inverse=True)
-        source = f"{args.features}, {features.manifest['encoder']['name']}"
+        x = {layer: np.asarray(features.read("cls", layer), np.float32) for layer in features.layers("cls")}
+        depth, width = features.manifest["encoder"]["layers"], features.manifest["encoder"]["hidden"]
+        classes, labels = np.unique(features.titles()[1], return_inverse=True)
     else:
         rows, depth, width = shape or (3599, 6, 384)
         generator = np.random.default_rng(0)
         x = {layer: generator.standard_normal((rows, width), np.float32) for layer in range(1, depth + 1)}
-        classes, labels, source = np.arange(4), generator.integers(0, 4, rows), "random numbers"
+        classes, labels = np.arange(4), np.arange(rows) % 4
     sets = [layers for layers in train.report_sets(depth) if set(layers) <= set(x)]
     if not sets:
         raise data.Problem(f"--features {args.features}: holds none of the report's layer sets with [CLS]; add them with: "
                            "python extract.py --layers -1 -2 -3 -4")
-    labels = np.ascontiguousarray(labels, np.int64)
     folds = data.make_folds(labels, np.arange(len(labels)), options["folds"], options["seed"], list(map(str, classes)))
 
-    def every_set(loop):
+    def every_set(loop, **changes):
         for layers in sets:
             config = {"columns": [("cls", layer) for layer in layers], "classes": list(classes), "encoder": {"hidden": width},
-                      "options": options}
+                      "options": {**options, **changes}}
             loop(torch.from_numpy(np.stack([x[layer] for layer in layers], 1)), labels, folds, config)
 
     contenders = {"this project, all folds in one loop": train.train_heads,
                   "one fold after the other, tensors in memory": plain_loop,
-                  "one fold after the other, DataLoader(TensorDataset)": loader_loop}
-    options["epochs"] = 1
-    every_set(train.train_heads)  # what torch sets up once is no part of any contender
-    options["epochs"] = args.epochs
+                  "one fold after the other, DataLoader(TensorDataset)": functools.partial(plain_loop, loader=True)}
+    for loop in contenders.values():
+        every_set(loop, epochs=1)  # what torch sets up once is no part of any contender
     seconds = rounds({name: functools.partial(every_set, loop) for name, loop in contenders.items()}, args.runs)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
-    first = next(iter(middle.values()))
     table((f"{len(sets)} layer sets, {options['folds']} folds, {args.epochs} epochs", "seconds", "times as long"),
-          [(name, f"{value:.2f}", f"{value / first:.2f}") for name, value in middle.items()])
+          [(name, f"{value:.2f}", f"{value / next(iter(seconds.values())):.2f}") for name, value in seconds.items()])
+    source = "random numbers" if shape or "features" not in locals() else f"features of {features.manifest['encoder']['name']}"
     print(f"{len(labels):,} titles, {width} dimensions ({source}).\n")
 
 
@@ -311,54 +278,52 @@ def bench_train(args):
 
 
 @functools.cache
-def tiny_extraction(rows, tokenizer):
+def tiny_extraction(rows, tokenizer, turn=0):
     """(seconds, peak memory in MB) of extract.py on so many made-up titles with an encoder of 2 layers and 32 dimensions."""
     with tempfile.TemporaryDirectory() as folder:
         folder, generator = Path(folder), random.Random(0)
         encoder = make_encoder(folder / "encoder", tokenizer, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
                                intermediate_size=64)
-        with open(folder / "titles.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["title", "category"])
+        with open(folder / "titles.csv", "w") as file:
+            file.write("title,category\n")
             for row in range(rows):
-                writer.writerow([f"{' '.join(generator.choices(WORDS, k=generator.randint(3, 12)))} {row}", f"category {row % 4}"])
+                file.write(f"{' '.join(generator.choices(WORDS, k=generator.randint(3, 12)))} {row},category {row % 4}\n")
         command = [sys.executable, data.HERE / "extract.py", "--data", folder / "titles.csv", "--model", encoder, "--dtype",
                    "float32", "--device", "cpu", "--out", folder / "features", "--quiet"]
         done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, command)], text=True, stdout=subprocess.PIPE)
-        if done.returncode:
-            raise data.Problem("extract.py failed on made-up titles; its message stands above")
-        seconds, peak = map(float, done.stdout.split())
-        peak *= 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes here
-        data.say(f"extract.py, {rows:,} titles: {seconds:.1f} s, {peak / 1e6:.0f} MB")
-        return seconds, peak / 1e6
+    if done.returncode:
+        raise data.Problem("extract.py failed on made-up titles; its message stands above")
+    seconds, peak = map(float, done.stdout.split())
+    peak *= 1e-6 if sys.platform == "darwin" else 1024e-6  # counted in bytes there, in kilobytes here
+    data.say(f"extract.py, {rows:,} titles: {seconds:.1f} s, {peak:.0f} MB")
+    return seconds, peak
 
 
 def bench_memory(args):
-    sizes = [min(20_000, args.max_titles // 2), args.max_titles]
-    peaks = [tiny_extraction(rows, args.tokenizer)[1] for rows in sizes]
+    peaks = {rows: tiny_extraction(rows, args.tokenizer)[1] for rows in (min(20_000, args.max_titles // 2), args.max_titles)}
+    low, high = peaks.values()
     table(("extract.py, 2 layers of 32 dimensions", "peak memory, MB"),
-          [*((f"{rows:,} titles", f"{peak:.0f}") for rows, peak in zip(sizes, peaks)),
-           ("difference", f"{peaks[1] - peaks[0]:+.0f}")], "transformers")
+          [*((f"{rows:,} titles", f"{peak:.0f}") for rows, peak in peaks.items()), ("difference", f"{high - low:+.0f}")],
+          "transformers")
 
 
 def bench_scale(args):
-    sizes = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles] + [args.max_titles]
-    least = 16  # titles; that run is all start-up
-    start = statistics.median(tiny_extraction.__wrapped__(least, args.tokenizer)[0] for _ in range(args.runs))
-    seconds = [tiny_extraction(rows, args.tokenizer)[0] for rows in sizes]
-    net = [(rows - least) / max(spent - start, 1e-9) for rows, spent in zip(sizes, seconds)]
+    sizes = [16, *(n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles), args.max_titles]
+    seconds = [statistics.median(tiny_extraction(rows, args.tokenizer, turn)[0]
+                                 for turn in range(args.runs if rows <= 10_000 else 1)) for rows in sizes]
+    start, net = seconds[0], [rows / max(spent - seconds[0], 1e-9) for rows, spent in zip(sizes, seconds)]
     table(("extract.py, 2 layers of 32 dimensions", "seconds", "titles/s", "titles/s net of start-up"),
           [(f"{rows:,} titles", f"{spent:.1f}", f"{rows / spent:,.0f}", f"{speed:,.0f}")
-           for rows, spent, speed in zip(sizes, seconds, net)], "transformers")
+           for rows, spent, speed in list(zip(sizes, seconds, net))[1:]], "transformers")
     change = net[-2] / net[-1] - 1
-    print(f"Start-up, {start:.1f} s, is the median of {args.runs} runs over {least} titles. From {sizes[-2]:,} to {sizes[-1]:,} "
-          f"titles the net cost of a title changes by {change:+.0%}: {'flat' if abs(change) <= 0.15 else 'not flat'} within 15%.\n")
+    print(f"Start-up, {start:.1f} s, is what {sizes[0]} titles take. From {sizes[-2]:,} to {sizes[-1]:,} titles the net cost of "
+          f"a title changes by {change:+.0%}: {'flat' if abs(change) <= 0.15 else 'not flat'} within 15%.\n")
 
 
 def main(args):
     started = time.time()
     parts = {"extract": bench_extract, "train": bench_train, "memory": bench_memory, "scale": bench_scale}
-    for name in PARTS if args.what == "all" else [args.what]:
+    for name in parts if args.what == "all" else [args.what]:
         parts[name](args)
     data.say(f"{args.what}: {time.time() - started:.0f} s. The tables are markdown, for the README.")
 

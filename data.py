@@ -68,6 +68,14 @@ def run(main, *args):
     sys.exit(code)
 
 
+def interrupted(kind, error, trace):
+    """For sys.excepthook: Ctrl-C during the slow imports, before `run` has begun, ends a script without a traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
 def one_line(text):
     """The text on one line, with control characters shown as escapes: it may hold names that come from a file."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
@@ -147,7 +155,11 @@ def locked(folder, what):
     except Timeout:
         raise Problem(f"{folder}: {what} is already running in this folder; wait for it or choose another") from None
     with lock:
-        yield
+        try:
+            yield
+        except OSError as error:  # a disk that is full does not say which
+            error.filename = error.filename or str(folder)
+            raise
 
 
 def sha256(path):
@@ -174,7 +186,7 @@ def read_json(path, what):
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         checksum = content.pop("checksum")
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Problem(f"{path}: this is not {what}, or it is damaged; delete the folder and make it again") from None
     if content.get("format") != FORMAT:
         raise Problem(f"{path}: written in format {content.get('format')!r}, this program reads {FORMAT}; make it again")
@@ -187,7 +199,7 @@ def read_json(path, what):
 def slug(name):
     """A name as part of a path: letters, digits, dots and hyphens only, never empty, hidden or long."""
     kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
-    return kept.strip(".-")[:60] or "unnamed"
+    return kept.strip(".-")[:60].rstrip(".-") or "unnamed"
 
 
 def escape_cell(text):
@@ -532,7 +544,12 @@ def open_features(folder):
             raise Problem(f"{folder}: the extraction there is not finished; run the same extract.py command again, "
                           "it goes on where it stopped")
         raise Problem(f"{folder}: there are no features; make them with: python extract.py --layers all --out {folder}")
-    return Features(folder, read_json(folder / "manifest.json", "a manifest of features"))
+    manifest = read_json(folder / "manifest.json", "a manifest of features")
+    for name in manifest["files"]:  # a name of any other form might lead out of the folder
+        pooling, _, layer = name.removesuffix(".npy").partition("-")
+        if pooling not in POOLINGS or not layer.isdecimal() or name != feature_file(pooling, int(layer)):
+            raise Problem(f"{folder / 'manifest.json'}: {name!r} is not the name of a file of features; extract again")
+    return Features(folder, manifest)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

@@ -338,12 +338,20 @@ def draw(path, trained, baselines, best):
     floor = 0.85 * score(best)
     low = min(run["interval"][0] for run in trained if score(run) >= floor)
     low -= 0.12 * (1 - low)
+    present = {layers: [k for k in kinds if any(head_label(r["config"]) == k and tuple(layers_of(r)) == layers for r in trained)]
+               for layers in sets}
+
+    def position(run):
+        """The place of a run on the x axis: those of the same layers stand side by side."""
+        beside = present[tuple(layers_of(run))]
+        return place[tuple(layers_of(run))] + 0.6 * ((beside.index(head_label(run["config"])) + 0.5) / len(beside) - 0.5)
+
     colors = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito
     for index, kind in enumerate(kinds):
-        rows = sorted((run for run in trained if head_label(run["config"]) == kind), key=lambda run: place[tuple(layers_of(run))])
-        shift, color, marker = 0.5 * ((index + 0.5) / len(kinds) - 0.5), colors[index % len(colors)], "osD^vPX*"[index % 8]
+        rows = sorted((run for run in trained if head_label(run["config"]) == kind), key=position)
+        color, marker = colors[index % len(colors)], "osD^vPX*"[index % 8]
         shown = [run for run in rows if score(run) >= floor]
-        x = np.array([place[tuple(layers_of(run))] + shift for run in shown])
+        x = np.array([position(run) for run in shown])
         y = np.array([score(run) for run in shown])
         ends = np.array([run["interval"] for run in shown]).reshape(-1, 2)
         left.errorbar(x, y, yerr=[np.maximum(y - ends[:, 0], 0), np.maximum(ends[:, 1] - y, 0)], fmt=marker, color=color,
@@ -352,9 +360,8 @@ def draw(path, trained, baselines, best):
         left.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
         for run in rows:
             if score(run) < floor:  # far below all others: an arrow at the edge with its value
-                at = place[tuple(layers_of(run))] + shift
-                left.annotate(f"{score(run):.2f}", (at, low), (at, low + 0.07 * (1 - low)), color=color, fontsize=8, ha="center",
-                              arrowprops={"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0})
+                left.annotate(f"{score(run):.2f}", (position(run), low), (position(run), low + 0.07 * (1 - low)), color=color,
+                              fontsize=8, ha="center", arrowprops={"arrowstyle": "-|>", "color": color, "shrinkA": 0, "shrinkB": 0})
     for run, style in zip(baselines, ("--", ":")):
         if score(run) >= floor:
             left.axhline(score(run), color="#555555", linestyle=style, linewidth=1,
@@ -364,7 +371,9 @@ def draw(path, trained, baselines, best):
              ylabel="macro-F1, out of fold, 95% interval")
     left.grid(axis="y", color="#dddddd", linewidth=0.6)
     left.set_axisbelow(True)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=9)
+    handles, labels = left.get_legend_handles_labels()
+    last = sorted(range(len(labels)), key=lambda i: labels[i] not in kinds)  # the rows first, then the baselines
+    left.legend([handles[i] for i in last], [labels[i] for i in last], loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=9)
     classes = best["config"]["classes"]
     matrix = metrics.confusion_matrix(best["labels"], best["predictions"], len(classes))
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)

@@ -7,6 +7,7 @@ Titles pass through in windows: tokenised, copies computed once, sorted by lengt
 unit that is written, recorded and shared among processes, so an interrupted run goes on after its last window.
 """
 import argparse
+import sys
 
 import data
 
@@ -42,9 +43,11 @@ def parse_arguments(argv=None):
 
 
 if __name__ == "__main__":
+    sys.excepthook = data.interrupted
     ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
 
 import contextlib
+import datetime
 import hashlib
 import importlib.util
 import itertools
@@ -52,7 +55,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -235,7 +237,7 @@ def explain_loading(name, source, cache_only, error):
         return f"--model {name}: the model hub has this model, but not with the revision after the @"
     if cache_only or kind == "RevisionResolutionError":
         return f"--model {name}: not in the cache, and the model hub cannot be reached; check the connection, {minilm}"
-    if "safetensors" in text and "Can't load" not in text:
+    if "cannot be loaded with `safetensors`" in text:
         return f"--model {name}: it has no weights as safetensors; pickles are never read"
     return f"--model {name}: not to be had from the model hub ({text[:160]}); try again later, {minilm}"
 
@@ -505,7 +507,11 @@ def prepare(args, encoder, out):
                 if old["names"] != names:
                     raise data.Problem(f"{partial}: holds an unfinished extraction of {' '.join(old['names'])}; finish "
                                        "it with the command that began it, or delete that folder")
-                return with_rest(old)
+                rest = with_rest(old)
+                lost = [name for name in ("titles.csv", *names) if rest["todo"] and not (partial / name).exists()]
+                if lost:
+                    raise data.Problem(f"{partial / lost[0]}: gone; delete {partial} to begin again")
+                return rest
         row = np.dtype(args.store).itemsize * encoder.info["hidden"]
         needed, free = row * titles["rows"] * len(names), shutil.disk_usage(out).free
         if needed > free:
@@ -551,9 +557,12 @@ def recorded(partial):
     """{window: titles cut} of all windows that any process has recorded as written. A torn last line does not count."""
     done = {}
     for log in partial.glob("done-*.log"):
-        for line in log.read_text().split("\n")[:-1]:
-            window, cut = map(int, line.split())
-            done[window] = cut
+        try:
+            for line in log.read_text().split("\n")[:-1]:
+                window, cut = map(int, line.split())
+                done[window] = cut
+        except ValueError:
+            raise data.Problem(f"{log}: damaged; delete {partial} to begin again") from None
     return done
 
 
@@ -630,6 +639,15 @@ def finish(job, out, world, started):
     return manifest
 
 
+@contextlib.contextmanager
+def company():
+    """Around what needs all processes: where another has ended, this one ends as well, without a traceback."""
+    try:
+        yield
+    except RuntimeError:
+        raise data.Problem("another process has ended; its message says why") from None
+
+
 def main(args):
     started, out = time.time(), Path(args.out)
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
@@ -638,7 +656,8 @@ def main(args):
     if len(set(args.pooling)) < len(args.pooling):
         raise data.Problem(f"--pooling {' '.join(args.pooling)}: named twice")
     if world > 1:
-        dist.init_process_group("gloo")
+        # a process that dies is noticed at once; one that is slow, or lays out huge files, is waited for
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
     with contextlib.ExitStack() as stack:
         if rank == 0:
             stack.enter_context(data.locked(out, "an extraction"))
@@ -648,7 +667,8 @@ def main(args):
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
         shared = [prepare(args, encoder, out) if rank == 0 else None]
         if world > 1:
-            dist.broadcast_object_list(shared, src=0)
+            with company():
+                dist.broadcast_object_list(shared, src=0)
         job = shared[0]
         if job is None:
             data.say(f"{out} holds all of that already. Next: python train.py", args.quiet)
@@ -663,7 +683,8 @@ def main(args):
             raise KeyboardInterrupt(f"stopped after {titles_done(job, partial):,} of {rows:,} titles; the same command "
                                     "goes on from there") from None
         if world > 1:
-            dist.barrier()
+            with company():
+                dist.barrier()
         if rank == 0:
             manifest = finish(job, out, world, started)
             seconds = time.time() - started

@@ -260,6 +260,7 @@ def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, t
     hub.faults = [(start, status(503)) for start in ("GET /api/models", f"HEAD /{NAME}/resolve/{COMMIT}/config.json",
                                                      "GET /cdn/")]
     with serving(hub) as (address, asked):
+        refused(extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again")  # nobody repeats that of the weights
         result = extract(address, f"{NAME}@old")
     assert result.code == 0, result.err
     assert not hub.faults and revision(tmp_path / "f") == COMMIT

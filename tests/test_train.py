@@ -321,7 +321,7 @@ def test_learned_layer_weights_are_printed_and_kept(tmp_path, planted):
         kept = json.loads((folder / "config.json").read_text())["results"]["layer_weights"]
         np.testing.assert_allclose(kept, weights, rtol=1e-5)
         assert f"layer 2 (cls) {weights[0]:+.3f}, layer 1 (cls) {weights[1]:+.3f}" in said
-    assert "weights" not in trained(planted, tmp_path / "one", "--layers", "2").err
+    assert "weights:" not in trained(planted, tmp_path / "one", "--layers", "2").err
 
 
 def contents(results):
