@@ -36,7 +36,7 @@ def parse_arguments(argv=None):
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = data.begin(parse_arguments)  # before the slow imports, so that --help and wrong options are answered at once
 
 import functools
 import importlib.metadata
@@ -245,11 +245,12 @@ def bench_train(args):
         x = {layer: np.asarray(features.read("cls", layer), np.float32) for layer in features.layers("cls")}
         depth, width = features.manifest["encoder"]["layers"], features.manifest["encoder"]["hidden"]
         classes, labels = np.unique(features.titles()[1], return_inverse=True)
+        source = f"features of {features.manifest['encoder']['name']}"
     else:
         rows, depth, width = shape or (3599, 6, 384)
         generator = np.random.default_rng(0)
         x = {layer: generator.standard_normal((rows, width), np.float32) for layer in range(1, depth + 1)}
-        classes, labels = np.arange(4), np.arange(rows) % 4
+        classes, labels, source = np.arange(4), np.arange(rows) % 4, "random numbers"
     sets = [layers for layers in train.report_sets(depth) if set(layers) <= set(x)]
     if not sets:
         raise data.Problem(f"--features {args.features}: holds none of the report's layer sets with [CLS]; add them with: "
@@ -270,7 +271,6 @@ def bench_train(args):
     seconds = rounds({name: functools.partial(every_set, loop) for name, loop in contenders.items()}, args.runs)
     table((f"{len(sets)} layer sets, {options['folds']} folds, {args.epochs} epochs", "seconds", "times as long"),
           [(name, f"{value:.2f}", f"{value / next(iter(seconds.values())):.2f}") for name, value in seconds.items()])
-    source = "random numbers" if shape or "features" not in locals() else f"features of {features.manifest['encoder']['name']}"
     print(f"{len(labels):,} titles, {width} dimensions ({source}).\n")
 
 
@@ -311,13 +311,16 @@ def bench_scale(args):
     sizes = [16, *(n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles), args.max_titles]
     seconds = [statistics.median(tiny_extraction(rows, args.tokenizer, turn)[0]
                                  for turn in range(args.runs if rows <= 10_000 else 1)) for rows in sizes]
-    start, net = seconds[0], [rows / max(spent - seconds[0], 1e-9) for rows, spent in zip(sizes, seconds)]
+    # what a fraction of a second is left of when the start-up is taken off says nothing
+    net = [rows / (spent - seconds[0]) if spent - seconds[0] > 0.5 else None for rows, spent in zip(sizes, seconds)]
     table(("extract.py, 2 layers of 32 dimensions", "seconds", "titles/s", "titles/s net of start-up"),
-          [(f"{rows:,} titles", f"{spent:.1f}", f"{rows / spent:,.0f}", f"{speed:,.0f}")
+          [(f"{rows:,} titles", f"{spent:.1f}", f"{rows / spent:,.0f}", f"{speed:,.0f}" if speed else "too short to tell")
            for rows, spent, speed in list(zip(sizes, seconds, net))[1:]], "transformers")
-    change = net[-2] / net[-1] - 1
-    print(f"Start-up, {start:.1f} s, is what {sizes[0]} titles take. From {sizes[-2]:,} to {sizes[-1]:,} titles the net cost of "
-          f"a title changes by {change:+.0%}: {'flat' if abs(change) <= 0.15 else 'not flat'} within 15%.\n")
+    print(f"Start-up, {seconds[0]:.1f} s, is what {sizes[0]} titles take.", end=" " if net[-2] and net[-1] else "\n\n")
+    if net[-2] and net[-1]:
+        change = net[-2] / net[-1] - 1
+        print(f"From {sizes[-2]:,} to {sizes[-1]:,} titles the net cost of a title changes by {change:+.0%}: "
+              f"{'flat' if abs(change) <= 0.15 else 'not flat'} within 15%.\n")
 
 
 def main(args):

@@ -46,6 +46,18 @@ class Problem(Exception):
 # --- habits of every script ---------------------------------------------------------------------------------------
 
 
+def begin(parse_arguments):
+    """Parse the command line, and let Ctrl-C during the slow imports that follow end with a line, not a traceback."""
+    def hook(kind, error, trace):
+        if kind is KeyboardInterrupt:
+            print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+    return parse_arguments()
+
+
 def run(main, *args):
     """Call main(*args) and leave the process: 0, 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C."""
     script, code = Path(sys.argv[0]).name, 1
@@ -62,8 +74,10 @@ def run(main, *args):
         sys.exit(141)
     except OSError as error:
         line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-    except MemoryError as error:
-        line = f"out of memory {error}"
+    except (MemoryError, RuntimeError) as error:  # torch says in words that memory is short
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        line = f"out of memory ({one_line(error)[:200]})"
     print(f"{script}: {one_line(line)}", file=sys.stderr, flush=True)
     sys.exit(code)
 

@@ -25,7 +25,7 @@ def parse_arguments(argv=None):
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = data.begin(parse_arguments)  # before the slow imports, so that --help and wrong options are answered at once
 
 import time
 from pathlib import Path
@@ -374,20 +374,23 @@ def draw(path, trained, baselines, best):
     handles, labels = left.get_legend_handles_labels()
     last = sorted(range(len(labels)), key=lambda i: labels[i] not in kinds)  # the rows first, then the baselines
     left.legend([handles[i] for i in last], [labels[i] for i in last], loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=9)
-    classes = best["config"]["classes"]
-    matrix = metrics.confusion_matrix(best["labels"], best["predictions"], len(classes))
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    classes, labels = best["config"]["classes"], best["labels"]
+    shown = np.sort(np.argsort(-np.bincount(labels, minlength=len(classes)), kind="stable")[:20])  # the commonest classes
+    index = np.full(len(classes), len(shown))
+    index[shown] = np.arange(len(shown))
+    matrix = metrics.confusion_matrix(index[labels], index[best["predictions"]], len(shown) + 1)[:-1, :-1]
+    share = matrix / np.maximum(np.bincount(labels, minlength=len(classes))[shown, None], 1)
     right.imshow(share, cmap="Blues", vmin=0, vmax=1)
     right.spines[:].set_visible(False)
-    right.set(title=f"Best row: {row_label(best)}".replace(" (", "\n("), xlabel="predicted", ylabel="labelled")
+    some = f"\n{len(shown)} commonest of {len(classes):,} categories" if len(shown) < len(classes) else ""
+    right.set(title=f"Best row: {row_label(best)}{some}".replace(" (", "\n("), xlabel="predicted", ylabel="labelled")
     right.title.set_fontsize(10)
-    if len(classes) <= 20:
-        names = [name if len(name) <= 14 else name[:13] + "…" for name in map(data.one_line, classes)]
-        names = [name.replace("$", r"\$") for name in names]  # matplotlib would read it as mathematics
-        right.set_xticks(range(len(names)), names, rotation=35, ha="right")
-        right.set_yticks(range(len(names)), names)
-        for i, j in np.ndindex(*matrix.shape) if len(classes) <= 12 else ():
-            right.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", fontsize=9, color="white" if share[i, j] > 0.5 else "black")
+    names = [data.one_line(classes[i]).replace("$", r"\$") for i in shown]  # matplotlib would read $ as mathematics
+    names = [name if len(name) <= 14 else name[:13] + "…" for name in names]
+    right.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    right.set_yticks(range(len(names)), names)
+    for i, j in np.ndindex(*matrix.shape) if len(names) <= 12 else ():
+        right.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", fontsize=9, color="white" if share[i, j] > 0.5 else "black")
     name = data.one_line(Path(trained[0]["config"]["encoder"]["name"]).name).replace("$", r"\$")
     figure.suptitle(f"{name} on {data.one_line(trained[0]['config']['data']['name'])}: which layers?", fontsize=12)
     kind = Path(path).suffix.lower().lstrip(".")

@@ -44,7 +44,7 @@ def parse_arguments(argv=None):
 
 if __name__ == "__main__":
     sys.excepthook = data.interrupted
-    ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = data.begin(parse_arguments)  # before the slow imports, so that --help and wrong options are answered at once
 
 import contextlib
 import datetime

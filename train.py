@@ -43,7 +43,7 @@ def parse_arguments(argv=None):
 
 
 if __name__ == "__main__":
-    ARGUMENTS = parse_arguments()  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = data.begin(parse_arguments)  # before the slow imports, so that --help and wrong options are answered at once
 
 import csv
 import platform
