@@ -71,6 +71,9 @@ from model import choose_device
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
 
+NO_SUMMARY = ("--pooling cls: {} puts no summary token first (a decoder-only model, or its tokenizer adds none), so its first "
+              "embedding says nothing of the title; use --pooling mean")
+
 
 # --- the encoder --------------------------------------------------------------------------------------------------
 
@@ -206,15 +209,14 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
         vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + type(tokenizer).__name__
     sample = tokenizer("a title", truncation=True, max_length=max_length)["input_ids"]
     if "cls" in poolings and (tokenizer.cls_token_id is None or sample[0] != tokenizer.cls_token_id):
-        raise data.Problem(f"--pooling cls: {name} puts no summary token first (a decoder-only model, or its tokenizer "
-                           "adds none), so its first embedding says nothing of the title; use --pooling mean")
+        raise data.Problem(NO_SUMMARY.format(name))
     info = {"name": data.one_line(name), "revision": getattr(revision, "resolved", None), "kind": config.model_type,
             "layers": depth, "hidden": hidden, "weights": fingerprint_weights(model, absent),
             "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()}
     model = model.eval().requires_grad_(False).to(dtype)
     encoder = Encoder(name, info, tokenizer, model.to(device), device, dtype, max_length, find_blocks(model, depth),
                       TOKENS[device.type])
-    check_encoder(encoder)
+    check_encoder(encoder, poolings)
     return encoder
 
 
@@ -277,7 +279,7 @@ def pack_linears(model):
             module.weight.data = module.weight.new_empty(0)  # one copy is enough
 
 
-def check_encoder(encoder):
+def check_encoder(encoder, poolings):
     """Compare the shortcuts below with transformers' own hidden states of two titles; leave out those that differ.
 
     Some kinds call their layers in ways that the hooks do not know, and those run to their end. For some, such as FNet
@@ -305,6 +307,10 @@ def check_encoder(encoder):
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise data.Problem(f"--model {encoder.name}: cannot be run as an encoder of titles "
                                f"({data.one_line(error)[:160]})") from None
+        first = [embed_batch(encoder, batch, [layers[-1]], ("cls",))["cls", layers[-1]] for batch in alone]
+        # what reads from left to right knows nothing of the title at its first token
+        if "cls" in poolings and torch.allclose(*first, 0, 1e-5 * float(first[0].abs().max())):
+            raise data.Problem(NO_SUMMARY.format(encoder.name))
         if encoder.device.type == "cpu" and torch.backends.mkldnn.is_available():
             pack_linears(encoder.model)
         encoder.mixes = same(together, layers)
@@ -393,11 +399,10 @@ def embed_batch(encoder, batch, layers, poolings):
     The mean is over all tokens of the title, [CLS] and [SEP] among them, in float32. Padding stands on the right,
     whatever the tokenizer would do, behind an attention mask, so positions are right for every kind of encoder.
     """
+    width, padding = max(map(len, batch)), encoder.tokenizer.pad_token_id or 0
+    ids = torch.tensor([tokens + [padding] * (width - len(tokens)) for tokens in batch])
     lengths = torch.tensor([len(tokens) for tokens in batch])
-    ids = torch.full((len(batch), int(lengths.max())), encoder.tokenizer.pad_token_id or 0)
-    for row, tokens in enumerate(batch):
-        ids[row, :len(tokens)] = torch.tensor(tokens)
-    mask = torch.arange(ids.shape[1]) < lengths[:, None] if int(lengths.min()) < ids.shape[1] else None
+    mask = torch.arange(width) < lengths[:, None] if int(lengths.min()) < width else None
     if encoder.device.type == "cuda":
         ids = ids.pin_memory().to(encoder.device, non_blocking=True)
         mask = None if mask is None else mask.pin_memory().to(encoder.device, non_blocking=True)
@@ -410,8 +415,8 @@ def embed_batch(encoder, batch, layers, poolings):
                 value = state.float().mean(1)
             else:
                 value = (state.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            pooled[pooling, layer] = value.cpu()
-    return pooled
+            pooled[pooling, layer] = value
+    return dict(zip(pooled, torch.stack(list(pooled.values())).cpu()))  # one transfer for all
 
 
 def embed(encoder, tokenised, layers, poolings):

@@ -390,3 +390,12 @@ def test_loading_prints_nothing(tmp_path):
     code = f"import extract; extract.load_encoder({folder!r}, max_length=100)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_causal_model_is_refused_with_cls_though_its_tokenizer_puts_that_token_first(tmp_path):
+    tokenizer = write_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    transformers.GPT2Model(transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4)).save_pretrained(tmp_path)
+    with pytest.raises(data.Problem, match="--pooling cls.*use --pooling mean"):
+        extract.load_encoder(str(tmp_path), "cpu", "float32", 64, ("cls",))
+    assert extract.load_encoder(str(tmp_path), "cpu", "float32", 64, ("mean",)).info["layers"] == 2

@@ -216,11 +216,22 @@ def failed(result, *words):
         assert word in result.err, (word, result.err)
 
 
-def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go, whole):
+def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go, whole, monkeypatch):
+    import extract
+
     with pytest.raises(data.Problem, match="not finished; run the same extract.py command again"):
         data.open_features(stopped)
     assert not any(stopped.glob("*.npy"))
-    result = go()
+    embed, computed = extract.embed, []
+
+    def count(encoder, tokenised, *rest):
+        computed.append(len(tokenised[1]))
+        return embed(encoder, tokenised, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extract, "embed", count)
+        result = go()
+    assert [n for n in computed if n > 2] == [7, 7, 7, 7, 4], "windows that were safe were computed again"  # 2: a check
     assert result.code == 0 and "going on after 28 of 60 titles" in result.err
     assert contents(stopped) == whole
     result = go()
@@ -228,11 +239,15 @@ def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go,
     assert contents(stopped) == whole
 
 
-def test_two_extractions_have_the_same_bytes(go, whole, tmp_path):
+def test_two_extractions_have_the_same_bytes(go, whole, tmp_path, bert):
+    import transformers
+
     assert go().code == 0
     assert contents(tmp_path / "features") == whole
-    manifest = data.open_features(tmp_path / "features").manifest
-    assert manifest["truncated"] > 0 and manifest["made"]["command"].startswith("extract.py --data ")
+    features = data.open_features(tmp_path / "features")
+    manifest, tokenizer = features.manifest, transformers.AutoTokenizer.from_pretrained(bert)
+    long = sum(len(tokens) > 6 for tokens in tokenizer(features.titles()[0])["input_ids"])
+    assert manifest["truncated"] == long > 0 and manifest["made"]["command"].startswith("extract.py --data ")
 
 
 def test_a_torn_last_line_of_the_record_does_not_count(stopped, go, whole):
