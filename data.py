@@ -82,14 +82,6 @@ def run(main, *args):
     sys.exit(code)
 
 
-def interrupted(kind, error, trace):
-    """For sys.excepthook: Ctrl-C during the slow imports, before `run` has begun, ends a script without a traceback."""
-    if issubclass(kind, KeyboardInterrupt):
-        print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
-
-
 def one_line(text):
     """The text on one line, with control characters shown as escapes: it may hold names that come from a file."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))

@@ -7,7 +7,6 @@ Titles pass through in windows: tokenised, copies computed once, sorted by lengt
 unit that is written, recorded and shared among processes, so an interrupted run goes on after its last window.
 """
 import argparse
-import sys
 
 import data
 
@@ -43,7 +42,6 @@ def parse_arguments(argv=None):
 
 
 if __name__ == "__main__":
-    sys.excepthook = data.interrupted
     ARGUMENTS = data.begin(parse_arguments)  # before the slow imports, so that --help and wrong options are answered at once
 
 import contextlib
@@ -55,6 +53,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
