@@ -207,10 +207,15 @@ def name_of(dtype):
 # --- train --------------------------------------------------------------------------------------------------------
 
 
+def usual_forward(head, x):
+    """The report's head as one writes it, its convolutions called as modules; the same values as head(x)."""
+    return head.mlp(head.reduce(head.fuse(x) if head.fusion == "conv" else x).squeeze(1))
+
+
 def plain_loop(x, labels, folds, config, loader=False):
     """train.train_heads by ordinary means: one fold after the other, one module each, on the same batches.
 
-    loader: the usual DataLoader instead, with an order of its own. Returns (heads: list of Head, probabilities:
+    loader: the usual DataLoader and the head as usually written instead, in an order of its own. Returns (heads: list of Head, probabilities:
     (titles, classes) float32, out of fold).
     """
     options, target, classes = config["options"], torch.from_numpy(labels), len(config["classes"])
@@ -222,6 +227,7 @@ def plain_loop(x, labels, folds, config, loader=False):
         if options["standardize"]:
             deviation, mean = torch.std_mean(inputs, 0, correction=0)
             head.mean, head.deviation = mean, torch.where(deviation > 0, deviation, 1.0)
+        forward = functools.partial(usual_forward, head) if loader else head
         shuffled = DataLoader(TensorDataset(inputs, targets), options["batch_size"], shuffle=True)
         optimizer = torch.optim.Adam(head.parameters(), lr=options["lr"])
         for epoch in range(options["epochs"]):
@@ -230,10 +236,10 @@ def plain_loop(x, labels, folds, config, loader=False):
                     rows = torch.from_numpy(batch[0][batch[1] > 0])  # the others only fill up
                     batch = x[rows], target[rows]
                 optimizer.zero_grad()
-                cross_entropy(head(batch[0]), batch[1]).backward()
+                cross_entropy(forward(batch[0]), batch[1]).backward()
                 optimizer.step()
             with torch.inference_mode():  # scored after every epoch, as train.train_heads does
-                probabilities[held_out] = head(x[torch.from_numpy(held_out)]).softmax(-1).numpy()
+                probabilities[held_out] = forward(x[torch.from_numpy(held_out)]).softmax(-1).numpy()
             metrics.macro_f1(labels[held_out], probabilities[held_out].argmax(1), classes)
     return heads, probabilities
 

@@ -176,13 +176,13 @@ def sha256(path):
 
 def digest(content):
     """The sha256 of anything that JSON can hold, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path, content):
     """Write a dictionary with its own checksum in it, atomically."""
     content = {**content, "checksum": digest(content)}
-    with atomic(path, "w", encoding="utf-8") as file:
+    with atomic(path, "w", encoding="utf-8", errors="surrogateescape") as file:  # a path may hold bytes of any kind
         json.dump(content, file, indent=1, ensure_ascii=False)
         file.write("\n")
 
@@ -190,7 +190,7 @@ def write_json(path, content):
 def read_json(path, what):
     """Read what write_json wrote. A file that was edited, cut or made by another version is a Problem."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise Problem(f"{path}: this is not {what}, or it is damaged; delete the folder and make it again") from None

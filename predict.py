@@ -127,7 +127,7 @@ def predict_table(classifier, args):
         raise data.Problem(f"{args.csv}: it has a column {twice[0]!r} already, which the predictions would add; rename it")
     count, cut, blank = 0, 0, 0
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(data.atomic(args.out, "w", encoding="utf-8", newline=""))
+        file = stack.enter_context(data.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline=""))
         bar = stack.enter_context(data.progress(None, " titles", args.quiet, desc="predict"))
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header + added)

@@ -281,7 +281,7 @@ def main(args):
             config["software"] = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
             config["machine"] = {"device": device.type, "threads": torch.get_num_threads()}
             config["made"] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "features": args.features,
-                              "seconds": round(time.time() - begun, 2), "command": " ".join(sys.argv)}
+                              "seconds": round(time.time() - begun, 2), "command": data.one_line(" ".join(sys.argv))}
             data.write_run(folder, config, {"probabilities": probabilities, **arrays}, [
                 ("heads.safetensors", lambda path: save_file(state, path)),
                 ("history.csv", lambda path: write_history(history, path)),
