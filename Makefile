@@ -37,12 +37,12 @@ results: .venv/ready
 
 bench: .venv/ready
 	$(PY) -m pip install -q -r requirements-bench.txt
-	$(PY) bench.py all --data '$(DATA)' > results/bench.md.new
+	$(PY) bench.py all --data '$(DATA)' --features features-results > results/bench.md.new
 	mv results/bench.md.new results/bench.md
 
 drill: .venv/ready
 	EXAMPLES=2000 $(PY) -m pytest -q tests/test_bad_input.py
-	KILLS=200 $(PY) tests/test_interrupted.py > results/kills.md.new
+	$(PY) tests/test_interrupted.py 200 > results/kills.md.new
 	mv results/kills.md.new results/kills.md
 
 clean:
