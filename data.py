@@ -12,6 +12,7 @@ import io
 import itertools
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -55,6 +56,8 @@ def begin(parse_arguments):
             sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code
     return parse_arguments()
 
 
@@ -75,7 +78,8 @@ def run(main, *args):
     except OSError as error:
         line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
     except (MemoryError, RuntimeError) as error:  # torch says in words that memory is short
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        short = ("out of memory", "not enough memory", "can't allocate memory")
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in short):
             raise
         line = f"out of memory ({one_line(error)[:200]})"
     print(f"{script}: {one_line(line)}", file=sys.stderr, flush=True)
@@ -91,6 +95,11 @@ def say(text, quiet=False):
     """Print a line for people on standard error, so that standard output stays what other programs may read."""
     if not quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+def unless_default(option, value, default):
+    """The option as it has to be typed in a next command, or nothing where it has its default."""
+    return "" if str(value) == default else f" {option} {shlex.quote(str(value))}"
 
 
 def progress(total, unit, quiet=False, **options):
@@ -120,7 +129,7 @@ def number(kind, low=None, high=None, above=None):
 @contextlib.contextmanager
 def atomic(path, mode="wb", **options):
     """Open a temporary neighbour of `path`; flush and rename it to `path` on success, delete it on failure."""
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, mode, **options) as file:
@@ -136,7 +145,7 @@ def atomic(path, mode="wb", **options):
 def atomic_folder(folder):
     """Make a temporary neighbour of `folder`; rename it to `folder` when all that was put in is on the disk."""
     folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -160,12 +169,22 @@ def locked(folder, what):
         lock.acquire(timeout=0)
     except Timeout:
         raise Problem(f"{folder}: {what} is already running in this folder; wait for it or choose another") from None
-    with lock:
-        try:
-            yield
-        except OSError as error:  # a disk that is full does not say which
-            error.filename = error.filename or str(folder)
-            raise
+    try:
+        yield
+    except OSError as error:  # a disk that is full does not say which
+        error.filename = error.filename or str(folder)
+        raise
+    finally:
+        lock.release()
+
+
+def check_output(option, path):
+    """Refuse to write a file where that cannot work, or would replace something other than a file."""
+    path = Path(path)
+    if not path.resolve().parent.is_dir() or path.is_dir():
+        raise Problem(f"{option} {path}: there is no such folder to write it in, or it is a folder itself")
+    if path.exists() and not path.is_file():
+        raise Problem(f"{option} {path}: this is not a plain file; name one")
 
 
 def sha256(path):
@@ -400,11 +419,10 @@ def copy_titles(path, text_column, label_column, out):
     return {"rows": rows, "titles": hasher.hexdigest(), "classes": dict(sorted(classes.items()))}
 
 
-def titles_in(path, start=0, column=0):
-    """Yield the titles (column 0) or the labels (column 1) of a file that copy_titles wrote, from row `start` on."""
+def titles_in(path):
+    """Yield (title, label) for each row of a file that copy_titles wrote."""
     with open(path, encoding="utf-8", newline="") as file:
-        for cells in itertools.islice(csv.reader(file), start + 1, None):
-            yield cells[column]
+        yield from itertools.islice(csv.reader(file), 1, None)
 
 
 def group_key(title):
@@ -482,8 +500,8 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
         raise Problem(f"--layers {' '.join(wanted)}: layer {max(layers, key=layers.count)} is named twice")
     missing = sorted(set(layers) - set(layers if available is None else available), reverse=True)
     if missing:
-        raise Problem(f"--layers {' '.join(wanted)}: the features hold layers {' '.join(map(str, available)) or 'none'}"
-                      f"; add the others with: python extract.py --layers {' '.join(map(str, missing))}")
+        raise Problem(f"--layers {' '.join(wanted)}: the features hold layers {' '.join(map(str, available)) or 'none'}; add "
+                      f"the others with: extract.py --layers {' '.join(map(str, missing))} and its other options as before")
     return sorted(layers, reverse=True)
 
 
@@ -530,8 +548,7 @@ class Features:
         path = self.folder / "titles.csv"
         if not path.exists() or sha256(path) != self.manifest["data"]["titles"]:
             raise Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
-        with open(path, encoding="utf-8", newline="") as file:
-            pairs = list(csv.reader(file))[1:]
+        pairs = list(titles_in(path))
         return [title for title, _ in pairs], [label for _, label in pairs]
 
 
@@ -568,7 +585,8 @@ def write_run(folder, config, arrays, files=()):
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         for name, write in files:
             write(temporary / name)
-        contents = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        # the model card is for people, who may want to edit it
+        contents = {path.name: sha256(path) for path in sorted(temporary.iterdir()) if path.name != "README.md"}
         write_json(temporary / "config.json", {**config, "contents": contents})
 
 

@@ -12,7 +12,7 @@ def parse_arguments(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--results", default="results", metavar="FOLDER", help="where train.py put the runs (default: results)")
-    add("--features", metavar="FOLDER", help="their features, where --suspects, --baselines and --verify need them "
+    add("--features", metavar="FOLDER", help="the runs' features, for --suspects, --baselines and --verify "
                                              "(default: the folder that each run was trained from)")
     add("--plot", metavar="FILE", help="draw macro-F1 by layer and the best row's confusion matrix to a .png or .svg file")
     add("--suspects", metavar="FILE.csv", help="list the titles whose own label is least likely, out of fold")
@@ -51,7 +51,7 @@ def read_runs(results, quiet):
     runs = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         if folder.name.startswith("."):
-            data.say(f"{folder}: left by a training that was stopped; ignored, the next training removes it", quiet)
+            data.say(f"{folder}: a training that was stopped, or still runs; ignored", quiet)
         elif (folder / "config.json").exists():
             config, probabilities, labels, folds, groups = data.open_run(folder, "probabilities", "labels", "folds", "groups")
             runs.append({"folder": folder, "config": config, "probabilities": probabilities, "labels": labels,
@@ -191,7 +191,8 @@ def print_table(trained, baselines):
         print("The report's figures are those of another encoder, bert-base-uncased, for the layers at the same distance "
               "from the top, on a split of its own.\n")
     print("F1-macro is over all out-of-fold predictions, with a 95% bootstrap interval; ≈ marks rows that these titles "
-          "cannot tell from the best (paired bootstrap). Depth is the share of the encoder that has to run.\n")
+          "cannot tell from the best (paired bootstrap). Both speak of the choice of titles, not of seeds: another --seed "
+          "draws other folds and first weights. Depth is the share of the encoder that has to run.\n")
     print(baseline_sentence(best, baselines) + "\n")
     print(recommendation(trained, best) + "\n", flush=True)
     return best
@@ -201,9 +202,10 @@ def baseline_sentence(best, baselines):
     """Whether the best row beats the words alone, with the interval of the difference."""
     rivals = [run for run in baselines if run["config"]["baseline"] == "tfidf"]
     if not rivals:
-        return "How far do plain words get? `python evaluate.py --baselines` adds TF-IDF on the same folds."
+        return "How far do plain words get? `--baselines` adds TF-IDF on the same folds."
     run, (low, high) = rivals[0], -rivals[0]["difference_interval"][::-1]
-    verdict = ("the encoder has not shown that it is needed" if low <= 0 else "the encoder earns its place")
+    verdict = ("the encoder earns its place" if low > 0 else "plain words do better" if high < 0
+               else "the encoder has not shown that it is needed")
     return (f"TF-IDF with logistic regression reaches {run['config']['results']['macro_f1']:.4f}; the best row differs from it by "
             f"{-run['difference']:+.4f} (95% interval {low:+.4f} to {high:+.4f}): {verdict}.")
 
@@ -254,14 +256,10 @@ def add_baselines(trained, results, folder, quiet):
     for kind in BASELINES:
         started = time.time()
         probabilities = baseline_probabilities(kind, titles, run["labels"], run["folds"], len(config["classes"]))
-        predictions, options = probabilities.argmax(1), {key: config["options"][key] for key in ("folds", "split", "seed")}
-        scores = [metrics.macro_f1(run["labels"][run["folds"] == f], predictions[run["folds"] == f], len(config["classes"]))
-                  for f in range(options["folds"])]
+        options = {key: config["options"][key] for key in ("folds", "split", "seed")}
         name = f"{data.slug(config['data']['name'])}-{config['data']['titles'][:8]}-baseline-{kind}-{'-'.join(map(str, options.values()))}"
         content = {"format": data.FORMAT, "baseline": kind, "classes": config["classes"], "options": options, "data": config["data"],
-                   "results": {"macro_f1": metrics.macro_f1(run["labels"], predictions, len(config["classes"])),
-                               "fold_mean": float(np.mean(scores)), "fold_deviation": float(np.std(scores, ddof=1)),
-                               "fold_macro_f1": scores, "collapsed": []},
+                   "results": metrics.score(run["labels"], probabilities.argmax(1), run["folds"], len(config["classes"])),
                    "made": {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "features": config["made"]["features"],
                             "seconds": round(time.time() - started, 2)}}
         if not (results / name).exists():
@@ -296,26 +294,26 @@ def verify(runs, folder, quiet):
         titles, labels = features.titles()
         if [config["classes"][i] for i in run["labels"]] != labels:
             raise data.Problem(f"{name}/labels.npy: not the labels of the features")
+        figures = metrics.score(run["labels"], run["predictions"], run["folds"], count)
         if "baseline" in config:
             again = baseline_probabilities(config["baseline"], titles, run["labels"], run["folds"], count)
         else:
             import model  # brings torch, which nothing else here needs
 
-            again = model.run_probabilities(name, config, features, run["folds"])
+            forward, state = model.read_heads(name, config)
+            again = model.held_out_probabilities(forward, state, model.stack_columns(config, features), run["folds"])
+            figures["layer_weights"] = model.layer_weights(state)
         off = float(np.abs(again - run["probabilities"]).max())
         if not off < 1e-4:
             raise data.Problem(f"{name}/probabilities.npy: up to {off:.2g} away from what the heads and features give")
-        stored, predictions = config["results"], run["predictions"]
-        scores = [metrics.macro_f1(run["labels"][run["folds"] == f], predictions[run["folds"] == f], count)
-                  for f in range(config["options"]["folds"])]
-        figures = {"macro_f1": metrics.macro_f1(run["labels"], predictions, count), "fold_mean": np.mean(scores),
-                   "fold_deviation": np.std(scores, ddof=1), "fold_macro_f1": scores}
         if "columns" in config:
             history = pd.read_csv(name / "history.csv")
-            figures["fold_macro_f1"] = history[history.epoch == config["options"]["epochs"]].macro_f1.tolist()
+            last = history[history.epoch == config["options"]["epochs"]].macro_f1.tolist()
+            if last != figures["fold_macro_f1"]:
+                raise data.Problem(f"{name}/history.csv: the last epoch has {last}, computed again it is {figures['fold_macro_f1']}")
         for key, value in figures.items():
-            if not np.allclose(value, stored[key], rtol=0, atol=1e-12):
-                raise data.Problem(f"{name}/config.json: {key} is {stored[key]}, computed again it is {value}")
+            if value != config["results"][key]:
+                raise data.Problem(f"{name}/config.json: {key} is {config['results'][key]}, computed again it is {value}")
         data.say(f"{name.name}: verified", quiet)
 
 
@@ -326,7 +324,7 @@ def draw(path, trained, baselines, best):
     except ImportError:
         raise data.Problem("--plot needs matplotlib; install it with: pip install matplotlib") from None
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "layers", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    matplotlib.rcParams.update({"svg.hashsalt": "layers", "font.size": 10, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False,
                                 "font.family": "sans-serif"})
     from matplotlib import pyplot
 
@@ -385,13 +383,13 @@ def draw(path, trained, baselines, best):
     some = f"\n{len(shown)} commonest of {len(classes):,} categories" if len(shown) < len(classes) else ""
     right.set(title=f"Best row: {row_label(best)}{some}".replace(" (", "\n("), xlabel="predicted", ylabel="labelled")
     right.title.set_fontsize(10)
-    names = [data.one_line(classes[i]).replace("$", r"\$") for i in shown]  # matplotlib would read $ as mathematics
+    names = [data.one_line(classes[i]) for i in shown]
     names = [name if len(name) <= 14 else name[:13] + "…" for name in names]
     right.set_xticks(range(len(names)), names, rotation=35, ha="right")
     right.set_yticks(range(len(names)), names)
     for i, j in np.ndindex(*matrix.shape) if len(names) <= 12 else ():
         right.text(j, i, f"{matrix[i, j]:,}", ha="center", va="center", fontsize=9, color="white" if share[i, j] > 0.5 else "black")
-    name = data.one_line(Path(trained[0]["config"]["encoder"]["name"]).name).replace("$", r"\$")
+    name = data.one_line(Path(trained[0]["config"]["encoder"]["name"]).name)
     figure.suptitle(f"{name} on {data.one_line(trained[0]['config']['data']['name'])}: which layers?", fontsize=12)
     kind = Path(path).suffix.lower().lstrip(".")
     with data.atomic(path) as file:
@@ -416,8 +414,8 @@ def main(args):
     if args.plot and Path(args.plot).suffix.lower() not in (".png", ".svg"):
         raise data.Problem(f"--plot {args.plot}: the name must end in .png or .svg")
     for option, path in (("--plot", args.plot), ("--suspects", args.suspects)):
-        if path and (not Path(path).resolve().parent.is_dir() or Path(path).is_dir()):
-            raise data.Problem(f"{option} {path}: there is no such folder to write it in, or it is a folder itself")
+        if path:
+            data.check_output(option, path)
     runs = read_runs(results, args.quiet)
     tables = make_tables(runs)
     if not tables:

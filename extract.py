@@ -46,12 +46,14 @@ if __name__ == "__main__":
 
 import contextlib
 import datetime
+import errno
 import hashlib
 import importlib.util
 import itertools
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -66,6 +68,10 @@ import torch.distributed as dist
 from torch import nn
 
 from model import choose_device
+
+# oneDNN keeps what it has made for every shape of matrices, by default so much that memory grows by hundreds of MB
+for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(cache, "64")
 
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
@@ -212,10 +218,13 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     info = {"name": data.one_line(name), "revision": getattr(revision, "resolved", None), "kind": config.model_type,
             "layers": depth, "hidden": hidden, "weights": fingerprint_weights(model, absent),
             "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()}
-    model = model.eval().requires_grad_(False).to(dtype)
-    encoder = Encoder(name, info, tokenizer, model.to(device), device, dtype, max_length, find_blocks(model, depth),
-                      TOKENS[device.type])
-    check_encoder(encoder, poolings)
+    model = model.eval().requires_grad_(False).to(device)
+    encoder = Encoder(name, info, tokenizer, model, device, torch.float32, max_length, find_blocks(model, depth), TOKENS[device.type])
+    with torch.inference_mode():
+        check_encoder(encoder, poolings)
+        encoder.model, encoder.dtype = model.to(dtype), dtype
+        if device.type == "cpu" and torch.backends.mkldnn.is_available():
+            pack_linears(encoder)
     return encoder
 
 
@@ -261,25 +270,33 @@ def find_blocks(model, depth):
     return list(lists[0]) if lists else None
 
 
-def pack_linears(model):
+def pack_linears(encoder):
     """Let oneDNN keep each Linear's weights in the order that its CPU kernels read: the same numbers, up to 2× faster.
 
     The float32 product that torch uses otherwise (MKL) is slow on processors that are not Intel's, and the bfloat16 one
-    reorders its weights in every call.
+    reorders its weights in every call. Undone where a model does something else with its weights.
     """
-    for module in model.modules():
-        if type(module) is nn.Linear and module.weight.dtype != torch.float16:
-            weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), None)
+    packed = [m for m in encoder.model.modules() if type(m) is nn.Linear and m.weight.dtype != torch.float16]
+    probe = tokenise(encoder, ["a title"])[0], [encoder.info["layers"]], ("mean",)
+    before, = embed_batch(encoder, *probe).values()
+    for module in packed:
+        weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), None)
 
-            def forward(x, weight=weight, bias=module.bias):
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        def forward(x, weight=weight, bias=module.bias):
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
-            module.forward = forward
+        module.forward = forward
+    after, = embed_batch(encoder, *probe).values()
+    same = torch.allclose(before, after, 0, (1e-4 if encoder.dtype == torch.float32 else 0.05) * float(before.abs().max()), True)
+    for module in packed:
+        if same:
             module.weight.data = module.weight.new_empty(0)  # one copy is enough
+        else:
+            del module.forward
 
 
 def check_encoder(encoder, poolings):
-    """Compare the shortcuts below with transformers' own hidden states of two titles; leave out those that differ.
+    """Compare the shortcuts below with transformers' own hidden states of two titles, in float32; leave out what differs.
 
     Some kinds call their layers in ways that the hooks do not know, and those run to their end. For some, such as FNet
     and ConvBERT, padding changes the values of a title in spite of its mask, and those are never given any.
@@ -287,7 +304,6 @@ def check_encoder(encoder, poolings):
     ids = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])[0]
     alone, together = [ids[:1], ids[1:]], [ids]
     layers, blocks, encoder.blocks = range(encoder.info["layers"] + 1), encoder.blocks, None
-    tolerance = 1e-4 if encoder.dtype == torch.float32 else 0.05
 
     def states(batches, layers):
         parts = [embed_batch(encoder, batch, layers, ("mean",)) for batch in batches]
@@ -295,29 +311,26 @@ def check_encoder(encoder, poolings):
 
     def same(batches, layers):
         try:
-            return all(torch.allclose(value, truth[layer], tolerance, tolerance * float(truth[layer].abs().max()), True)
+            return all(torch.allclose(value, truth[layer], 1e-4, 1e-4 * float(truth[layer].abs().max()), True)
                        for layer, value in states(batches, layers).items())
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):  # as foreign code may fail
             return False
 
-    with torch.inference_mode():
-        try:
-            truth = states(alone, layers)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise data.Problem(f"--model {encoder.name}: cannot be run as an encoder of titles "
-                               f"({data.one_line(error)[:160]})") from None
-        first = [embed_batch(encoder, batch, [layers[-1]], ("cls",))["cls", layers[-1]] for batch in alone]
-        # what reads from left to right knows nothing of the title at its first token
-        if "cls" in poolings and torch.allclose(*first, 0, 1e-5 * float(first[0].abs().max())):
-            raise data.Problem(NO_SUMMARY.format(encoder.name))
-        if encoder.device.type == "cpu" and torch.backends.mkldnn.is_available():
-            pack_linears(encoder.model)
-        encoder.mixes = same(together, layers)
-        if not encoder.mixes and not same(alone, layers) or truth[0].shape[1] != encoder.info["hidden"]:
-            raise data.Problem(f"--model {encoder.name}: its hidden states are not those of an encoder of titles")
-        encoder.blocks = blocks
-        if blocks and not all(same(together if encoder.mixes else alone, [top]) for top in layers):
-            encoder.blocks = None
+    try:
+        truth = states(alone, layers)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise data.Problem(f"--model {encoder.name}: cannot be run as an encoder of titles "
+                           f"({data.one_line(error)[:160]})") from None
+    first = [embed_batch(encoder, batch, [layers[-1]], ("cls",))["cls", layers[-1]] for batch in alone]
+    # what reads from left to right knows nothing of the title at its first token
+    if "cls" in poolings and torch.allclose(*first, 0, 1e-5 * float(first[0].abs().max())):
+        raise data.Problem(NO_SUMMARY.format(encoder.name))
+    encoder.mixes = same(together, layers)
+    if not encoder.mixes and not same(alone, layers) or truth[0].shape[1] != encoder.info["hidden"]:
+        raise data.Problem(f"--model {encoder.name}: its hidden states are not those of an encoder of titles")
+    encoder.blocks = blocks
+    if blocks and not all(same(together if encoder.mixes else alone, [top]) for top in layers):
+        encoder.blocks = None
 
 
 # --- from titles to features --------------------------------------------------------------------------------------
@@ -362,7 +375,7 @@ def make_batches(lengths, budget, least):
 
 
 def hidden_states(encoder, ids, mask, layers):
-    """Yield (layer, (titles, tokens, hidden) hidden states) for each layer wanted, running no deeper than needed."""
+    """Pairs (layer, (titles, tokens, hidden) hidden states) for each layer wanted, running no deeper than needed."""
     depth, deepest = encoder.info["layers"], max(layers)
     if encoder.blocks is None:
         states = encoder.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -485,12 +498,14 @@ def prepare(args, encoder, out):
                      **titles},
             "settings": {"max_length": args.max_length, "dtype": str(encoder.dtype).removeprefix("torch."),
                          "store": args.store, "window": args.window, "device": encoder.device.type}}
-        names = [data.feature_file(pooling, layer) for pooling in args.pooling for layer in layers]
+        names = [data.feature_file(pooling, layer) for pooling in sorted(args.pooling) for layer in layers]
         kept = {}
         if (out / "manifest.json").exists():
             there = data.open_features(out)
             refuse_mixture(there.manifest, manifest, out, "holds features")
             kept = there.manifest["files"]
+            # runs are bound to these, also where the same titles or weights go by another name today
+            manifest.update(encoder=there.manifest["encoder"], data=there.manifest["data"])
             for pooling, layer in itertools.product(args.pooling, layers):
                 if data.feature_file(pooling, layer) in kept:
                     there.read(pooling, layer, check=False)
@@ -531,10 +546,12 @@ def prepare(args, encoder, out):
                     "shape": (titles["rows"], encoder.info["hidden"])})
                 end = file.tell() + row * titles["rows"]
                 file.flush()
-                if hasattr(os, "posix_fallocate"):  # a disk that fills up later cannot hurt us then
-                    os.posix_fallocate(file.fileno(), 0, end)
-                else:
-                    file.truncate(end)
+                try:
+                    os.posix_fallocate(file.fileno(), 0, end)  # a disk that fills up later cannot hurt us then
+                except (AttributeError, OSError) as error:
+                    if getattr(error, "errno", errno.EOPNOTSUPP) not in (errno.EOPNOTSUPP, errno.EINVAL):
+                        raise
+                    file.truncate(end)  # not every system and disk can reserve space
         data.write_json(partial / "job.json", job)
         return with_rest(job)
     except BaseException:
@@ -543,6 +560,16 @@ def prepare(args, encoder, out):
         raise
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def refuse_strangers(out):
+    """Raise a Problem where `out` is somebody's folder of other things, in which our files could replace theirs."""
+    if (out / "manifest.json").exists() or (out / "partial" / "job.json").exists():
+        return
+    ours = (".lock", "partial", "titles.new")
+    strangers = sorted(p.name for p in out.iterdir() if p.name not in ours and not p.name.startswith(".titles.new."))
+    if strangers:
+        raise data.Problem(f"--out {out}: this folder holds other files ({data.one_line(strangers[0])}); name a new or empty one")
 
 
 def refuse_mixture(there, wanted, folder, state):
@@ -587,7 +614,7 @@ def extract_windows(job, encoder, partial, rank, world, quiet):
     store = np.dtype(job["settings"]["store"])
 
     def windows():
-        titles = data.titles_in(partial / "titles.csv")
+        titles = (title for title, _ in data.titles_in(partial / "titles.csv"))
         for window in range(max(mine, default=-1) + 1):
             titles_here = list(itertools.islice(titles, size))
             if window in mine:
@@ -615,7 +642,8 @@ def extract_windows(job, encoder, partial, rank, world, quiet):
             log.write(f"{window} {tokenised[2]}\n")
             log.flush()
             os.fsync(log.fileno())
-            bar.update(titles_done(job, partial) - bar.n)
+            if not bar.disable:
+                bar.update(titles_done(job, partial) - bar.n)
 
 
 def finish(job, out, world, started):
@@ -637,7 +665,7 @@ def finish(job, out, world, started):
                             "transformers": transformers.__version__, "numpy": np.__version__}
     manifest["machine"] = {"processor": platform.machine(), "threads": torch.get_num_threads(), "processes": world}
     manifest["made"] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                        "seconds": round(time.time() - started, 2), "command": data.one_line(" ".join(sys.argv))}
+                        "seconds": round(time.time() - started, 2), "command": data.one_line(shlex.join(["python", *sys.argv]))}
     data.write_json(out / "manifest.json", manifest)
     shutil.rmtree(partial)
     return manifest
@@ -659,14 +687,17 @@ def main(args):
         raise data.Problem(f"--out {out}: this is a file; name a folder")
     if len(set(args.pooling)) < len(args.pooling):
         raise data.Problem(f"--pooling {' '.join(args.pooling)}: named twice")
-    if world > 1:
-        # a process that dies is noticed at once; one that is slow, or lays out huge files, is waited for
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    next_option = data.unless_default("--features", args.out, "features")
     with contextlib.ExitStack() as stack:
+        if world > 1:
+            # a process that dies is noticed at once; one that is slow, or lays out huge files, is waited for
+            dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+            stack.callback(dist.destroy_process_group)
         if rank == 0:
             stack.enter_context(data.locked(out, "an extraction"))
-            for leftover in out.glob(".*.tmp"):  # of a process that was killed: we are alone here
-                leftover.unlink()
+            refuse_strangers(out)
+            for leftover in [*out.glob(".titles.new.*.tmp"), *out.glob(".manifest.json.*.tmp")]:
+                leftover.unlink()  # of a process that was killed: we are alone here
             data.find_titles(args.data, args.quiet)  # a wrong name should not cost the loading of an encoder
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
         shared = [prepare(args, encoder, out) if rank == 0 else None]
@@ -675,7 +706,7 @@ def main(args):
                 dist.broadcast_object_list(shared, src=0)
         job = shared[0]
         if job is None:
-            data.say(f"{out} holds all of that already. Next: python train.py", args.quiet)
+            data.say(f"{out} holds all of that already. Next: python train.py{next_option}", args.quiet or rank > 0)
             return
         rows, partial = job["data"]["rows"], out / "partial"
         if rank == 0 and recorded(partial):
@@ -695,12 +726,10 @@ def main(args):
             where = f" on {world} processes" if world > 1 else ""
             data.say(f"{out}: {rows:,} titles of {job['data']['name']}, {len(job['names'])} "
                      f"layer file{'s' * (len(job['names']) > 1)} from {encoder.name} in {manifest['settings']['dtype']}, "
-                     f"{seconds:.1f} s{where}. Next: python train.py", args.quiet)
+                     f"{seconds:.1f} s{where}. Next: python train.py{next_option}", args.quiet)
             if manifest["truncated"]:
                 cut = f"{manifest['truncated']:,} title{'s are' if manifest['truncated'] > 1 else ' is'}"
                 data.say(f"{cut} longer than {args.max_length} tokens and cut there; --max-length keeps more", args.quiet)
-    if world > 1:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,15 @@ def macro_f1(labels, predictions, classes):
     return float(f1_from_counts(hits, np.bincount(labels, minlength=classes), np.bincount(predictions, minlength=classes)))
 
 
+def score(labels, predictions, folds, classes):
+    """The figures of a run: macro-F1 over all titles and of each fold, their mean and standard deviation, and the folds
+    in which one class only is predicted."""
+    scores = [macro_f1(labels[folds == fold], predictions[folds == fold], classes) for fold in range(folds.max() + 1)]
+    collapsed = [fold for fold in range(len(scores)) if len(np.unique(predictions[folds == fold])) == 1]
+    return {"macro_f1": macro_f1(labels, predictions, classes), "fold_mean": float(np.mean(scores)),
+            "fold_deviation": float(np.std(scores, ddof=1)), "fold_macro_f1": scores, "collapsed": collapsed}
+
+
 def bootstrap_macro_f1(labels, predictions, classes, groups=None, resamples=2000, seed=0):
     """Macro-F1 of resampled titles, for several rows of predictions at once: (rows, resamples) float64.
 
@@ -45,7 +54,7 @@ def bootstrap_macro_f1(labels, predictions, classes, groups=None, resamples=2000
     starts = np.flatnonzero(np.r_[True, np.diff(groups[order]) != 0])
     sizes = np.diff(np.r_[starts, len(labels)])
     single = np.bincount(cell[order][starts[sizes == 1]], minlength=cells.shape[1])  # groups of one, by cell
-    units, times = {(c,): int(t) for c, t in enumerate(single) if t}, None
+    units = {(c,): int(t) for c, t in enumerate(single) if t}
     for start, size in zip(starts[sizes > 1], sizes[sizes > 1]):
         unit = tuple(cell[order[start:start + size]].tolist())
         units[unit] = units.get(unit, 0) + 1

@@ -121,15 +121,16 @@ def read_heads(folder, config):
 
 
 def stack_columns(config, features):
-    """The features of a run's layers and poolings side by side: (titles, layers, hidden) float32 numpy."""
+    """The features of a run's layers and poolings side by side: a (titles, layers, hidden) float32 tensor."""
     columns = [tuple(column) for column in config["columns"]]
     x = np.empty((features.manifest["data"]["rows"], len(columns), config["encoder"]["hidden"]), np.float32)
     for i, column in enumerate(columns):
         x[:, i] = features.read(*column)
-    return x
+    return torch.from_numpy(x)
 
 
-def run_probabilities(folder, config, features, folds):
-    """Out-of-fold probabilities of a run, computed from its heads and its features: (titles, classes) float32."""
-    forward, state = read_heads(folder, config)
-    return held_out_probabilities(forward, state, torch.from_numpy(stack_columns(config, features)), folds)
+def layer_weights(state):
+    """The learned weight of each layer, averaged over folds, or None where layers are not weighed."""
+    if "weights" in state:
+        return state["weights"].softmax(-1).mean(0).tolist()
+    return state["fuse.weight"].mean(0).flatten().tolist() if "fuse.weight" in state else None

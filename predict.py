@@ -86,38 +86,41 @@ def in_windows(items, size):
         yield window
 
 
+def predict_items(classifier, items, title_of, window):
+    """Yield (item, (classes,) probabilities, whether a title of its window was cut) for each item, in order.
+
+    The probabilities are None where an item has no text, so that what is written stays in step with what was read.
+    """
+    blank = lambda item: data.is_blank(title_of(item))
+    windows = ((part, [title_of(item) for item in part if not blank(item)] or ["-"]) for part in in_windows(items, window))
+    for part, probabilities, cut in predict(classifier, windows):
+        rows = iter(probabilities)
+        for number, item in enumerate(part):
+            yield item, None if blank(item) else next(rows), cut if number == 0 else 0
+
+
 def predict_lines(classifier, titles, args):
-    """Print a prediction for each title; returns (titles, titles cut, blank ones left out)."""
+    """Print a prediction for each title, an empty one for a blank line; returns (titles, titles cut, blank ones)."""
     classes, count, cut, blank = classifier[0]["classes"], 0, 0, 0
     writer, width = csv.writer(sys.stdout, lineterminator="\n"), min(30, max(map(len, classes)))
     if args.format == "csv":
         writer.writerow(["title", *new_columns(classes)])
-
-    def windows():
-        nonlocal blank
-        for window in in_windows(titles, args.window):
-            kept = [title for title in window if not data.is_blank(title)]
-            blank += len(window) - len(kept)
-            if kept:
-                yield kept, kept
-
-    for window, probabilities, over in predict(classifier, windows()):
-        count, cut = count + len(window), cut + over
-        for title, row in zip(window, probabilities):
-            label, best = classes[int(row.argmax())], float(row.max())
-            if args.format == "csv":
-                writer.writerow([data.escape_cell(title), *new_cells(classes, row)])
-            elif args.format == "jsonl":
-                print(json.dumps({"title": title, "prediction": label, "probability": round(best, 6), "probabilities":
-                                  {c: round(float(p), 6) for c, p in zip(classes, row)}}, ensure_ascii=False))
-            else:
-                print(f"{data.one_line(label):<{width}}  {best:.3f}  {data.one_line(title)}")
-        sys.stdout.flush()
+    for title, row, over in predict_items(classifier, titles, str, args.window):
+        count, cut, blank = count + 1, cut + over, blank + (row is None)
+        label, best = ("", 0.0) if row is None else (classes[int(row.argmax())], float(row.max()))
+        if args.format == "csv":
+            writer.writerow([data.escape_cell(title), *new_cells(classes, row)])
+        elif args.format == "jsonl":
+            values = {} if row is None else {c: round(float(p), 6) for c, p in zip(classes, row)}
+            print(json.dumps({"title": title, "prediction": label or None, "probability": round(best, 6), "probabilities": values},
+                             ensure_ascii=False))
+        else:
+            print(f"{data.one_line(label):<{width}}  {best:.3f}  {data.one_line(title)}".rstrip())
     return count, cut, blank
 
 
 def predict_table(classifier, args):
-    """Write the input file with its predictions to --out; returns (titles, titles cut, blank ones left empty)."""
+    """Write the input file with its predictions to --out; returns (titles, titles cut, blank ones)."""
     classes = classifier[0]["classes"]
     table = data.read_table(args.csv, [args.text_column])
     header = next(table)
@@ -129,21 +132,13 @@ def predict_table(classifier, args):
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(data.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline=""))
         bar = stack.enter_context(data.progress(None, " titles", args.quiet, desc="predict"))
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\r\n")  # csv quotes a lone return only where it is part of line ends
         writer.writerow(header + added)
-
-        def windows():
-            for window in in_windows((cells for _, cells in table), args.window):
-                yield window, [cells[column] for cells in window if not data.is_blank(cells[column])] or ["-"]
-
-        for window, probabilities, over in predict(classifier, windows()):
-            rows = iter(probabilities)
-            for cells in window:
-                empty = data.is_blank(cells[column])
-                blank += empty
-                writer.writerow(cells + ([""] * len(added) if empty else new_cells(classes, next(rows))))
-            count, cut = count + len(window), cut + over
-            bar.update(len(window))
+        rows = (cells for _, cells in table)
+        for cells, row, over in predict_items(classifier, rows, lambda cells: cells[column], args.window):
+            writer.writerow(cells + new_cells(classes, row))
+            count, cut, blank = count + 1, cut + over, blank + (row is None)
+            bar.update()
     return count, cut, blank
 
 
@@ -153,7 +148,9 @@ def new_columns(classes):
 
 
 def new_cells(classes, row):
-    """The cells of those columns for one title."""
+    """The cells of those columns for one title, empty ones where there are no probabilities."""
+    if row is None:
+        return [""] * (2 + len(classes))
     return [data.escape_cell(classes[int(row.argmax())]), f"{row.max():.6f}", *(f"{p:.6f}" for p in row)]
 
 
@@ -170,15 +167,20 @@ def check_arguments(args):
     if args.csv and args.format != "text":
         raise data.Problem("--format is for what is printed; --out is always CSV")
     if args.csv and not Path(args.csv).is_file():
-        raise data.Problem(f"--csv {args.csv}: there is no such file")
-    if args.out and (not Path(args.out).resolve().parent.is_dir() or Path(args.out).is_dir()):
-        raise data.Problem(f"--out {args.out}: there is no such folder to write it in, or it is a folder itself")
+        raise data.Problem(f"--csv {args.csv}: there is no such file, or it is not a plain one")
+    for title in args.titles:
+        if data.fault(title):
+            raise data.Problem(f"TITLE {title!r}: holds {data.fault(title)}")
+    if args.out:
+        data.check_output("--out", args.out)
     if args.out and Path(args.out).exists() and os.path.samefile(args.csv, args.out):
         raise data.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
 def standard_input():
     """The titles on standard input, a line each."""
+    if sys.stdin is None:
+        raise data.Problem("no titles: give some as arguments, with --csv, or on standard input")
     if sys.stdin.isatty():
         data.say("type titles, one a line; Ctrl-D ends")
     for line in sys.stdin.buffer if hasattr(sys.stdin, "buffer") else sys.stdin:

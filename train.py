@@ -47,6 +47,7 @@ if __name__ == "__main__":
 
 import csv
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -149,25 +150,12 @@ def train_heads(x, labels, folds, config, bar=None):
             raise data.Problem(f"the loss is no longer a finite number in epoch {epoch}; use a smaller --lr than "
                                f"{options['lr']:g}" + ("" if options["standardize"] else ", or --standardize"))
         probabilities = model.held_out_probabilities(forward, {**parameters, **buffers}, x, folds)
-        scores = fold_scores(labels, probabilities, folds, classes)
+        scores = metrics.score(labels, probabilities.argmax(1), folds, classes)["fold_macro_f1"]
         history += [(epoch, fold, float(losses[fold]), score) for fold, score in enumerate(scores)]
         if bar is not None:
             bar.update()
     state = {name: value.detach().cpu().contiguous() for name, value in {**parameters, **buffers}.items()}
     return state, history, probabilities
-
-
-def fold_scores(labels, probabilities, folds, classes):
-    """Macro-F1 of each fold's held-out titles, a list of floats."""
-    predictions = probabilities.argmax(1)
-    return [metrics.macro_f1(labels[folds == f], predictions[folds == f], classes) for f in range(folds.max() + 1)]
-
-
-def layer_weights(state, config):
-    """The learned weight of each layer, averaged over folds, or None where layers are not weighed."""
-    if "weights" in state:
-        return state["weights"].softmax(-1).mean(0).tolist()
-    return state["fuse.weight"].mean(0).flatten().tolist() if "fuse.weight" in state else None
 
 
 def run_name(config):
@@ -179,7 +167,7 @@ def run_name(config):
     for option, value in config["options"].items():
         if value != data.HEAD[option] and not (option == "fusion" and len(config["columns"]) == 1):
             parts.append(option if value is True else value if option in ("fusion", "split")
-                         else f"{option.replace('_', '-')}-{value:g}" if not isinstance(value, str) else f"{option}-{value}")
+                         else f"{option.replace('_', '-')}-{value}")
     name = "-".join(map(str, parts))
     return name if len(name) <= 200 else f"{name[:180]}-{data.digest(name)[:12]}"
 
@@ -203,13 +191,13 @@ pipeline_tag: text-classification
 # {name}
 
 Classifies titles into {len(config['classes'])} categories from {used} of the frozen encoder
-`{config['encoder']['name']}`. The folder holds {options['folds']} heads; their probabilities are averaged.
+`{config['encoder']['name'].replace('`', '')}`. The folder holds {options['folds']} heads; their probabilities are averaged.
 
 | Layers | F1-macro, last epoch | Folds |
 |:------:|:--------------------:|:-----:|
 | {', '.join(str(layer) for _, layer in config['columns'])} | {result['macro_f1']:.4f} | {result['fold_mean']:.4f} ± {result['fold_deviation']:.4f} |
 
-Scored out of fold on {titles['rows']:,} titles of `{data.escape_markdown(titles['name'])}` (sha256 `{titles['sha256']}`).
+Scored out of fold on {titles['rows']:,} titles of `{titles['name'].replace('`', '')}` (sha256 `{titles['sha256']}`).
 Encoder weights `{config['encoder']['weights']}`, revision `{config['encoder']['revision']}`.
 Options: {settings}.
 
@@ -217,7 +205,7 @@ Categories:
 
 {classes}
 
-Made with `{data.escape_markdown(config['made']['command'])}`. Use it with `python predict.py --run FOLDER "a title"`.
+Made with `{config['made']['command'].replace('`', '')}`. Use it with `python predict.py --run FOLDER "a title"`.
 """
 
 
@@ -229,8 +217,8 @@ def main(args):
     poolings = sorted(set(args.pooling))
     missing = [pooling for pooling in poolings if not features.layers(pooling)]
     if missing:
-        raise data.Problem(f"--pooling {missing[0]}: {args.features} holds none; add it with: python extract.py "
-                           f"--pooling {missing[0]}")
+        raise data.Problem(f"--pooling {missing[0]}: {args.features} holds none; add it with: extract.py --pooling "
+                           f"{missing[0]} and its other options as before")
     available = sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
     if args.each:
         sets = [[layer] for layer in reversed(available)]
@@ -242,14 +230,14 @@ def main(args):
     classes = sorted(set(names))
     positions = {name: i for i, name in enumerate(classes)}
     labels = np.array([positions[name] for name in names])
-    groups = data.numbered(map(data.group_key, titles)) if args.split == "grouped" else np.arange(len(titles))
-    folds = data.make_folds(labels, groups, args.folds, args.seed, classes)
+    groups = data.numbered(map(data.group_key, titles))  # kept with the run: copies are resampled together
+    folds = data.make_folds(labels, groups if args.split == "grouped" else np.arange(len(titles)), args.folds, args.seed, classes)
     arrays = {"labels": labels.astype(np.int32), "folds": folds.astype(np.int32), "groups": groups.astype(np.int32)}
     results, trained = Path(args.results), 0
     if results.exists() and not results.is_dir():
         raise data.Problem(f"--results {results}: this is a file; name a folder")
     with data.locked(results, "a training"):
-        for leftover in results.glob(".*.tmp"):
+        for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for layers in sets:
             columns = [(pooling, layer) for pooling in poolings for layer in layers]
@@ -268,20 +256,15 @@ def main(args):
                 data.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
                 continue
             begun = time.time()
-            x = torch.from_numpy(model.stack_columns(config, features)).to(device)
+            x = model.stack_columns(config, features).to(device)
             with data.progress(args.epochs, " epochs", args.quiet, desc=f"layers {', '.join(map(str, layers))}") as bar:
                 state, history, probabilities = train_heads(x, labels, folds, config, bar)
-            scores = [score for epoch, _, _, score in history if epoch == args.epochs]
-            predictions = probabilities.argmax(1)
-            collapsed = [f for f in range(args.folds) if len(np.unique(predictions[folds == f])) == 1]
-            config["results"] = {
-                "macro_f1": metrics.macro_f1(labels, predictions, len(classes)), "fold_mean": float(np.mean(scores)),
-                "fold_deviation": float(np.std(scores, ddof=1)), "fold_macro_f1": scores, "collapsed": collapsed,
-                "layer_weights": layer_weights(state, config)}
+            config["results"] = {**metrics.score(labels, probabilities.argmax(1), folds, len(classes)),
+                                 "layer_weights": model.layer_weights(state)}
             config["software"] = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
             config["machine"] = {"device": device.type, "threads": torch.get_num_threads()}
             config["made"] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "features": args.features,
-                              "seconds": round(time.time() - begun, 2), "command": data.one_line(" ".join(sys.argv))}
+                              "seconds": round(time.time() - begun, 2), "command": data.one_line(shlex.join(["python", *sys.argv]))}
             data.write_run(folder, config, {"probabilities": probabilities, **arrays}, [
                 ("heads.safetensors", lambda path: save_file(state, path)),
                 ("history.csv", lambda path: write_history(history, path)),
@@ -290,7 +273,7 @@ def main(args):
             describe(config, layers, args.quiet)
     data.say(f"{results}: {trained} of {len(sets)} layer sets trained on {len(titles):,} titles of "
              f"{manifest['data']['name']}, {args.folds} {args.split} folds, {time.time() - started:.1f} s. "
-             "Next: python evaluate.py", args.quiet)
+             f"Next: python evaluate.py{data.unless_default('--results', args.results, 'results')}", args.quiet)
 
 
 def describe(config, layers, quiet):

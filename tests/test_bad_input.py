@@ -45,7 +45,7 @@ def copy(path, out, text="title", label="category"):
     """Check a table as extract.py does; returns what it says of it and the (title, label) pairs that it kept."""
     with open(out, "wb") as file:
         info = data.copy_titles(data.find_titles(str(path)), text, label, file)
-    return info, list(zip(data.titles_in(out), data.titles_in(out, column=1)))
+    return info, list(map(tuple, data.titles_in(out)))
 
 
 def attempt(folder, bert, path, *options):
@@ -128,7 +128,7 @@ def test_a_title_of_a_megabyte_is_cut_and_counted(tmp_path, bert):
 def test_long_titles_are_read_back_by_every_process(tmp_path):
     """Training, and the other processes of torchrun, read titles that they have not checked themselves."""
     path = save(tmp_path, table([("x" * 200_000, "a")]))
-    code = f"import data; print([len(title) for title in data.titles_in({str(path)!r})])"
+    code = f"import data; print([len(title) for title, _ in data.titles_in({str(path)!r})])"
     reader = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, cwd=data.HERE)
     assert reader.stdout.strip() == "[200000]", reader.stderr
 

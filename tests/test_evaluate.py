@@ -259,9 +259,9 @@ def test_other_features_than_the_runs_are_refused(results, tmp_path, bert):
 
 
 def test_leftovers_are_mentioned_and_ignored(results):
-    (results / ".half-a-run.tmp").mkdir()
+    (results / ".unfinished-run").mkdir()
     result = call("evaluate", "--results", results)
-    assert result.code == 0 and ".half-a-run.tmp" in result.err and "ignored" in result.err
+    assert result.code == 0 and ".unfinished-run" in result.err and "ignored" in result.err
 
 
 def test_nothing_trained_says_what_to_run(tmp_path):

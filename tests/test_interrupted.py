@@ -247,7 +247,7 @@ def test_two_extractions_have_the_same_bytes(go, whole, tmp_path, bert):
     features = data.open_features(tmp_path / "features")
     manifest, tokenizer = features.manifest, transformers.AutoTokenizer.from_pretrained(bert)
     long = sum(len(tokens) > 6 for tokens in tokenizer(features.titles()[0])["input_ids"])
-    assert manifest["truncated"] == long > 0 and manifest["made"]["command"].startswith("extract.py --data ")
+    assert manifest["truncated"] == long > 0 and manifest["made"]["command"].startswith("python extract.py --data ")
 
 
 def test_a_torn_last_line_of_the_record_does_not_count(stopped, go, whole):
@@ -507,6 +507,13 @@ def test_a_full_disk_is_seen_before_anything_is_computed(small_disk, go, monkeyp
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 40}))  # another one takes it meanwhile
     failed(go("--out", small_disk / "f"), "No space left on device", str(small_disk / "f"))
     assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
+
+
+def test_a_folder_of_other_things_is_not_taken_over(tmp_path, go, source):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "titles.csv").write_text("title,category,note\nmy own file,a,b\n")
+    refused(go("--out", tmp_path / "mine"), "mine", "other files", "titles.csv")
+    assert (tmp_path / "mine" / "titles.csv").read_text().endswith("my own file,a,b\n")
 
 
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path, go, source):

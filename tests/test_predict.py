@@ -75,6 +75,9 @@ def test_arguments_lines_and_formats_agree(trained, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO(piped.encode())))
     as_json = call("predict", "--run", trained.run, "--format", "jsonl")
     items = [json.loads(line) for line in as_json.out.splitlines()]
+    assert [item["title"].strip() for item in items] == TITLES + ["", ""]  # in step with what was read
+    assert [(item["prediction"], item["probabilities"]) for item in items[3:]] == [(None, {})] * 2
+    items = items[:3]
     assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items] == lines
     assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items)
     assert "2 without text" in as_json.err
@@ -138,6 +141,8 @@ def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
     (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
     (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
     (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
+    (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "not a plain file"]),
+    (["--run", "RUN", "caf\udce9"], ["TITLE", "not UTF-8"]),
     (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
     (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
     (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),

@@ -305,7 +305,7 @@ def test_what_a_run_keeps(tmp_path, planted):
     assert all(value.shape[0] == 3 for value in load_file(folder / "heads.safetensors").values())
     for name, checksum in config["contents"].items():
         assert data.sha256(folder / name) == checksum
-    assert set(config["contents"]) | {"config.json"} == {path.name for path in folder.iterdir()}
+    assert set(config["contents"]) | {"config.json", "README.md"} == {path.name for path in folder.iterdir()}
 
 
 def test_learned_layer_weights_are_printed_and_kept(tmp_path, planted):
@@ -332,7 +332,6 @@ def contents(results):
         if path.name == "config.json":
             config = json.loads(path.read_text())
             del config["made"], config["checksum"]
-            del config["contents"]["README.md"]  # it holds the command
             found[path.relative_to(results).as_posix()] = config
         if path.name == "README.md":
             found[path.relative_to(results).as_posix()] = re.sub(r"Made with `.*?`", "", path.read_text())
@@ -377,14 +376,14 @@ def test_meaningless_options_are_refused_before_anything_is_read(tmp_path, optio
 def test_layers_that_are_not_extracted_are_refused_with_the_command_that_adds_them(tmp_path):
     features = write_features(tmp_path / "features", *made_up(layers=(1, 3)), depth=4)
     line = refused(call("train", "--features", features, "--results", tmp_path / "results", "--layers", "3", "2", "4"))
-    assert "python extract.py --layers 4 2" in line
-    refused(call("train", "--features", features, "--results", tmp_path / "results"), "python extract.py --layers 4")
+    assert "extract.py --layers 4 2" in line
+    refused(call("train", "--features", features, "--results", tmp_path / "results"), "extract.py --layers 4")
 
 
 def test_pooling_that_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path):
     features = write_features(tmp_path / "features", *made_up())
     refused(call("train", "--features", features, "--results", tmp_path / "results", "--pooling", "mean"),
-            "python extract.py --pooling mean")
+            "extract.py --pooling mean")
 
 
 def test_no_features(tmp_path):
@@ -455,7 +454,7 @@ def test_interrupted_while_writing_leaves_no_run(tmp_path, planted, monkeypatch)
 
     monkeypatch.setattr(os, "rename", interrupted)
     assert call("train", "--features", planted, "--results", tmp_path / "results", "--layers", "2", "--epochs", "1").code == 130
-    assert runs(tmp_path / "results") == [] and not list((tmp_path / "results").glob(".*.tmp"))
+    assert runs(tmp_path / "results") == [] and not list((tmp_path / "results").glob(".unfinished-*"))
     monkeypatch.setattr(os, "rename", real)
     trained(planted, tmp_path / "results", "--layers", "2", epochs=1)
     assert len(runs(tmp_path / "results")) == 1
@@ -475,7 +474,7 @@ def test_killed_training_leaves_no_run_and_the_next_one_clears_up(tmp_path, plan
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert runs(results) == []
-    half = results / ".some-run.tmp"  # as a kill in the midst of writing leaves it
+    half = results / ".unfinished-some-run"  # as a kill in the midst of writing leaves it
     half.mkdir()
     (half / "probabilities.npy").write_bytes(b"half")
     trained(planted, results, "--layers", "2", epochs=1)
