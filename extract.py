@@ -431,8 +431,11 @@ def embed_batch(encoder, batch, layers, poolings):
     return dict(zip(pooled, torch.stack(list(pooled.values())).cpu()))  # one transfer for all
 
 
-def embed(encoder, tokenised, layers, poolings):
-    """Features of one window of tokenised titles: {(pooling, layer): (titles, hidden) float32 array}, in their order."""
+def embed(encoder, tokenised, layers, poolings, report=None):
+    """Features of one window of tokenised titles: {(pooling, layer): (titles, hidden) float32 array}, in their order.
+
+    report: called after every batch with the number of titles in it.
+    """
     ids, place, _ = tokenised
     lengths = np.array([len(tokens) for tokens in ids])
     shape = (len(ids), encoder.info["hidden"])
@@ -460,6 +463,8 @@ def embed(encoder, tokenised, layers, poolings):
             continue
         for key, value in pooled.items():
             out[key][rows] = value.numpy()
+        if report:
+            report(len(rows))
     return {key: value[place] if len(ids) < len(place) else value for key, value in out.items()}
 
 
@@ -517,7 +522,7 @@ def prepare(args, encoder, out):
 
         def with_rest(job):
             done = recorded(partial)
-            return {**job, "kept": kept, "todo": [w for w in range(-(-titles["rows"] // args.window)) if w not in done]}
+            return {**job, "kept": kept, "left": [w for w in range(-(-titles["rows"] // args.window)) if w not in done]}
 
         if (partial / "job.json").exists():
             old = data.read_json(partial / "job.json", "an unfinished extraction")
@@ -527,7 +532,7 @@ def prepare(args, encoder, out):
                     raise data.Problem(f"{partial}: holds an unfinished extraction of {' '.join(old['names'])}; finish "
                                        "it with the command that began it, or delete that folder")
                 rest = with_rest(old)
-                lost = [name for name in ("titles.csv", *names) if rest["todo"] and not (partial / name).exists()]
+                lost = [name for name in ("titles.csv", *names) if rest["left"] and not (partial / name).exists()]
                 if lost:
                     raise data.Problem(f"{partial / lost[0]}: gone; delete {partial} to begin again")
                 return rest
@@ -610,7 +615,7 @@ def extract_windows(job, encoder, partial, rank, world, quiet):
     keys = {(pooling, int(layer)): name for (pooling, layer), name in zip(keys, job["names"])}
     poolings = tuple(dict.fromkeys(pooling for pooling, _ in keys))
     layers = sorted({layer for _, layer in keys})
-    mine = set(job["todo"][rank::world])
+    mine = set(job["left"][rank::world])
     store = np.dtype(job["settings"]["store"])
 
     def windows():
@@ -629,7 +634,7 @@ def extract_windows(job, encoder, partial, rank, world, quiet):
         bar = stack.enter_context(data.progress(rows, " titles", quiet or rank > 0, desc="extract"))
         bar.update(titles_done(job, partial))
         for window, tokenised in windows_ahead(encoder, windows()):
-            values = embed(encoder, tokenised, layers, poolings)
+            values = embed(encoder, tokenised, layers, poolings, bar.update)
             for key, file in files.items():
                 block = np.ascontiguousarray(values[key], dtype=store)
                 if not np.isfinite(block).all():
@@ -712,7 +717,7 @@ def main(args):
         if rank == 0 and recorded(partial):
             data.say(f"going on after {titles_done(job, partial):,} of {rows:,} titles", args.quiet)
         try:
-            if job["todo"]:
+            if job["left"]:
                 extract_windows(job, encoder, partial, rank, world, args.quiet)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"stopped after {titles_done(job, partial):,} of {rows:,} titles; the same command "
