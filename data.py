@@ -609,6 +609,15 @@ def check_content(path, config):
         raise Problem(f"{path}: gone or changed since the run was written; delete the run's folder and train again")
 
 
+def collapse(config):
+    """(what to say of a run in which heads predict one class only, the remedy), or None for other runs."""
+    folds, options = len(config["results"]["collapsed"]), config["options"]
+    if not folds:
+        return None
+    remedy = "a smaller --lr" if options["standardize"] else "--standardize"
+    return f"predicts one class only in {folds} of {options['folds']} folds", remedy
+
+
 def features_of(config, folder=None):
     """The features that a run was trained on, opened and compared with what the run says of them."""
     features = open_features(folder or config["made"]["features"])

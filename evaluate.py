@@ -148,9 +148,8 @@ def table_rows(trained, baselines, best):
         config = run["config"]
         result, is_baseline = config["results"], "baseline" in config
         label = head_label(config) if not is_baseline else BASELINES[config["baseline"]]
-        if result["collapsed"] and not is_baseline:
-            label += (f"; predicts one class only in {len(result['collapsed'])} of {config['options']['folds']} folds, try "
-                      f"{'a smaller --lr' if config['options']['standardize'] else '--standardize'}")
+        if not is_baseline and (fault := data.collapse(config)):
+            label += "; " + ", try ".join(fault)
         row = {"Layers": "none" if is_baseline else ", ".join(map(str, layers_of(run))), "Head": label,
                "F1-macro, last epoch": f"{result['macro_f1']:.4f}",
                "95% interval": "{:.4f} to {:.4f}".format(*run["interval"]),
@@ -253,17 +252,19 @@ def add_baselines(trained, results, folder, quiet):
     """Compute the baselines for the folds of a table and keep each as a run of its own."""
     run, config = trained[0], trained[0]["config"]
     titles, _ = data.features_of(config, folder).titles()
+    options = {key: config["options"][key] for key in ("folds", "split", "seed")}
+    shared = "-".join(map(str, options.values()))
     for kind in BASELINES:
+        name = f"{data.slug(config['data']['name'])}-{config['data']['titles'][:8]}-baseline-{kind}-{shared}"
+        if (results / name).exists():
+            continue
         started = time.time()
         probabilities = baseline_probabilities(kind, titles, run["labels"], run["folds"], len(config["classes"]))
-        options = {key: config["options"][key] for key in ("folds", "split", "seed")}
-        name = f"{data.slug(config['data']['name'])}-{config['data']['titles'][:8]}-baseline-{kind}-{'-'.join(map(str, options.values()))}"
         content = {"format": data.FORMAT, "baseline": kind, "classes": config["classes"], "options": options, "data": config["data"],
                    "results": metrics.score(run["labels"], probabilities.argmax(1), run["folds"], len(config["classes"])),
                    "made": {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "features": config["made"]["features"],
                             "seconds": round(time.time() - started, 2)}}
-        if not (results / name).exists():
-            data.write_run(results / name, content, {"probabilities": probabilities, **{k: run[k] for k in ("labels", "folds", "groups")}})
+        data.write_run(results / name, content, {"probabilities": probabilities, **{k: run[k] for k in ("labels", "folds", "groups")}})
         data.say(f"{BASELINES[kind]}: macro-F1 {content['results']['macro_f1']:.4f}", quiet)
 
 
@@ -324,8 +325,8 @@ def draw(path, trained, baselines, best):
     except ImportError:
         raise data.Problem("--plot needs matplotlib; install it with: pip install matplotlib") from None
     matplotlib.use("Agg")
-    matplotlib.rcParams.update({"svg.hashsalt": "layers", "font.size": 10, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False,
-                                "font.family": "sans-serif"})
+    matplotlib.rcParams.update({"svg.hashsalt": "layers", "font.size": 10, "font.family": "sans-serif", "text.parse_math": False,
+                                "axes.spines.top": False, "axes.spines.right": False})
     from matplotlib import pyplot
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5.2), width_ratios=(1.75, 1), layout="constrained")

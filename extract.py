@@ -484,17 +484,15 @@ def windows_ahead(encoder, windows):
 # --- a whole extraction -------------------------------------------------------------------------------------------
 
 
-def prepare(args, encoder, out):
+def prepare(args, path, encoder, out):
     """Check the titles and the folder and lay out `out`/partial: what is wanted, the titles, and files of full size.
 
     Returns the job, or None where everything asked for is there already. An unfinished job of the same kind goes on.
     """
-    path = data.find_titles(args.data, args.quiet)
-    partial = out / "partial"
+    partial, fresh = out / "partial", out / "titles.new"
     layers = data.resolve_layers(args.layers, encoder.info["layers"], encoder.name, args.pooling)
-    with data.atomic(out / "titles.new", "wb") as file:
+    with data.atomic(fresh, "wb") as file:
         titles = data.copy_titles(path, args.text_column, args.label_column, file)
-    fresh = out / "titles.new"
     try:
         manifest = {
             "format": data.FORMAT, "encoder": encoder.info,
@@ -703,9 +701,9 @@ def main(args):
             refuse_strangers(out)
             for leftover in [*out.glob(".titles.new.*.tmp"), *out.glob(".manifest.json.*.tmp")]:
                 leftover.unlink()  # of a process that was killed: we are alone here
-            data.find_titles(args.data, args.quiet)  # a wrong name should not cost the loading of an encoder
+            path = data.find_titles(args.data, args.quiet)  # a wrong name should not cost the loading of an encoder
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
-        shared = [prepare(args, encoder, out) if rank == 0 else None]
+        shared = [prepare(args, path, encoder, out) if rank == 0 else None]
         if world > 1:
             with company():
                 dist.broadcast_object_list(shared, src=0)

@@ -281,10 +281,8 @@ def describe(config, layers, quiet):
     result = config["results"]
     data.say(f"layers {', '.join(map(str, layers))}: macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± "
              f"{result['fold_deviation']:.4f}", quiet)
-    if result["collapsed"]:
-        remedy = "a smaller --lr" if config["options"]["standardize"] else "--standardize"
-        data.say(f"  predicts one class only in {len(result['collapsed'])} of {config['options']['folds']} folds; try {remedy}",
-                 quiet)
+    if fault := data.collapse(config):
+        data.say("  " + "; try ".join(fault), quiet)
     if result["layer_weights"]:
         pairs = zip(config["columns"], result["layer_weights"])
         data.say("  weights: " + ", ".join(f"layer {layer} ({pooling}) {weight:+.3f}" for (pooling, layer), weight in pairs), quiet)
