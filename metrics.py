@@ -1,4 +1,5 @@
 """Macro-F1, the confusion matrix and the bootstrap, in numpy alone."""
+
 import numpy as np
 
 
@@ -24,7 +25,9 @@ def macro_f1(labels, predictions, classes):
     """Macro-F1 of integer labels and predictions in 0 … classes-1, a float from 0 to 1."""
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     hits = np.bincount(labels[labels == predictions], minlength=classes)
-    return float(f1_from_counts(hits, np.bincount(labels, minlength=classes), np.bincount(predictions, minlength=classes)))
+    return float(
+        f1_from_counts(hits, np.bincount(labels, minlength=classes), np.bincount(predictions, minlength=classes))
+    )
 
 
 def score(labels, predictions, folds, classes):
@@ -32,8 +35,13 @@ def score(labels, predictions, folds, classes):
     in which one class only is predicted."""
     scores = [macro_f1(labels[folds == fold], predictions[folds == fold], classes) for fold in range(folds.max() + 1)]
     collapsed = [fold for fold in range(len(scores)) if len(np.unique(predictions[folds == fold])) == 1]
-    return {"macro_f1": macro_f1(labels, predictions, classes), "fold_mean": float(np.mean(scores)),
-            "fold_deviation": float(np.std(scores, ddof=1)), "fold_macro_f1": scores, "collapsed": collapsed}
+    return {
+        "macro_f1": macro_f1(labels, predictions, classes),
+        "fold_mean": float(np.mean(scores)),
+        "fold_deviation": float(np.std(scores, ddof=1)),
+        "fold_macro_f1": scores,
+        "collapsed": collapsed,
+    }
 
 
 def bootstrap_macro_f1(labels, predictions, classes, groups=None, resamples=2000, seed=0):
@@ -56,7 +64,7 @@ def bootstrap_macro_f1(labels, predictions, classes, groups=None, resamples=2000
     single = np.bincount(cell[order][starts[sizes == 1]], minlength=cells.shape[1])  # groups of one, by cell
     units = {(c,): int(t) for c, t in enumerate(single) if t}
     for start, size in zip(starts[sizes > 1], sizes[sizes > 1]):
-        unit = tuple(cell[order[start:start + size]].tolist())
+        unit = tuple(cell[order[start : start + size]].tolist())
         units[unit] = units.get(unit, 0) + 1
     times = np.array(list(units.values()), dtype=np.float64)
     member = np.concatenate([np.array(u) for u in units])  # cells of all units, one after the other
@@ -76,8 +84,9 @@ def bootstrap_macro_f1(labels, predictions, classes, groups=None, resamples=2000
         labelled = per_class(cells[0], drawn)
         for row, predicted in enumerate(cells[1:]):
             right = (predicted == cells[0])[member]
-            scores[row, first:first + count] = f1_from_counts(
-                per_class(cells[0], drawn * right), labelled, per_class(predicted, drawn))
+            scores[row, first : first + count] = f1_from_counts(
+                per_class(cells[0], drawn * right), labelled, per_class(predicted, drawn)
+            )
     return scores
 
 

@@ -1,4 +1,5 @@
 """The head: what is trained on top of the frozen encoder. Nothing else."""
+
 import copy
 import os
 from pathlib import Path
@@ -9,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.func import functional_call, vmap
 
-import data
+import cli
+import store
 
 
 def choose_device(name):
@@ -17,12 +19,12 @@ def choose_device(name):
     name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     kind, _, index = name.partition(":")
     if kind not in ("cpu", "cuda") or index and (kind == "cpu" or not index.isdecimal()):
-        raise data.Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
+        raise cli.Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
     if kind == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count()
     if int(index or 0) >= count:
-        raise data.Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
+        raise cli.Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
     return torch.device("cuda", int(index or int(os.environ.get("LOCAL_RANK", 0)) % count))
 
 
@@ -71,7 +73,7 @@ class Head(nn.Module):
             x = self.weights.softmax(0).view(1, -1) @ x
         x = x.flatten(1)
         if isinstance(self.reduce, nn.Conv1d):
-            steps = x[:, :x.shape[1] // 3 * 3].unflatten(1, (-1, 3)).mT  # (titles, 3, hidden // 3)
+            steps = x[:, : x.shape[1] // 3 * 3].unflatten(1, (-1, 3)).mT  # (titles, 3, hidden // 3)
             x = (self.reduce.weight.view(1, 3) @ steps).squeeze(1) + self.reduce.bias
         return self.mlp(x)
 
@@ -79,8 +81,15 @@ class Head(nn.Module):
 def build(config):
     """A Head with fresh weights for the configuration of a run (what train.py keeps in config.json)."""
     options = config["options"]
-    return Head(len(config["columns"]), config["encoder"]["hidden"], len(config["classes"]), options["fusion"],
-                options["reduction"], options["hidden"], options["standardize"])
+    return Head(
+        len(config["columns"]),
+        config["encoder"]["hidden"],
+        len(config["classes"]),
+        options["fusion"],
+        options["reduction"],
+        options["hidden"],
+        options["standardize"],
+    )
 
 
 def stacked(head):
@@ -113,10 +122,10 @@ def held_out_probabilities(forward, state, x, folds, block=4096):
 def read_heads(folder, config):
     """The trained heads of a run as (stacked forward pass, state); the file is checked against the run first."""
     path = Path(folder) / "heads.safetensors"
-    data.check_content(path, config)
+    store.check_content(path, config)
     head, state = build(config), load_file(path)
     if {name: value.shape[1:] for name, value in state.items()} != {n: v.shape for n, v in head.state_dict().items()}:
-        raise data.Problem(f"{path}: these are not the heads that config.json describes; train again")
+        raise cli.Problem(f"{path}: these are not the heads that config.json describes; train again")
     return stacked(head), state
 
 

@@ -6,9 +6,10 @@
 
 Each title is predicted once, by a head that has not seen it or a copy of it. The heads of all folds train together.
 """
+
 import argparse
 
-import data
+import cli
 
 
 def parse_arguments(argv=None):
@@ -17,33 +18,51 @@ def parse_arguments(argv=None):
     add("--features", default="features", metavar="FOLDER", help="what extract.py made (default: features)")
     add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each (default: results)")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--layers", nargs="+", metavar="N",
-                       help="train one head on these layers together: numbers from 1, or -1 (last), -2 …, or all "
-                            "(default: the report's six sets, one after the other)")
+    which.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="N",
+        help="train one head on these layers together: numbers from 1, or -1 (last), -2 …, or all "
+        "(default: the report's six sets, one after the other)",
+    )
     which.add_argument("--each", action="store_true", help="train every extracted layer alone")
-    add("--pooling", nargs="+", choices=data.POOLINGS, default=["cls"], help="features to use, or both (default: cls)")
-    add("--standardize", action="store_true",
-        help="bring every dimension to mean 0 and deviation 1, measured on the training folds (default: off)")
-    add("--fusion", choices=("conv", "mix", "concat"),
-        help="how several layers become one: point-wise convolution, softmax-weighted sum, or side by side (default: conv)")
-    add("--reduction", choices=("conv", "none"),
-        help="convolution of kernel and stride 3 over the dimensions, or none (default: conv)")
-    add("--hidden", type=data.number(int, 1), help="width of the hidden layer (default: 512)")
-    add("--folds", type=data.number(int, 2), help="parts that are held out in turn (default: 5)")
-    add("--split", choices=("grouped", "random"),
-        help="grouped keeps copies of a title on one side of the split, random does not (default: grouped)")
-    add("--epochs", type=data.number(int, 1), help="passes over the training folds (default: 30)")
-    add("--batch-size", type=data.number(int, 1), help="titles a step (default: 64)")
-    add("--lr", type=data.number(float, above=0), help="learning rate of Adam (default: 0.001)")
-    add("--seed", type=data.number(int, 0), help="decides folds, first weights and order (default: 0)")
+    add("--pooling", nargs="+", choices=cli.POOLINGS, default=["cls"], help="features to use, or both (default: cls)")
+    add(
+        "--standardize",
+        action="store_true",
+        help="bring every dimension to mean 0 and deviation 1, measured on the training folds (default: off)",
+    )
+    add(
+        "--fusion",
+        choices=("conv", "mix", "concat"),
+        help="how several layers become one: point-wise convolution, softmax-weighted sum, or side by side (default: conv)",
+    )
+    add(
+        "--reduction",
+        choices=("conv", "none"),
+        help="convolution of kernel and stride 3 over the dimensions, or none (default: conv)",
+    )
+    add("--hidden", type=cli.number(int, 1), help="width of the hidden layer (default: 512)")
+    add("--folds", type=cli.number(int, 2), help="parts that are held out in turn (default: 5)")
+    add(
+        "--split",
+        choices=("grouped", "random"),
+        help="grouped keeps copies of a title on one side of the split, random does not (default: grouped)",
+    )
+    add("--epochs", type=cli.number(int, 1), help="passes over the training folds (default: 30)")
+    add("--batch-size", type=cli.number(int, 1), help="titles a step (default: 64)")
+    add("--lr", type=cli.number(float, above=0), help="learning rate of Adam (default: 0.001)")
+    add("--seed", type=cli.number(int, 0), help="decides folds, first weights and order (default: 0)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute (default: auto)")
     add("--quiet", action="store_true", help="print nothing but errors")
-    parser.set_defaults(**data.HEAD)
+    parser.set_defaults(**cli.HEAD)
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = data.begin(parse_arguments)  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = cli.begin(
+        parse_arguments
+    )  # before the slow imports, so that --help and wrong options are answered at once
 
 import csv
 import platform
@@ -59,13 +78,22 @@ from safetensors.torch import save_file
 from torch.func import stack_module_state
 from torch.nn.functional import cross_entropy
 
+import data
 import metrics
 import model
+import store
 
 
 def report_sets(depth):
     """The report's six layer sets, counted from the top of an encoder of any depth; those that do not exist are left out."""
-    sets = [[depth], [depth - 1], [depth - 2], [depth - 3], [depth, depth - 1], [depth, depth - 1, depth - 2, depth - 3]]
+    sets = [
+        [depth],
+        [depth - 1],
+        [depth - 2],
+        [depth - 3],
+        [depth, depth - 1],
+        [depth, depth - 1, depth - 2, depth - 3],
+    ]
     return [layers for layers in sets if min(layers) >= 1]
 
 
@@ -87,10 +115,10 @@ def standardization(x, folds):
     """
     center, count = x.mean(0), torch.as_tensor(np.bincount(folds), device=x.device)
     parts = [x[torch.as_tensor(folds == fold, device=x.device)].double() - center for fold in range(len(count))]
-    first, second = (torch.stack([(part ** power).sum(0) for part in parts]) for power in (1, 2))
+    first, second = (torch.stack([(part**power).sum(0) for part in parts]) for power in (1, 2))
     kept = (len(folds) - count)[:, None, None]
     mean = (first.sum(0) - first) / kept
-    variance = (second.sum(0) - second) / kept - mean ** 2
+    variance = (second.sum(0) - second) / kept - mean**2
     deviation = variance.clamp(min=0).sqrt().float()
     return (center + mean).float(), torch.where(deviation > 1e-7 * (1 + center.abs()), deviation, 1.0)
 
@@ -109,8 +137,8 @@ def epoch_batches(folds, options, epoch):
     for fold, titles in enumerate(training):
         order = np.random.default_rng([options["seed"], fold, epoch]).permutation(titles)
         for step, batch in enumerate(np.array_split(order, steps)):
-            rows[step, fold, :len(batch)] = batch
-            weights[step, fold, :len(batch)] = 1 / len(batch)
+            rows[step, fold, : len(batch)] = batch
+            weights[step, fold, : len(batch)] = 1 / len(batch)
     return rows, weights
 
 
@@ -147,8 +175,10 @@ def train_heads(x, labels, folds, config, bar=None):
             losses += loss.detach()
         losses = (losses / len(rows)).cpu().numpy()
         if not np.isfinite(losses).all():
-            raise data.Problem(f"the loss is no longer a finite number in epoch {epoch}; use a smaller --lr than "
-                               f"{options['lr']:g}" + ("" if options["standardize"] else ", or --standardize"))
+            raise cli.Problem(
+                f"the loss is no longer a finite number in epoch {epoch}; use a smaller --lr than "
+                f"{options['lr']:g}" + ("" if options["standardize"] else ", or --standardize")
+            )
         probabilities = model.held_out_probabilities(forward, {**parameters, **buffers}, x, folds)
         scores = metrics.score(labels, probabilities.argmax(1), folds, classes)["fold_macro_f1"]
         history += [(epoch, fold, float(losses[fold]), score) for fold, score in enumerate(scores)]
@@ -162,14 +192,19 @@ def run_name(config):
     """The name of a run's folder: encoder, data, layers, and every option that is not the default."""
     layers = list(dict.fromkeys(layer for _, layer in config["columns"]))
     poolings = list(dict.fromkeys(pooling for pooling, _ in config["columns"]))
-    parts = [data.slug(Path(config["encoder"]["name"]).name), data.slug(config["data"]["name"]), "layers", *layers]
+    parts = [store.slug(Path(config["encoder"]["name"]).name), store.slug(config["data"]["name"]), "layers", *layers]
     parts += [] if poolings == ["cls"] else ["and".join(poolings)]
     for option, value in config["options"].items():
-        if value != data.HEAD[option] and not (option == "fusion" and len(config["columns"]) == 1):
-            parts.append(option if value is True else value if option in ("fusion", "split")
-                         else f"{option.replace('_', '-')}-{value}")
+        if value != cli.HEAD[option] and not (option == "fusion" and len(config["columns"]) == 1):
+            parts.append(
+                option
+                if value is True
+                else value
+                if option in ("fusion", "split")
+                else f"{option.replace('_', '-')}-{value}"
+            )
     name = "-".join(map(str, parts))
-    return name if len(name) <= 200 else f"{name[:180]}-{data.digest(name)[:12]}"
+    return name if len(name) <= 200 else f"{name[:180]}-{store.digest(name)[:12]}"
 
 
 def write_history(history, path):
@@ -182,7 +217,7 @@ def model_card(config, name):
     """A README for a run's folder: what it is, how good, and how to use it."""
     result, options, titles = config["results"], config["options"], config["data"]
     used = " and ".join(f"layer {layer} ({pooling})" for pooling, layer in config["columns"])
-    classes = "\n".join(f"- {data.escape_markdown(name)}" for name in config["classes"])
+    classes = "\n".join(f"- {cli.escape_markdown(name)}" for name in config["classes"])
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
     return f"""---
 library_name: pytorch
@@ -190,103 +225,140 @@ pipeline_tag: text-classification
 ---
 # {name}
 
-Classifies titles into {len(config['classes'])} categories from {used} of the frozen encoder
-`{config['encoder']['name'].replace('`', '')}`. The folder holds {options['folds']} heads; their probabilities are averaged.
+Classifies titles into {len(config["classes"])} categories from {used} of the frozen encoder
+`{config["encoder"]["name"].replace("`", "")}`. The folder holds {options["folds"]} heads; their probabilities are averaged.
 
 | Layers | F1-macro, last epoch | Folds |
 |:------:|:--------------------:|:-----:|
-| {', '.join(str(layer) for _, layer in config['columns'])} | {result['macro_f1']:.4f} | {result['fold_mean']:.4f} ± {result['fold_deviation']:.4f} |
+| {", ".join(str(layer) for _, layer in config["columns"])} | {result["macro_f1"]:.4f} | {result["fold_mean"]:.4f} ± {result["fold_deviation"]:.4f} |
 
-Scored out of fold on {titles['rows']:,} titles of `{titles['name'].replace('`', '')}` (sha256 `{titles['sha256']}`).
-Encoder weights `{config['encoder']['weights']}`, revision `{config['encoder']['revision']}`.
+Scored out of fold on {titles["rows"]:,} titles of `{titles["name"].replace("`", "")}` (sha256 `{titles["sha256"]}`).
+Encoder weights `{config["encoder"]["weights"]}`, revision `{config["encoder"]["revision"]}`.
 Options: {settings}.
 
 Categories:
 
 {classes}
 
-Made with `{config['made']['command'].replace('`', '')}`. Use it with `python predict.py --run FOLDER "a title"`.
+Made with `{config["made"]["command"].replace("`", "")}`. Use it with `python predict.py --run FOLDER "a title"`.
 """
 
 
 def main(args):
     started = time.time()
-    features = data.open_features(args.features)
+    features = store.open_features(args.features)
     manifest = features.manifest
     depth, name = manifest["encoder"]["layers"], manifest["encoder"]["name"]
     poolings = sorted(set(args.pooling))
     missing = [pooling for pooling in poolings if not features.layers(pooling)]
     if missing:
-        raise data.Problem(f"--pooling {missing[0]}: {args.features} holds none; add it with: extract.py --pooling "
-                           f"{missing[0]} and its other options as before")
+        raise cli.Problem(
+            f"--pooling {missing[0]}: {args.features} holds none; add it with: extract.py --pooling "
+            f"{missing[0]} and its other options as before"
+        )
     available = sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
     if args.each:
         sets = [[layer] for layer in reversed(available)]
     else:
         wanted = [args.layers] if args.layers else [[str(n) for n in s] for s in report_sets(depth)]
-        sets = [data.resolve_layers(layers, depth, name, poolings, available) for layers in wanted]
+        sets = [store.resolve_layers(layers, depth, name, poolings, available) for layers in wanted]
     device = model.choose_device(args.device)
     titles, names = features.titles()
     classes = sorted(set(names))
     positions = {name: i for i, name in enumerate(classes)}
     labels = np.array([positions[name] for name in names])
     groups = data.numbered(map(data.group_key, titles))  # kept with the run: copies are resampled together
-    folds = data.make_folds(labels, groups if args.split == "grouped" else np.arange(len(titles)), args.folds, args.seed, classes)
+    folds = data.make_folds(
+        labels, groups if args.split == "grouped" else np.arange(len(titles)), args.folds, args.seed, classes
+    )
     arrays = {"labels": labels.astype(np.int32), "folds": folds.astype(np.int32), "groups": groups.astype(np.int32)}
     results, trained = Path(args.results), 0
     if results.exists() and not results.is_dir():
-        raise data.Problem(f"--results {results}: this is a file; name a folder")
-    with data.locked(results, "a training"):
+        raise cli.Problem(f"--results {results}: this is a file; name a folder")
+    with store.locked(results, "a training"):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for layers in sets:
             columns = [(pooling, layer) for pooling in poolings for layer in layers]
-            config = {"format": data.FORMAT, "columns": [list(c) for c in columns], "classes": classes,
-                      "options": {option: getattr(args, option) for option in data.HEAD},
-                      "encoder": manifest["encoder"], "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
-                      "settings": manifest["settings"], "features": features.identity,
-                      "files": {f: manifest["files"][f]["sha256"] for f in (data.feature_file(*c) for c in columns)}}
+            config = {
+                "format": store.FORMAT,
+                "columns": [list(c) for c in columns],
+                "classes": classes,
+                "options": {option: getattr(args, option) for option in cli.HEAD},
+                "encoder": manifest["encoder"],
+                "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
+                "settings": manifest["settings"],
+                "features": features.identity,
+                "files": {f: manifest["files"][f]["sha256"] for f in (store.feature_file(*c) for c in columns)},
+            }
             folder = results / run_name(config)
             if folder.exists():
-                old = data.read_json(folder / "config.json", "a run")
+                old = store.read_json(folder / "config.json", "a run")
                 differ = [key for key in config if old.get(key) != config[key]]
                 if differ:
-                    raise data.Problem(f"{folder}: a run of that name is there, but its {' and '.join(differ)} differ; "
-                                       "delete it, or choose another --results")
-                data.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
+                    raise cli.Problem(
+                        f"{folder}: a run of that name is there, but its {' and '.join(differ)} differ; "
+                        "delete it, or choose another --results"
+                    )
+                cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
                 continue
             begun = time.time()
             x = model.stack_columns(config, features).to(device)
-            with data.progress(args.epochs, " epochs", args.quiet, desc=f"layers {', '.join(map(str, layers))}") as bar:
+            with cli.progress(args.epochs, " epochs", args.quiet, desc=f"layers {', '.join(map(str, layers))}") as bar:
                 state, history, probabilities = train_heads(x, labels, folds, config, bar)
-            config["results"] = {**metrics.score(labels, probabilities.argmax(1), folds, len(classes)),
-                                 "layer_weights": model.layer_weights(state)}
-            config["software"] = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+            config["results"] = {
+                **metrics.score(labels, probabilities.argmax(1), folds, len(classes)),
+                "layer_weights": model.layer_weights(state),
+            }
+            config["software"] = {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            }
             config["machine"] = {"device": device.type, "threads": torch.get_num_threads()}
-            config["made"] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "features": args.features,
-                              "seconds": round(time.time() - begun, 2), "command": data.one_line(shlex.join(["python", *sys.argv]))}
-            data.write_run(folder, config, {"probabilities": probabilities, **arrays}, [
-                ("heads.safetensors", lambda path: save_file(state, path)),
-                ("history.csv", lambda path: write_history(history, path)),
-                ("README.md", lambda path: path.write_text(model_card(config, folder.name), encoding="utf-8"))])
+            config["made"] = {
+                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "features": args.features,
+                "seconds": round(time.time() - begun, 2),
+                "command": cli.one_line(shlex.join(["python", *sys.argv])),
+            }
+            store.write_run(
+                folder,
+                config,
+                {"probabilities": probabilities, **arrays},
+                [
+                    ("heads.safetensors", lambda path: save_file(state, path)),
+                    ("history.csv", lambda path: write_history(history, path)),
+                    ("README.md", lambda path: path.write_text(model_card(config, folder.name), encoding="utf-8")),
+                ],
+            )
             trained += 1
             describe(config, layers, args.quiet)
-    data.say(f"{results}: {trained} of {len(sets)} layer sets trained on {len(titles):,} titles of "
-             f"{manifest['data']['name']}, {args.folds} {args.split} folds, {time.time() - started:.1f} s. "
-             f"Next: python evaluate.py{data.unless_default('--results', args.results, 'results')}", args.quiet)
+    cli.say(
+        f"{results}: {trained} of {len(sets)} layer sets trained on {len(titles):,} titles of "
+        f"{manifest['data']['name']}, {args.folds} {args.split} folds, {time.time() - started:.1f} s. "
+        f"Next: python evaluate.py{cli.unless_default('--results', args.results, 'results')}",
+        args.quiet,
+    )
 
 
 def describe(config, layers, quiet):
     """Say how one layer set did, and what its weights are where layers are weighed."""
     result = config["results"]
-    data.say(f"layers {', '.join(map(str, layers))}: macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± "
-             f"{result['fold_deviation']:.4f}", quiet)
-    if fault := data.collapse(config):
-        data.say("  " + "; try ".join(fault), quiet)
+    cli.say(
+        f"layers {', '.join(map(str, layers))}: macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± "
+        f"{result['fold_deviation']:.4f}",
+        quiet,
+    )
+    if fault := store.collapse(config):
+        cli.say("  " + "; try ".join(fault), quiet)
     if result["layer_weights"]:
         pairs = zip(config["columns"], result["layer_weights"])
-        data.say("  weights: " + ", ".join(f"layer {layer} ({pooling}) {weight:+.3f}" for (pooling, layer), weight in pairs), quiet)
+        cli.say(
+            "  weights: " + ", ".join(f"layer {layer} ({pooling}) {weight:+.3f}" for (pooling, layer), weight in pairs),
+            quiet,
+        )
 
 
 if __name__ == "__main__":
-    data.run(main, ARGUMENTS)
+    cli.launch(main, ARGUMENTS)

@@ -1,4 +1,5 @@
 """What the tests share: small real encoders that need no network, and the scripts called as a user calls them."""
+
 import contextlib
 import http.server
 import io
@@ -43,8 +44,11 @@ def write_bert(folder, layers=2, hidden=24, seed=0, **config):
     torch.manual_seed(seed)
     tokenizer = write_tokenizer(folder)
     config = {"num_attention_heads": 4, "intermediate_size": 2 * hidden, "max_position_embeddings": 160} | config
-    model = transformers.BertModel(transformers.BertConfig(
-        vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, initializer_range=0.2, **config))
+    model = transformers.BertModel(
+        transformers.BertConfig(
+            vocab_size=len(tokenizer), hidden_size=hidden, num_hidden_layers=layers, initializer_range=0.2, **config
+        )
+    )
     model.save_pretrained(folder)
     return str(folder)
 
@@ -52,13 +56,13 @@ def write_bert(folder, layers=2, hidden=24, seed=0, **config):
 def call(script, *arguments):
     """Run a script's main in this process; returns its exit code, standard output and standard error."""
     module = __import__(script)
-    import data
+    import cli
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         argv, sys.argv = sys.argv, [f"{script}.py", *map(str, arguments)]
         try:
-            data.run(module.main, module.parse_arguments(list(map(str, arguments))))
+            cli.launch(module.main, module.parse_arguments(list(map(str, arguments))))
         except SystemExit as exit:
             code = exit.code or 0
         finally:
@@ -68,8 +72,13 @@ def call(script, *arguments):
 
 def shell(script, *arguments, **options):
     """Run a script in a process of its own, as from a shell; returns the finished process with its output as text."""
-    return subprocess.run([sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)], text=True,
-                          capture_output=True, timeout=300, **options)
+    return subprocess.run(
+        [sys.executable, str(ROOT / f"{script}.py"), *map(str, arguments)],
+        text=True,
+        capture_output=True,
+        timeout=300,
+        **options,
+    )
 
 
 def refused(result, *words):
@@ -87,7 +96,9 @@ def write_titles(path, rows=60, classes=("art", "food", "travel"), header="title
     lines = [header]
     for i in range(rows):
         word = WORDS[(i * 7) % 60].strip('",') or "x"
-        lines.append(f"{'how to' if i % 2 else 'the best'} {word} {classes[i % len(classes)][:1]} {i},{classes[i % len(classes)]}")
+        lines.append(
+            f"{'how to' if i % 2 else 'the best'} {word} {classes[i % len(classes)][:1]} {i},{classes[i % len(classes)]}"
+        )
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
@@ -166,7 +177,19 @@ def titles(tmp_path):
 @pytest.fixture
 def features(tmp_path, bert, titles):
     """The folder of a finished extraction: both layers, both poolings, float32."""
-    result = call("extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--dtype", "float32",
-                  "--out", tmp_path / "features")
+    result = call(
+        "extract",
+        "--data",
+        titles,
+        "--model",
+        bert,
+        "--pooling",
+        "cls",
+        "mean",
+        "--dtype",
+        "float32",
+        "--out",
+        tmp_path / "features",
+    )
     assert result.code == 0, result.err
     return tmp_path / "features"

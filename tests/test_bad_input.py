@@ -2,6 +2,7 @@
 
 EXAMPLES=2000 makes the generated cases as many; the default is 100 of each kind.
 """
+
 import contextlib
 import csv
 import gzip
@@ -16,16 +17,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import call, refused, write_bert, write_titles
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+import cli
 import data
 import extract
-from conftest import call, refused, write_bert, write_titles
+import store
 
 PAIRS = [("Pasta in Rome", "food"), ("The fall of Troy", "history"), ("Cake, twice", "food")]
-many = settings(max_examples=int(os.environ.get("EXAMPLES", 100)), deadline=None, derandomize="EXAMPLES" not in os.environ,
-                database=None, suppress_health_check=list(HealthCheck))
+many = settings(
+    max_examples=int(os.environ.get("EXAMPLES", 100)),
+    deadline=None,
+    derandomize="EXAMPLES" not in os.environ,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 def table(pairs=PAIRS, delimiter=",", end="\n", header=("title", "category"), quoting=csv.QUOTE_MINIMAL):
@@ -45,12 +53,14 @@ def copy(path, out, text="title", label="category"):
     """Check a table as extract.py does; returns what it says of it and the (title, label) pairs that it kept."""
     with open(out, "wb") as file:
         info = data.copy_titles(data.find_titles(str(path)), text, label, file)
-    return info, list(map(tuple, data.titles_in(out)))
+    return info, list(map(tuple, store.titles_in(out)))
 
 
 def attempt(folder, bert, path, *options):
     """extract.py on a table; where it is refused, nothing that could be taken for features may be there."""
-    result = call("extract", "--data", path, "--model", bert, "--dtype", "float32", "--out", folder / "features", *options)
+    result = call(
+        "extract", "--data", path, "--model", bert, "--dtype", "float32", "--out", folder / "features", *options
+    )
     if result.code:
         assert sorted(p.name for p in (folder / "features").glob("*") if p.name != ".lock") == []
     return result
@@ -78,7 +88,10 @@ WORKING = {
     "blank lines": ("t.csv", table(end="\n\n")),
     "another column between": ("t.csv", table([(a, "", b) for a, b in PAIRS], header=("title", "note", "category"))),
     "the columns the other way round": ("t.csv", table([(b, a) for a, b in PAIRS], header=("category", "title"))),
-    "two other columns of one name": ("t.csv", table([(a, "", "", b) for a, b in PAIRS], header=("title", "x", "x", "category"))),
+    "two other columns of one name": (
+        "t.csv",
+        table([(a, "", "", b) for a, b in PAIRS], header=("title", "x", "x", "category")),
+    ),
     "spaces around the categories": ("t.csv", table([(a, f"  {b} ") for a, b in PAIRS])),
 }
 
@@ -90,30 +103,74 @@ def test_tables_that_spreadsheets_write_are_read(tmp_path, name, content):
     assert info["rows"] == 3 and info["classes"] == {"food": 2, "history": 1}
 
 
-@pytest.mark.parametrize("title", [
-    "42", "1e5", "007", "NA", "null", "nan", "None", "-", "🎸🔥", "👩‍👩‍👧", "two\nlines", "two\r\nlines", "one\rtwo", " spaces around ",
-    'the "best" one', '"', ",", "=SUM(A1)", "'", "a | b", "# title", "\ufeffmark", "a\u2028b", "a\x85b", "a\x1cb", "ﬁne", "नमस्ते",
-    "\\", "a\\"])
+@pytest.mark.parametrize(
+    "title",
+    [
+        "42",
+        "1e5",
+        "007",
+        "NA",
+        "null",
+        "nan",
+        "None",
+        "-",
+        "🎸🔥",
+        "👩‍👩‍👧",
+        "two\nlines",
+        "two\r\nlines",
+        "one\rtwo",
+        " spaces around ",
+        'the "best" one',
+        '"',
+        ",",
+        "=SUM(A1)",
+        "'",
+        "a | b",
+        "# title",
+        "\ufeffmark",
+        "a\u2028b",
+        "a\x85b",
+        "a\x1cb",
+        "ﬁne",
+        "नमस्ते",
+        "\\",
+        "a\\",
+    ],
+)
 def test_titles_stay_the_text_that_they_are(tmp_path, title):
-    info, pairs = copy(save(tmp_path, table([(title, "a"), ("another", "b")], quoting=csv.QUOTE_ALL)), tmp_path / "copy.csv")
+    info, pairs = copy(
+        save(tmp_path, table([(title, "a"), ("another", "b")], quoting=csv.QUOTE_ALL)), tmp_path / "copy.csv"
+    )
     assert pairs == [(title, "a"), ("another", "b")] and info["rows"] == 2
 
 
-@pytest.mark.parametrize("name, kept", [
-    ("a|b", "a|b"), ("two\nlines", "two lines"), ("=1+1", "=1+1"), ("**bold** [x](y)", "**bold** [x](y)"), ("1", "1"),
-    ("nan", "nan"), ("a,b", "a,b"), ("🎸", "🎸"), ("x" * 500, "x" * 500), ("<script>", "<script>")])
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("a|b", "a|b"),
+        ("two\nlines", "two lines"),
+        ("=1+1", "=1+1"),
+        ("**bold** [x](y)", "**bold** [x](y)"),
+        ("1", "1"),
+        ("nan", "nan"),
+        ("a,b", "a,b"),
+        ("🎸", "🎸"),
+        ("x" * 500, "x" * 500),
+        ("<script>", "<script>"),
+    ],
+)
 def test_any_category_name_works(tmp_path, bert, name, kept):
     path = save(tmp_path, table([("one", name), ("two", "b")]))
     result = attempt(tmp_path, bert, path)
     assert result.code == 0, result.err
-    features = data.open_features(tmp_path / "features")
+    features = store.open_features(tmp_path / "features")
     assert features.manifest["data"]["classes"] == {kept: 1, "b": 1}
     assert features.titles() == (["one", "two"], [kept, "b"])
 
 
 def test_a_category_with_one_title_can_be_extracted(tmp_path, bert):
     assert attempt(tmp_path, bert, save(tmp_path, table())).code == 0
-    assert data.open_features(tmp_path / "features").read("cls", 2).shape[0] == 3
+    assert store.open_features(tmp_path / "features").read("cls", 2).shape[0] == 3
 
 
 def test_a_title_of_a_megabyte_is_cut_and_counted(tmp_path, bert):
@@ -121,14 +178,14 @@ def test_a_title_of_a_megabyte_is_cut_and_counted(tmp_path, bert):
     result = attempt(tmp_path, bert, path)
     assert result.code == 0, result.err
     assert "1 title is longer than 128 tokens" in result.err and "cut" in result.err
-    features = data.open_features(tmp_path / "features")
+    features = store.open_features(tmp_path / "features")
     assert features.manifest["truncated"] == 1
 
 
 def test_long_titles_are_read_back_by_every_process(tmp_path):
     """Training, and the other processes of torchrun, read titles that they have not checked themselves."""
     path = save(tmp_path, table([("x" * 200_000, "a")]))
-    code = f"import data; print([len(title) for title, _ in data.titles_in({str(path)!r})])"
+    code = f"import data; print([len(title) for title, _ in store.titles_in({str(path)!r})])"
     reader = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, cwd=data.HERE)
     assert reader.stdout.strip() == "[200000]", reader.stderr
 
@@ -153,7 +210,10 @@ REFUSED = {
     "no header": (table().partition("\n")[2], ["'title'", "first line", "'Pasta in Rome'", "--text-column"]),
     "a missing column": (table(header=("title", "genre")), ["'category'", "'title', 'genre'", "--label-column"]),
     "a missing column between semicolons": (table(header=("title", "genre"), delimiter=";"), ["'title', 'genre'"]),
-    "a column twice": (table([(a, b, a) for a, b in PAIRS], header=("title", "category", "title")), ["'title'", "twice"]),
+    "a column twice": (
+        table([(a, b, a) for a, b in PAIRS], header=("title", "category", "title")),
+        ["'title'", "twice"],
+    ),
     "Latin-1": ("title,category\nPasta,food\nCafé,food\nTroy,history\n".encode("latin-1"), ["row 2", "UTF-8"]),
     "Latin-1 in the header": ("title,category,née\nPasta,food,1\n".encode("latin-1"), ["first line", "UTF-8"]),
     "a NUL byte": ("title,category\nPasta,food\nTr\0oy,history\n", ["row 2", "NUL"]),
@@ -167,7 +227,10 @@ REFUSED = {
     "a cell too many": ("title,category\nPasta,food\nOne, two,food\n", ["row 2", "3 cells", "2"]),
     "a cell too few": ("title,category\nPasta,food\nTroy\n", ["row 2", "1 cell", "2"]),
     "an empty title": ("title,category\nPasta,food\n,history\n", ["1 of 2 rows", "'title'", "row 2"]),
-    "empty titles": (table([(" \t", "a"), ("x", "a"), ("\x01\x7f", "b"), ("\u200b", "b")]), ["3 of 4 rows", "'title'", "row 1, 3, 4"]),
+    "empty titles": (
+        table([(" \t", "a"), ("x", "a"), ("\x01\x7f", "b"), ("\u200b", "b")]),
+        ["3 of 4 rows", "'title'", "row 1, 3, 4"],
+    ),
     "an empty category": ("title,category\nPasta,food\nTroy, \n", ["1 of 2 rows", "'category'", "row 2"]),
     "one category": ("title,category\nPasta,food\nCake,food\n", ["'category'", "one category", "'food'"]),
     "a spreadsheet": (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xe9\x00\n\x00", ["first line", "UTF-8"]),
@@ -185,11 +248,15 @@ def test_a_huge_first_line_does_not_fill_the_screen(tmp_path, bert):
     assert len(refused(attempt(tmp_path, bert, path), "'title'", "and 2,9")) < 3000
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda b: b[:len(b) // 2], ["damaged near row"]),
-    (lambda b: b[:100] + bytes([b[100] ^ 255]) + b[101:], ["damaged near row"]),
-    (lambda b: b[:-6] + b"\0" + b[-5:], ["damaged near row"]),
-    (lambda b: b[:5], ["damaged"])])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda b: b[: len(b) // 2], ["damaged near row"]),
+        (lambda b: b[:100] + bytes([b[100] ^ 255]) + b[101:], ["damaged near row"]),
+        (lambda b: b[:-6] + b"\0" + b[-5:], ["damaged near row"]),
+        (lambda b: b[:5], ["damaged"]),
+    ],
+)
 def test_damaged_gzip_is_refused(tmp_path, bert, damage, words):
     rows = [(f"{random.Random(i).random()} title", "ab"[i % 2]) for i in range(2000)]
     path = save(tmp_path, damage(gzip.compress(table(rows).encode())), "t.csv.gz")
@@ -208,7 +275,7 @@ def test_names_with_strange_characters_do_no_harm(tmp_path, bert):
     result = attempt(tmp_path, bert, path)
     assert result.code == 0, result.err
     assert "\x1b" not in result.err and len(result.err.splitlines()) == 1
-    assert data.open_features(tmp_path / "features").manifest["data"]["rows"] == 60
+    assert store.open_features(tmp_path / "features").manifest["data"]["rows"] == 60
 
 
 def test_one_column_cannot_be_title_and_category(tmp_path, bert):
@@ -224,26 +291,29 @@ def bert6(tmp_path_factory):
     return write_bert(tmp_path_factory.mktemp("bert6"), layers=6)
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--layers", "0"], ["layer 0", "--pooling mean"]),
-    (["--layers", "-7"], ["6 layers", "1 to 6"]),
-    (["--layers", "12"], ["has 6 layers", "--layers -1"]),
-    (["--layers", "12", "11"], ["has 6 layers", "--layers -1 -2"]),
-    (["--layers", "7"], ["has 6 layers", "--layers -1"]),
-    (["--layers", "6", "-1"], ["6", "twice"]),
-    (["--layers", "3", "3"], ["3", "twice"]),
-    (["--layers", "top"], ["`all`", "-1"]),
-    (["--layers", "1.5"], ["whole numbers"]),
-    (["--layers", "all", "3"], ["`all`"]),
-    (["--pooling", "cls", "cls"], ["--pooling", "twice"]),
-    (["--pooling", "mean", "--layers", "-8"], ["has 6 layers"]),
-    (["--max-length", "161"], ["--max-length 161", "160"]),
-    (["--device", "cuda:99"], ["--device cuda:99", "--device cpu"]),
-    (["--device", "nonsense"], ["--device nonsense", "cpu"]),
-    (["--device", "cuda:-1"], ["--device"]),
-    (["--device", "meta"], ["--device meta", "cpu"]),
-    (["--text-column", "name"], ["'name'", "'title', 'category'"]),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--layers", "0"], ["layer 0", "--pooling mean"]),
+        (["--layers", "-7"], ["6 layers", "1 to 6"]),
+        (["--layers", "12"], ["has 6 layers", "--layers -1"]),
+        (["--layers", "12", "11"], ["has 6 layers", "--layers -1 -2"]),
+        (["--layers", "7"], ["has 6 layers", "--layers -1"]),
+        (["--layers", "6", "-1"], ["6", "twice"]),
+        (["--layers", "3", "3"], ["3", "twice"]),
+        (["--layers", "top"], ["`all`", "-1"]),
+        (["--layers", "1.5"], ["whole numbers"]),
+        (["--layers", "all", "3"], ["`all`"]),
+        (["--pooling", "cls", "cls"], ["--pooling", "twice"]),
+        (["--pooling", "mean", "--layers", "-8"], ["has 6 layers"]),
+        (["--max-length", "161"], ["--max-length 161", "160"]),
+        (["--device", "cuda:99"], ["--device cuda:99", "--device cpu"]),
+        (["--device", "nonsense"], ["--device nonsense", "cpu"]),
+        (["--device", "cuda:-1"], ["--device"]),
+        (["--device", "meta"], ["--device meta", "cpu"]),
+        (["--text-column", "name"], ["'name'", "'title', 'category'"]),
+    ],
+)
 def test_options_that_do_not_fit_are_refused(tmp_path, bert6, titles, options, words):
     refused(attempt(tmp_path, bert6, titles, *options), *words)
 
@@ -256,7 +326,7 @@ def test_the_twelfth_layer_by_two_names_is_one_layer(tmp_path, bert12, titles):
 
 def test_layer_0_is_the_embedding_output_for_mean_pooling(tmp_path, bert6, titles):
     assert attempt(tmp_path, bert6, titles, "--pooling", "mean", "--layers", "0").code == 0
-    assert data.open_features(tmp_path / "features").layers("mean") == [0]
+    assert store.open_features(tmp_path / "features").layers("mean") == [0]
 
 
 def test_the_output_must_be_a_folder(tmp_path, bert, titles):
@@ -273,10 +343,24 @@ def test_cuda_without_a_gpu_is_refused(tmp_path, bert, titles, monkeypatch):
     refused(attempt(tmp_path, bert, titles, "--device", "cuda"), "--device cuda", "--device cpu")
 
 
-@pytest.mark.parametrize("options", [
-    ["--max-length", "0"], ["--max-length", "2"], ["--max-length", "many"], ["--window", "0"], ["--window", "-5"],
-    ["--window", "1.5"], ["--window", str(10 ** 30)], ["--pooling", "max"], ["--dtype", "int8"], ["--store", "float64"],
-    ["--layers"], ["--unknown"], ["a title"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-length", "0"],
+        ["--max-length", "2"],
+        ["--max-length", "many"],
+        ["--window", "0"],
+        ["--window", "-5"],
+        ["--window", "1.5"],
+        ["--window", str(10**30)],
+        ["--pooling", "max"],
+        ["--dtype", "int8"],
+        ["--store", "float64"],
+        ["--layers"],
+        ["--unknown"],
+        ["a title"],
+    ],
+)
 def test_options_that_mean_nothing_are_refused_at_once(capsys, options):
     with pytest.raises(SystemExit) as exit:
         extract.parse_arguments(options)
@@ -287,31 +371,47 @@ def test_options_that_mean_nothing_are_refused_at_once(capsys, options):
 
 # --- generated tables and options ---------------------------------------------------------------------------------
 
-cells = st.one_of(st.text(max_size=12), st.text(alphabet=" \t\r\n\"',;|\0\x85\u2028é🎸=a1", max_size=8),
-                  st.sampled_from(["art", "food", "", "NA", '"', "\ufeff"]))
+cells = st.one_of(
+    st.text(max_size=12),
+    st.text(alphabet=" \t\r\n\"',;|\0\x85\u2028é🎸=a1", max_size=8),
+    st.sampled_from(["art", "food", "", "NA", '"', "\ufeff"]),
+)
 tables = st.builds(
     lambda rows, delimiter, end, header: table(rows, delimiter, end, header),
-    st.lists(st.lists(cells, min_size=1, max_size=4) | st.tuples(cells, cells), max_size=8), st.sampled_from(",;\t|"),
+    st.lists(st.lists(cells, min_size=1, max_size=4) | st.tuples(cells, cells), max_size=8),
+    st.sampled_from(",;\t|"),
     st.sampled_from(["\n", "\r\n", "\r"]),
-    st.sampled_from([("title", "category"), ("category", "title"), ("x", "title", "category"), ("title", "title", "category")]))
+    st.sampled_from(
+        [("title", "category"), ("category", "title"), ("x", "title", "category"), ("title", "title", "category")]
+    ),
+)
 
 
 @st.composite
 def damaged(draw):
     """The bytes of a table in some encoding, in which some places were deleted, doubled or overwritten."""
-    content = bytearray(draw(tables).encode(draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])),
-                                            "surrogatepass"))
+    content = bytearray(
+        draw(tables).encode(
+            draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])), "surrogatepass"
+        )
+    )
     if draw(st.booleans()):
         content = bytearray(gzip.compress(bytes(content), mtime=0))
     for _ in range(draw(st.integers(0, 3))):
         place = draw(st.integers(0, len(content)))
-        content[place:place + draw(st.integers(0, 3))] = draw(st.sampled_from([b"", b'"', b"\0", b"\r", b"\n", b"\r\n", b",", b"\xe9",
-                                                                               b"\xff\xfe"]) | st.binary(max_size=4))
+        content[place : place + draw(st.integers(0, 3))] = draw(
+            st.sampled_from([b"", b'"', b"\0", b"\r", b"\n", b"\r\n", b",", b"\xe9", b"\xff\xfe"])
+            | st.binary(max_size=4)
+        )
     return bytes(content)
 
 
-content = st.one_of(st.binary(max_size=60), st.binary(max_size=40).map(lambda b: b"title,category\n" + b),
-                    tables.map(lambda text: text.encode("utf-8", "surrogatepass")), damaged())
+content = st.one_of(
+    st.binary(max_size=60),
+    st.binary(max_size=40).map(lambda b: b"title,category\n" + b),
+    tables.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    damaged(),
+)
 
 
 @pytest.fixture(scope="module")
@@ -320,17 +420,17 @@ def scratch(tmp_path_factory):
 
 
 @many
-@example(b"title,category\na,b\n\"c\rd\",e\n")
+@example(b'title,category\na,b\n"c\rd",e\n')
 @given(content)
 def test_any_bytes_are_read_or_refused(scratch, content):
     path = save(scratch, content)
     try:
         info, pairs = copy(path, scratch / "copy.csv")
-    except data.Problem as problem:
-        assert str(path) in str(problem) and len(data.one_line(problem).splitlines()) == 1
+    except cli.Problem as problem:
+        assert str(path) in str(problem) and len(cli.one_line(problem).splitlines()) == 1
         return
     assert len(pairs) == info["rows"] >= 2
-    assert data.sha256(scratch / "copy.csv") == info["titles"]
+    assert store.sha256(scratch / "copy.csv") == info["titles"]
     assert sum(info["classes"].values()) == info["rows"] and set(info["classes"]) == {label for _, label in pairs}
     assert copy(path, scratch / "again.csv") == (info, pairs)
     # what was written is itself a table, and reading that gives the same bytes again
@@ -339,25 +439,63 @@ def test_any_bytes_are_read_or_refused(scratch, content):
 
 
 @many
-@given(st.lists(st.tuples(st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1)
-                          .filter(lambda t: not data.is_blank(t)), st.sampled_from("abc")), min_size=2),
-       st.sampled_from(",;\t|"), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=1).filter(
+                lambda t: not data.is_blank(t)
+            ),
+            st.sampled_from("abc"),
+        ),
+        min_size=2,
+    ),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
 def test_any_titles_come_back_as_they_were_written(scratch, pairs, delimiter, end, encoding):
     path = save(scratch, table(pairs, delimiter, end, quoting=csv.QUOTE_ALL).encode(encoding))
     if len({label for _, label in pairs}) > 1:
         assert copy(path, scratch / "copy.csv")[1] == pairs
     else:
-        with pytest.raises(data.Problem, match="one category"):
+        with pytest.raises(cli.Problem, match="one category"):
             copy(path, scratch / "copy.csv")
 
 
-texts = st.one_of(st.integers(-20, 20).map(str), st.integers().map(str), st.text(max_size=6), st.floats().map(str),
-                  st.sampled_from(["all", "cls", "mean", "cuda", "float32", "--layers", "--quiet", "-1", "--", "-x", "٣", "1_0"]))
+texts = st.one_of(
+    st.integers(-20, 20).map(str),
+    st.integers().map(str),
+    st.text(max_size=6),
+    st.floats().map(str),
+    st.sampled_from(["all", "cls", "mean", "cuda", "float32", "--layers", "--quiet", "-1", "--", "-x", "٣", "1_0"]),
+)
 
 
 @many
-@given(st.lists(st.one_of(st.sampled_from(["--data", "--layers", "--pooling", "--max-length", "--window", "--dtype", "--store",
-                                           "--device", "--out", "--model", "--quiet", "--text-column"]), texts), max_size=8))
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(
+                [
+                    "--data",
+                    "--layers",
+                    "--pooling",
+                    "--max-length",
+                    "--window",
+                    "--dtype",
+                    "--store",
+                    "--device",
+                    "--out",
+                    "--model",
+                    "--quiet",
+                    "--text-column",
+                ]
+            ),
+            texts,
+        ),
+        max_size=8,
+    )
+)
 def test_any_command_line_is_parsed_or_refused(options):
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
@@ -365,17 +503,23 @@ def test_any_command_line_is_parsed_or_refused(options):
         except SystemExit as exit:
             assert exit.code == 2 and "error:" in errors.getvalue()
             return
-    assert args.max_length >= 3 and 1 <= args.window <= 1 << 20 and args.layers and set(args.pooling) <= set(data.POOLINGS)
+    assert (
+        args.max_length >= 3 and 1 <= args.window <= 1 << 20 and args.layers and set(args.pooling) <= set(cli.POOLINGS)
+    )
 
 
 @many
-@given(st.lists(st.one_of(st.integers(-15, 15).map(str), texts), min_size=1, max_size=4), st.integers(1, 14),
-       st.sampled_from([["cls"], ["mean"], ["cls", "mean"]]), st.none() | st.lists(st.integers(1, 12), unique=True))
+@given(
+    st.lists(st.one_of(st.integers(-15, 15).map(str), texts), min_size=1, max_size=4),
+    st.integers(1, 14),
+    st.sampled_from([["cls"], ["mean"], ["cls", "mean"]]),
+    st.none() | st.lists(st.integers(1, 12), unique=True),
+)
 def test_any_layers_are_resolved_or_refused(wanted, depth, poolings, available):
     try:
-        layers = data.resolve_layers(wanted, depth, "bert", poolings, available)
-    except data.Problem as problem:
-        assert "--layers" in str(problem) and len(data.one_line(problem).splitlines()) == 1
+        layers = store.resolve_layers(wanted, depth, "bert", poolings, available)
+    except cli.Problem as problem:
+        assert "--layers" in str(problem) and len(cli.one_line(problem).splitlines()) == 1
         return
     assert layers == sorted(set(layers), reverse=True)
     lowest = 1 if "cls" in poolings else 0
@@ -391,7 +535,7 @@ def test_any_layers_are_resolved_or_refused(wanted, depth, poolings, available):
 
 
 @many
-@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 10 ** 9), st.randoms(use_true_random=False))
+@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 10**9), st.randoms(use_true_random=False))
 def test_single_titles_are_shared_evenly(k, classes, seed, random):
     """Where no title has a copy, every fold holds its share of each class within one title."""
     labels = np.repeat(np.arange(classes), [k + random.randrange(40) for _ in range(classes)])
@@ -405,14 +549,17 @@ def test_single_titles_are_shared_evenly(k, classes, seed, random):
 
 
 @many
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=120), st.integers(2, 5),
-       st.integers(0, 10 ** 9))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=120),
+    st.integers(2, 5),
+    st.integers(0, 10**9),
+)
 def test_copies_of_a_title_share_a_fold(pairs, k, seed):
     labels, groups = (np.array(column) for column in zip(*pairs))
     distinct = [len({g for c, g in pairs if c == wanted}) for wanted in range(labels.max() + 1)]
     try:
         folds = data.make_folds(labels, groups, k, seed)
-    except data.Problem as problem:
+    except cli.Problem as problem:
         assert min(distinct) < k and f"--folds {k}" in str(problem)
         return
     assert min(distinct) >= k
@@ -437,19 +584,33 @@ def test_another_seed_gives_other_folds():
 
 
 def test_a_category_too_small_for_the_folds_is_named():
-    with pytest.raises(data.Problem, match="category 'rare' has 2 distinct titles, too few for --folds 3"):
+    with pytest.raises(cli.Problem, match="category 'rare' has 2 distinct titles, too few for --folds 3"):
         data.make_folds([0] * 9 + [1] * 4, [*range(9), 10, 10, 11, 11], 3, 0, names=["usual", "rare"])
 
 
-@pytest.mark.parametrize("one, other", [
-    ("Pasta!", "PASTA"), ("ｆｕｌｌ　ｗｉｄｔｈ", "full width"), ("Straße", "STRASSE"), ("café", "cafe\u0301"), ("ﬁne", "fine"),
-    ("Pasta 🎸", "pasta"), ("10 things", "１０ Things"), ("a_b-c", "abc"), ("ΟΔΟΣ", "οδος"), (" 🎸", "🎸 ")])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Pasta!", "PASTA"),
+        ("ｆｕｌｌ　ｗｉｄｔｈ", "full width"),
+        ("Straße", "STRASSE"),
+        ("café", "cafe\u0301"),
+        ("ﬁne", "fine"),
+        ("Pasta 🎸", "pasta"),
+        ("10 things", "１０ Things"),
+        ("a_b-c", "abc"),
+        ("ΟΔΟΣ", "οδος"),
+        (" 🎸", "🎸 "),
+    ],
+)
 def test_copies_have_one_key(one, other):
     assert data.group_key(one) == data.group_key(other)
 
 
-@pytest.mark.parametrize("one, other", [
-    ("???", "!!!"), ("🎸", "🔥"), ("...", "🎸"), ("cafe", "café"), ("10", "100"), ("नमस्ते", "hello"), ("你好", "再见")])
+@pytest.mark.parametrize(
+    "one, other",
+    [("???", "!!!"), ("🎸", "🔥"), ("...", "🎸"), ("cafe", "café"), ("10", "100"), ("नमस्ते", "hello"), ("你好", "再见")],
+)
 def test_different_titles_have_different_keys(one, other):
     assert data.group_key(one) != data.group_key(other)
 

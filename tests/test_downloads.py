@@ -1,4 +1,5 @@
 """Downloads: a server on this machine that behaves as the net does, and as the model hub does. Nothing leaves it."""
+
 import hashlib
 import json
 import os
@@ -6,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import refused, reply, serving, shell, truth, write_titles
 
+import cli
 import data
-from conftest import call, refused, reply, serving, shell, truth, write_bert, write_titles
+import store
 
 TITLES = b"title,category\nhow to paint,art\nbest pasta,food\n" * 4000
 SHA256 = hashlib.sha256(TITLES).hexdigest()
@@ -31,12 +34,13 @@ def fetch(tmp_path, monkeypatch):
             run.asked = asked
             try:
                 data.download(f"{address}/youtube.csv", path, checksum, quiet, patience=0)
-            except data.Problem:
+            except cli.Problem:
                 assert list(path.parent.iterdir()) == []
                 raise
             assert [file.name for file in path.parent.iterdir()] == ["youtube.csv"]
             assert path.read_bytes() == TITLES
             return asked
+
     return run
 
 
@@ -83,11 +87,15 @@ def test_download_without_a_length_succeeds(fetch):
         request.send_response(200)
         request.end_headers()
         request.wfile.write(TITLES)
+
     assert len(fetch(unknown)) == 1
 
 
 def test_download_follows_a_redirect(fetch):
-    assert fetch(lambda request: reply(request, 302, Location="/elsewhere"), whole) == ["GET /youtube.csv", "GET /elsewhere"]
+    assert fetch(lambda request: reply(request, 302, Location="/elsewhere"), whole) == [
+        "GET /youtube.csv",
+        "GET /elsewhere",
+    ]
 
 
 def test_progress_counts_the_bytes(fetch, monkeypatch):
@@ -98,48 +106,72 @@ def test_progress_counts_the_bytes(fetch, monkeypatch):
         bars[-1].update = lambda n: counts.append(n)
         return bars[-1]
 
-    original, counts = data.progress, []
+    original, counts = cli.progress, []
     monkeypatch.setattr(data, "progress", progress)
     fetch(whole, quiet=False)
     assert [bar.total for bar in bars] == [len(TITLES)] and sum(counts) == len(TITLES) and len(counts) > 1
 
 
-@pytest.mark.parametrize("fault", [cut, cut_chunk, hang_up, garbage, status(503), status(429)],
-                         ids=["cut", "cut-chunk", "hang-up", "garbage", "503", "429"])
+@pytest.mark.parametrize(
+    "fault",
+    [cut, cut_chunk, hang_up, garbage, status(503), status(429)],
+    ids=["cut", "cut-chunk", "hang-up", "garbage", "503", "429"],
+)
 def test_faults_that_pass_are_tried_again(fetch, fault):
     assert len(fetch(fault, whole)) == 2
 
 
-@pytest.mark.parametrize("fault, reason, requests", [
-    (cut, "cut after 70,000 of 192,000 bytes", 3), (cut_chunk, "IncompleteRead", 3), (status(503), "the server answered 503", 3),
-    (status(404), "the server answered 404", 1), (status(403), "the server answered 403", 1)],
-    ids=["cut", "cut-chunk", "503", "404", "403"])
+@pytest.mark.parametrize(
+    "fault, reason, requests",
+    [
+        (cut, "cut after 70,000 of 192,000 bytes", 3),
+        (cut_chunk, "IncompleteRead", 3),
+        (status(503), "the server answered 503", 3),
+        (status(404), "the server answered 404", 1),
+        (status(403), "the server answered 403", 1),
+    ],
+    ids=["cut", "cut-chunk", "503", "404", "403"],
+)
 def test_faults_that_stay_say_how_to_go_on(fetch, fault, reason, requests):
-    with pytest.raises(data.Problem) as error:
+    with pytest.raises(cli.Problem) as error:
         fetch(fault)
     assert reason in str(error.value) and "fetch it by hand from http" in str(error.value)
     assert "youtube.csv and save it as " in str(error.value)
     assert len(fetch.asked) == requests
 
 
-@pytest.mark.parametrize("answer, words", [(page, "a web page (a proxy or a login?)"),
-                                           (lambda request: reply(request, 200, TITLES[:-1] + b"!"), "what came is wrong")],
-                         ids=["page", "changed"])
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (page, "a web page (a proxy or a login?)"),
+        (lambda request: reply(request, 200, TITLES[:-1] + b"!"), "what came is wrong"),
+    ],
+    ids=["page", "changed"],
+)
 def test_another_file_is_refused(fetch, answer, words):
-    with pytest.raises(data.Problem) as error:
+    with pytest.raises(cli.Problem) as error:
         fetch(answer)
     assert words in str(error.value) and SHA256 in str(error.value) and "fetch it by hand" in str(error.value)
     assert len(fetch.asked) == 1
 
 
-@pytest.mark.parametrize("url", ["http://example.org/youtube.csv", "ftp://example.org/youtube.csv", "file:///etc/hostname",
-                                 "file://localhost/etc/hostname", "http://127.0.0.1.example.org/youtube.csv"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://example.org/youtube.csv",
+        "ftp://example.org/youtube.csv",
+        "file:///etc/hostname",
+        "file://localhost/etc/hostname",
+        "http://127.0.0.1.example.org/youtube.csv",
+    ],
+)
 def test_only_https_goes_out(url, tmp_path, monkeypatch):
     def network(*_, **__):
         raise AssertionError("it asked the network")
+
     monkeypatch.setattr("socket.getaddrinfo", network)
     monkeypatch.setattr("urllib.request.urlopen", network)
-    with pytest.raises(data.Problem, match="only https"):
+    with pytest.raises(cli.Problem, match="only https"):
         data.download(url, tmp_path / "titles" / "youtube.csv", SHA256, patience=0)
     assert not (tmp_path / "titles").exists()
 
@@ -148,7 +180,7 @@ def test_nobody_listens(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(whole) as (address, _):
         pass
-    with pytest.raises(data.Problem, match="refused.*fetch it by hand"):
+    with pytest.raises(cli.Problem, match="refused.*fetch it by hand"):
         data.download(f"{address}/youtube.csv", tmp_path / "youtube.csv", SHA256, patience=0)
     assert list(tmp_path.iterdir()) == []
 
@@ -163,7 +195,7 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
         assert path == tmp_path / "titles" / "youtube.csv" and path.read_bytes() == TITLES
         assert data.find_titles("youtube", quiet=True) == path
         path.write_bytes(TITLES + b"mine,art\n")
-        with pytest.raises(data.Problem, match="not the report's data set .*delete it to download it again"):
+        with pytest.raises(cli.Problem, match="not the report's data set .*delete it to download it again"):
             data.find_titles("youtube", quiet=True)
         assert asked == ["GET /youtube.csv"]
         assert path.read_bytes() == TITLES + b"mine,art\n"  # what the user wrote is still there
@@ -192,12 +224,19 @@ class Hub:
         if path.startswith("/cdn/"):
             return reply(request, 200, self.files[path.removeprefix("/cdn/")])
         if path in (api, *(f"{api}/revision/{name}" for name in ("main", "old", COMMIT))):
-            return self.json(request, {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]})
+            return self.json(
+                request, {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
+            )
         if path.startswith(f"{api}/tree/"):
             if path.removeprefix(f"{api}/tree/").count("/"):  # there are no folders
                 return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **commit)
-            return self.json(request, [{"type": "file", "path": name, "size": len(content), "oid": self.etag(name)}
-                                       for name, content in self.files.items()])
+            return self.json(
+                request,
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": self.etag(name)}
+                    for name, content in self.files.items()
+                ],
+            )
         if path.startswith((api, resolve)):
             revision, _, name = path.removeprefix(resolve).partition("/")
             if path.startswith(api) or revision not in ("main", "old", COMMIT):
@@ -207,7 +246,9 @@ class Hub:
             if name.endswith(".safetensors"):  # large files are elsewhere
                 size = len(self.files[name])
                 elsewhere = f"http://localhost:{request.server.server_port}/cdn/{name}"
-                return reply(request, 302, Location=elsewhere, X_Linked_ETag=f'"{self.etag(name)}"', X_Linked_Size=size, **commit)
+                return reply(
+                    request, 302, Location=elsewhere, X_Linked_ETag=f'"{self.etag(name)}"', X_Linked_Size=size, **commit
+                )
             return reply(request, 200, self.files[name], ETag=f'"{self.etag(name)}"', **commit)
         reply(request, 404, b"{}", X_Error_Code="RepoNotFound")
 
@@ -229,23 +270,41 @@ def extract(tmp_path):
     titles = write_titles(tmp_path / "titles.csv", 12)
 
     def run(address, model=NAME, out="f", **environment):
-        done = shell("extract", "--data", titles, "--model", model, "--dtype", "float32", "--out", tmp_path / out, env={
-            **os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1", "no_proxy": "127.0.0.1,localhost", **environment})
+        done = shell(
+            "extract",
+            "--data",
+            titles,
+            "--model",
+            model,
+            "--dtype",
+            "float32",
+            "--out",
+            tmp_path / out,
+            env={
+                **os.environ,
+                "HF_ENDPOINT": address,
+                "HF_HOME": str(tmp_path / "hf"),
+                "HF_HUB_OFFLINE": "0",
+                "HF_HUB_DISABLE_XET": "1",
+                "no_proxy": "127.0.0.1,localhost",
+                **environment,
+            },
+        )
         done.code, done.out, done.err = done.returncode, done.stdout, done.stderr
         return done
+
     return run
 
 
 def revision(folder):
-    return data.open_features(folder).manifest["encoder"]["revision"]
+    return store.open_features(folder).manifest["encoder"]["revision"]
 
 
 def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tmp_path):
     with serving(hub) as (address, asked):
         result = extract(address)
         assert result.code == 0 and result.err.count("\n") == 1, result.err
-    features = data.open_features(tmp_path / "f")
+    features = store.open_features(tmp_path / "f")
     assert revision(tmp_path / "f") == COMMIT
     wanted = truth(bert, features.titles()[0])["cls", 2]
     assert abs(features.read("cls", 2) - wanted).max() < 1e-5 * abs(wanted).max()
@@ -257,10 +316,13 @@ def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tm
 
 
 def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, tmp_path):
-    hub.faults = [(start, status(503)) for start in ("GET /api/models", f"HEAD /{NAME}/resolve/{COMMIT}/config.json",
-                                                     "GET /cdn/")]
+    hub.faults = [
+        (start, status(503)) for start in ("GET /api/models", f"HEAD /{NAME}/resolve/{COMMIT}/config.json", "GET /cdn/")
+    ]
     with serving(hub) as (address, asked):
-        refused(extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again")  # nobody repeats that of the weights
+        refused(
+            extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again"
+        )  # nobody repeats that of the weights
         result = extract(address, f"{NAME}@old")
     assert result.code == 0, result.err
     assert not hub.faults and revision(tmp_path / "f") == COMMIT
@@ -268,8 +330,10 @@ def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, t
     assert not any("resolve/main/" in line for line in asked)
 
 
-@pytest.mark.parametrize("model, words", [("someone/tiny-brt", "the model hub has no such model"),
-                                          (f"{NAME}@new", "not with the revision after the @")])
+@pytest.mark.parametrize(
+    "model, words",
+    [("someone/tiny-brt", "the model hub has no such model"), (f"{NAME}@new", "not with the revision after the @")],
+)
 def test_a_wrong_name_is_one_line(hub, extract, model, words, tmp_path):
     with serving(hub) as (address, asked):
         refused(extract(address, model), f"--model {model}", words)
@@ -292,6 +356,8 @@ def test_cut_weights_are_never_used(hub, extract, tmp_path):
         refused(extract(address), f"--model {NAME}", "model hub")
         assert asked.count("GET /cdn/model.safetensors") == 6  # once, and five times more
         kept = [file for file in (tmp_path / "hf" / "hub").rglob("*") if file.is_file()]
-        assert kept and not [file for file in kept if file.name.endswith(".safetensors") or file.stat().st_size >= len(weights) // 2]
+        assert kept and not [
+            file for file in kept if file.name.endswith(".safetensors") or file.stat().st_size >= len(weights) // 2
+        ]
         result = extract(address)
     assert result.code == 0, result.err

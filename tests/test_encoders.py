@@ -1,4 +1,5 @@
 """Encoders of many kinds: their features are transformers' own, whatever the batching, the depth or the tokenizer."""
+
 import subprocess
 import sys
 
@@ -8,11 +9,14 @@ import safetensors.torch
 import tokenizers
 import torch
 import transformers
+from conftest import ROOT, WORDS, call, refused, truth, write_bert, write_titles, write_tokenizer
 from tokenizers import decoders, pre_tokenizers, processors
 
+import cli
 import data
+import encoder as encoders
 import extract
-from conftest import ROOT, WORDS, call, refused, truth, write_bert, write_titles, write_tokenizer
+import store
 
 TITLES = """how to paint a sunset
 Rome
@@ -39,7 +43,9 @@ def wordpiece(folder):
 
 def wordpiece_of_mpnet(folder):
     """WordPiece with RoBERTa's names for the tokens around a title."""
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *WORDS]))}
+    vocabulary = {
+        token: i for i, token in enumerate(dict.fromkeys(["<s>", "<pad>", "</s>", "[UNK]", "<mask>", *WORDS]))
+    }
     tokenizer = transformers.MPNetTokenizer(vocab=vocabulary)
     tokenizer.save_pretrained(folder)
     return tokenizer
@@ -52,53 +58,113 @@ def trained(folder, model, trainer, before, after, ends=("<s>", "</s>"), **names
     tokenizer.train_from_iterator([line.lower() for line in TITLES] * 4, trainer)
     first, last = ({end: tokenizer.token_to_id(end)} if end else {} for end in ends)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=" ".join([*first, "$A", *last]), special_tokens=list((first | last).items()))
+        single=" ".join([*first, "$A", *last]), special_tokens=list((first | last).items())
+    )
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
     fast.save_pretrained(folder)
     return fast
 
 
-NAMES = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>",
-         "unk_token": "<unk>", "mask_token": "<mask>"}  # ids 0 to 4 in this order, as RoBERTa has them
+NAMES = {
+    "bos_token": "<s>",
+    "cls_token": "<s>",
+    "pad_token": "<pad>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "unk_token": "<unk>",
+    "mask_token": "<mask>",
+}  # ids 0 to 4 in this order, as RoBERTa has them
 
 
 def byte_level(folder):
     """Byte-level BPE of RoBERTa's kind."""
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, show_progress=False, special_tokens=[*dict.fromkeys(NAMES.values())],
-                                             initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    return trained(folder, tokenizers.models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False),
-                   decoders.ByteLevel(), **NAMES)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        show_progress=False,
+        special_tokens=[*dict.fromkeys(NAMES.values())],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    return trained(
+        folder,
+        tokenizers.models.BPE(),
+        trainer,
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+        **NAMES,
+    )
 
 
 def generative(folder):
     """Byte-level BPE of GPT-2's kind: no token before or after the title, none for padding."""
-    trainer = tokenizers.trainers.BpeTrainer(vocab_size=400, show_progress=False, special_tokens=["<|endoftext|>"],
-                                             initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    return trained(folder, tokenizers.models.BPE(), trainer, pre_tokenizers.ByteLevel(add_prefix_space=False),
-                   decoders.ByteLevel(), ends=("", ""), bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=400,
+        show_progress=False,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    return trained(
+        folder,
+        tokenizers.models.BPE(),
+        trainer,
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+        ends=("", ""),
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+    )
 
 
 def unigram(folder, names=NAMES):
     """SentencePiece's kind: a unigram model over text whose spaces are ▁."""
     special = [*dict.fromkeys(names.values())]
-    trainer = tokenizers.trainers.UnigramTrainer(vocab_size=200, show_progress=False, special_tokens=special,
-                                                 unk_token=names["unk_token"])
-    return trained(folder, tokenizers.models.Unigram(), trainer, pre_tokenizers.Metaspace(), decoders.Metaspace(),
-                   ends=(names["cls_token"], names["sep_token"]), **names)
+    trainer = tokenizers.trainers.UnigramTrainer(
+        vocab_size=200, show_progress=False, special_tokens=special, unk_token=names["unk_token"]
+    )
+    return trained(
+        folder,
+        tokenizers.models.Unigram(),
+        trainer,
+        pre_tokenizers.Metaspace(),
+        decoders.Metaspace(),
+        ends=(names["cls_token"], names["sep_token"]),
+        **names,
+    )
 
 
 def unigram_of_albert(folder):
-    return unigram(folder, {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "[CLS]", "sep_token": "[SEP]",
-                            "mask_token": "[MASK]"})
+    return unigram(
+        folder,
+        {
+            "pad_token": "<pad>",
+            "unk_token": "<unk>",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        },
+    )
 
 
 def unigram_of_deberta(folder):
-    return unigram(folder, {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]",
-                            "mask_token": "[MASK]"})
+    return unigram(
+        folder,
+        {
+            "pad_token": "[PAD]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "unk_token": "[UNK]",
+            "mask_token": "[MASK]",
+        },
+    )
 
 
-SIZE = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 48,
-        "max_position_embeddings": 40, "initializer_range": 0.2}
+SIZE = {
+    "hidden_size": 24,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+    "initializer_range": 0.2,
+}
 KINDS = {  # name: (kind of transformers, tokenizer, what the configuration has besides SIZE)
     "bert": ("bert", wordpiece, {}),
     "bert-odd": ("bert", wordpiece, {"hidden_size": 20, "num_hidden_layers": 5}),
@@ -108,12 +174,33 @@ KINDS = {  # name: (kind of transformers, tokenizer, what the configuration has 
     "electra": ("electra", wordpiece, {"embedding_size": 12}),
     "albert": ("albert", unigram_of_albert, {"embedding_size": 12}),
     "mpnet": ("mpnet", wordpiece_of_mpnet, {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}),
-    "deberta-v2": ("deberta-v2", unigram_of_deberta, {
-        "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "norm_rel_ebd": "layer_norm",
-        "share_att_key": True, "position_biased_input": False, "type_vocab_size": 0, "max_relative_positions": -1}),
-    "modernbert": ("modernbert", byte_level, {
-        "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2,
-        "global_attn_every_n_layers": 2, "local_attention": 6}),
+    "deberta-v2": (
+        "deberta-v2",
+        unigram_of_deberta,
+        {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+            "max_relative_positions": -1,
+        },
+    ),
+    "modernbert": (
+        "modernbert",
+        byte_level,
+        {
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "cls_token_id": 0,
+            "sep_token_id": 2,
+            "global_attn_every_n_layers": 2,
+            "local_attention": 6,
+        },
+    ),
     "longformer": ("longformer", byte_level, {"pad_token_id": 1, "attention_window": [8] * 4}),
     "fnet": ("fnet", unigram_of_albert, {}),
     "gpt2": ("gpt2", generative, {"bos_token_id": 0, "eos_token_id": 0}),
@@ -143,6 +230,7 @@ def folder_of(tmp_path_factory):
         if name not in made:
             made[name] = write_encoder(tmp_path_factory.mktemp(name), name)
         return made[name]
+
     return get
 
 
@@ -154,17 +242,20 @@ def load(folder_of):
     def get(name):
         if name not in loaded:
             poolings = ("mean",) if name in DECODERS else ("cls", "mean")
-            loaded[name] = extract.load_encoder(folder_of(name), "cpu", "float32", 32, poolings)
+            loaded[name] = encoders.load_encoder(folder_of(name), "cpu", "float32", 32, poolings)
         return loaded[name]
+
     return get
 
 
 @pytest.fixture(params=["padded together", "one length a batch", "one title a batch"])
 def batching(request, monkeypatch):
     """batching(encoder): make it batch in one of the ways that there are, and return the batches that it computes."""
-    least, budget = {"padded together": (10**6, 10**6), "one length a batch": (1, 10**6), "one title a batch": (1, 1)}[request.param]
-    monkeypatch.setitem(extract.LEAST, "cpu", least)
-    seen, original = [], extract.embed_batch
+    least, budget = {"padded together": (10**6, 10**6), "one length a batch": (1, 10**6), "one title a batch": (1, 1)}[
+        request.param
+    ]
+    monkeypatch.setitem(encoders.LEAST, "cpu", least)
+    seen, original = [], encoders.embed_batch
 
     def watch(encoder, batch, *rest):
         seen.append([len(tokens) for tokens in batch])
@@ -174,6 +265,7 @@ def batching(request, monkeypatch):
         monkeypatch.setattr(encoder, "budget", budget)
         monkeypatch.setattr(extract, "embed_batch", watch)
         return seen
+
     apply.name = request.param
     return apply
 
@@ -185,7 +277,7 @@ def close(got, wanted, tolerance=1e-5):
 
 def features(encoder, titles, layers=None, poolings=("mean",)):
     layers = range(encoder.info["layers"] + 1) if layers is None else layers
-    return extract.embed(encoder, extract.tokenise(encoder, titles), layers, poolings)
+    return encoders.embed(encoder, encoders.tokenise(encoder, titles), layers, poolings)
 
 
 # --- values -------------------------------------------------------------------------------------------------------
@@ -204,8 +296,11 @@ def test_every_layer_equals_transformers(name, folder_of, load, batching):
     mixed = [batch for batch in batches if len(set(batch)) > 1]
     several = [batch for batch in batches if len(batch) > 1]
     way = "one length a batch" if name in UNPADDED and batching.name == "padded together" else batching.name
-    assert {"padded together": len(batches) == 1 and mixed, "one length a batch": several and not mixed,
-            "one title a batch": not several}[way]
+    assert {
+        "padded together": len(batches) == 1 and mixed,
+        "one length a batch": several and not mixed,
+        "one title a batch": not several,
+    }[way]
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -232,7 +327,7 @@ def test_decoder_has_no_summary_token(name, folder_of, tmp_path):
     if name == "llama":
         result = call("extract", *common, "--pooling", "mean", "--dtype", "float32", "--layers", 0, -1)
         assert result.code == 0, result.err
-        found = data.open_features(tmp_path / "f")
+        found = store.open_features(tmp_path / "f")
         wanted = truth(folder_of(name), found.titles()[0])
         assert all(close(found.read("mean", layer), wanted["mean", layer]) for layer in (0, 4))
 
@@ -240,7 +335,7 @@ def test_decoder_has_no_summary_token(name, folder_of, tmp_path):
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
 def test_padding_side_of_the_tokenizer_does_not_matter(name, load, monkeypatch):
     encoder, found = load(name), {}
-    monkeypatch.setitem(extract.LEAST, "cpu", 10**6)
+    monkeypatch.setitem(encoders.LEAST, "cpu", 10**6)
     for side in ("left", "right"):
         monkeypatch.setattr(encoder.tokenizer, "padding_side", side)
         found[side] = features(encoder, TITLES)
@@ -250,7 +345,9 @@ def test_padding_side_of_the_tokenizer_does_not_matter(name, load, monkeypatch):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_close(dtype, folder_of, load):
     exact = features(load("bert"), TITLES, poolings=("cls", "mean"))
-    rough = features(extract.load_encoder(folder_of("bert"), "cpu", dtype, 32, ("cls", "mean")), TITLES, poolings=("cls", "mean"))
+    rough = features(
+        encoders.load_encoder(folder_of("bert"), "cpu", dtype, 32, ("cls", "mean")), TITLES, poolings=("cls", "mean")
+    )
     for key in exact:
         assert close(rough[key], exact[key], 0.05), key
     assert not np.array_equal(rough["mean", 4], exact["mean", 4])  # it did compute in fewer digits
@@ -259,19 +356,30 @@ def test_half_precision_is_close(dtype, folder_of, load):
 # --- lengths, copies ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, limit", [("bert", 40), ("roberta", 38), ("xlm-roberta", 38), ("mpnet", 38), ("modernbert", 40),
-                                         ("deberta-v2", 40), ("gpt2", 40), ("llama", 40)])
+@pytest.mark.parametrize(
+    "name, limit",
+    [
+        ("bert", 40),
+        ("roberta", 38),
+        ("xlm-roberta", 38),
+        ("mpnet", 38),
+        ("modernbert", 40),
+        ("deberta-v2", 40),
+        ("gpt2", 40),
+        ("llama", 40),
+    ],
+)
 def test_titles_may_fill_all_positions_and_no_more(name, limit, folder_of):
     poolings = ("mean",) if name in DECODERS else ("cls", "mean")
-    encoder = extract.load_encoder(folder_of(name), "cpu", "float32", limit, poolings)
+    encoder = encoders.load_encoder(folder_of(name), "cpu", "float32", limit, poolings)
     long = ["rome pasta " * 60, "rome"]
-    tokenised = extract.tokenise(encoder, long)
+    tokenised = encoders.tokenise(encoder, long)
     assert len(tokenised[0][0]) == limit and tokenised[2] == 1
-    got = extract.embed(encoder, tokenised, range(5), poolings)
+    got = encoders.embed(encoder, tokenised, range(5), poolings)
     wanted = truth(folder_of(name), long, truncation=True, max_length=limit)
     assert all(close(got[key], wanted[key]) for key in got)
-    with pytest.raises(data.Problem, match=f"--max-length {limit + 1}: .* at most {limit} tokens"):
-        extract.load_encoder(folder_of(name), "cpu", "float32", limit + 1, poolings)
+    with pytest.raises(cli.Problem, match=f"--max-length {limit + 1}: .* at most {limit} tokens"):
+        encoders.load_encoder(folder_of(name), "cpu", "float32", limit + 1, poolings)
 
 
 def test_copies_are_computed_once_and_get_the_same_features(load, batching):
@@ -297,6 +405,7 @@ def short_of_memory(encoder, monkeypatch, most):
         if given[-1] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(input_ids=input_ids, **options)
+
     monkeypatch.setattr(encoder.model, "forward", forward)
     return given
 
@@ -306,7 +415,7 @@ def test_too_little_memory_makes_the_batches_smaller(load, monkeypatch):
     titles = [f"{title} {i}" for i in range(8) for title in TITLES]
     wanted = features(encoder, titles)
     monkeypatch.setattr(encoder, "budget", 512)
-    monkeypatch.setitem(extract.LEAST, "cpu", 512)
+    monkeypatch.setitem(encoders.LEAST, "cpu", 512)
     given = short_of_memory(encoder, monkeypatch, 100)
     got = features(encoder, titles)
     assert all(close(got[key], wanted[key]) for key in wanted)
@@ -319,7 +428,7 @@ def test_a_title_that_does_not_fit_into_memory_is_one_line(load, monkeypatch):
     encoder = load("bert")
     monkeypatch.setattr(encoder, "budget", 512)
     short_of_memory(encoder, monkeypatch, 10)
-    with pytest.raises(data.Problem, match="too little memory for one title of .* --max-length"):
+    with pytest.raises(cli.Problem, match="too little memory for one title of .* --max-length"):
         features(encoder, TITLES)
 
 
@@ -339,7 +448,7 @@ def change_weights(source, target, change):
 
 def test_fingerprint_tells_weights_apart(folder_of, tmp_path):
     def info(folder, dtype="float32", max_length=32):
-        return extract.load_encoder(folder, "cpu", dtype, max_length).info
+        return encoders.load_encoder(folder, "cpu", dtype, max_length).info
 
     def nudge(weights):
         weights["encoder.layer.3.output.dense.bias"][5] += 1e-3
@@ -360,26 +469,31 @@ def test_fingerprint_tells_weights_apart(folder_of, tmp_path):
 
 
 def test_missing_weights_of_the_encoder_are_refused(folder_of, tmp_path):
-    broken = change_weights(folder_of("bert"), tmp_path / "b", lambda weights: weights.pop("encoder.layer.2.output.dense.weight"))
+    broken = change_weights(
+        folder_of("bert"), tmp_path / "b", lambda weights: weights.pop("encoder.layer.2.output.dense.weight")
+    )
     titles = write_titles(tmp_path / "t.csv", 12)
-    refused(call("extract", "--data", titles, "--model", broken, "--max-length", 32, "--out", tmp_path / "f"),
-            "encoder.layer.2.output.dense.weight", "missing")
+    refused(
+        call("extract", "--data", titles, "--model", broken, "--max-length", 32, "--out", tmp_path / "f"),
+        "encoder.layer.2.output.dense.weight",
+        "missing",
+    )
 
 
 def test_tokenizer_of_another_encoder_is_refused(folder_of, tmp_path):
     folder = write_bert(tmp_path / "bert")
-    extract.load_encoder(folder, "cpu", "float32", 32)
+    encoders.load_encoder(folder, "cpu", "float32", 32)
     byte_level(folder)
-    with pytest.raises(data.Problem, match="tokenizer knows .* tokens that its weights do not"):
-        extract.load_encoder(folder, "cpu", "float32", 32)
+    with pytest.raises(cli.Problem, match="tokenizer knows .* tokens that its weights do not"):
+        encoders.load_encoder(folder, "cpu", "float32", 32)
 
 
 def test_weights_of_another_shape_are_refused(folder_of, tmp_path):
     def cut(weights):
         weights["encoder.layer.2.output.dense.bias"] = weights["encoder.layer.2.output.dense.bias"][:-1].clone()
 
-    with pytest.raises(data.Problem, match="another shape|not a usable encoder"):
-        extract.load_encoder(change_weights(folder_of("bert"), tmp_path / "b", cut), "cpu", "float32", 32)
+    with pytest.raises(cli.Problem, match="another shape|not a usable encoder"):
+        encoders.load_encoder(change_weights(folder_of("bert"), tmp_path / "b", cut), "cpu", "float32", 32)
 
 
 def test_loading_prints_nothing(tmp_path):
@@ -387,7 +501,7 @@ def test_loading_prints_nothing(tmp_path):
     folder = write_bert(tmp_path / "bert")
     config = transformers.AutoConfig.from_pretrained(folder)
     transformers.BertForMaskedLM(config).save_pretrained(folder)
-    code = f"import extract; extract.load_encoder({folder!r}, max_length=100)"
+    code = f"import extract; encoders.load_encoder({folder!r}, max_length=100)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -395,7 +509,9 @@ def test_loading_prints_nothing(tmp_path):
 def test_a_causal_model_is_refused_with_cls_though_its_tokenizer_puts_that_token_first(tmp_path):
     tokenizer = write_tokenizer(tmp_path)
     torch.manual_seed(0)
-    transformers.GPT2Model(transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4)).save_pretrained(tmp_path)
-    with pytest.raises(data.Problem, match="--pooling cls.*use --pooling mean"):
-        extract.load_encoder(str(tmp_path), "cpu", "float32", 64, ("cls",))
-    assert extract.load_encoder(str(tmp_path), "cpu", "float32", 64, ("mean",)).info["layers"] == 2
+    transformers.GPT2Model(
+        transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4)
+    ).save_pretrained(tmp_path)
+    with pytest.raises(cli.Problem, match="--pooling cls.*use --pooling mean"):
+        encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("cls",))
+    assert encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("mean",)).info["layers"] == 2

@@ -1,4 +1,5 @@
 """Evaluation: the table says what the stored predictions say, marks what it cannot tell apart, and answers the question."""
+
 import csv
 import json
 import re
@@ -8,11 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT, call, refused, write_titles
 from sklearn.metrics import f1_score
 
+import cli
 import data
-import evaluate
-from conftest import ROOT, call, refused, write_bert, write_titles
+import store
 
 CELL = re.compile(r"(?<!\\)\|")
 
@@ -22,9 +24,16 @@ def trained(tmp_path_factory, bert):
     """Features and a results folder with four runs of a random encoder, trained for two epochs."""
     folder = tmp_path_factory.mktemp("trained")
     titles = write_titles(folder / "titles.csv", rows=90)
-    assert call("extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--out", folder / "features").code == 0
+    assert (
+        call(
+            "extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--out", folder / "features"
+        ).code
+        == 0
+    )
     for options in ([], ["--each", "--standardize", "--pooling", "mean"]):
-        result = call("train", "--features", folder / "features", "--results", folder / "results", "--epochs", 2, *options)
+        result = call(
+            "train", "--features", folder / "features", "--results", folder / "results", "--epochs", 2, *options
+        )
         assert result.code == 0, result.err
     return folder
 
@@ -47,18 +56,47 @@ def fake_run(folder, name, predictions, labels, layers=(1,), depth=2, collapsed=
     classes, count = [f"c{i}" for i in range(int(max(labels)) + 1)], len(labels)
     probabilities = np.full((count, len(classes)), 0.1, np.float32)
     probabilities[np.arange(count), predictions] = 0.9
-    config = {"format": data.FORMAT, "columns": [["cls", layer] for layer in layers], "classes": classes,
-              "options": {**data.HEAD, **changes.pop("options", {})},
-              "encoder": {"name": "enc", "revision": None, "kind": "bert", "layers": depth, "hidden": 8, "weights": "w", "tokenizer": "t"},
-              "data": {"name": "d.csv", "sha256": "s", "titles": "t", "rows": count}, "settings": {"dtype": "float32"},
-              "features": "f", "files": {}, "made": {"features": "nowhere"},
-              "results": {"macro_f1": f1_score(labels, predictions, average="macro"), "fold_mean": 0.5, "fold_deviation": 0.1,
-                          "fold_macro_f1": [0.5], "collapsed": list(collapsed), "layer_weights": None}}
+    config = {
+        "format": store.FORMAT,
+        "columns": [["cls", layer] for layer in layers],
+        "classes": classes,
+        "options": {**cli.HEAD, **changes.pop("options", {})},
+        "encoder": {
+            "name": "enc",
+            "revision": None,
+            "kind": "bert",
+            "layers": depth,
+            "hidden": 8,
+            "weights": "w",
+            "tokenizer": "t",
+        },
+        "data": {"name": "d.csv", "sha256": "s", "titles": "t", "rows": count},
+        "settings": {"dtype": "float32"},
+        "features": "f",
+        "files": {},
+        "made": {"features": "nowhere"},
+        "results": {
+            "macro_f1": f1_score(labels, predictions, average="macro"),
+            "fold_mean": 0.5,
+            "fold_deviation": 0.1,
+            "fold_macro_f1": [0.5],
+            "collapsed": list(collapsed),
+            "layer_weights": None,
+        },
+    }
     for key, value in changes.items():
         config[key] = {**config[key], **value}
     folds = np.arange(count) % 5
-    data.write_run(folder / name, config, {"probabilities": probabilities, "labels": np.array(labels, np.int32),
-                                           "folds": folds.astype(np.int32), "groups": np.arange(count, dtype=np.int32)})
+    store.write_run(
+        folder / name,
+        config,
+        {
+            "probabilities": probabilities,
+            "labels": np.array(labels, np.int32),
+            "folds": folds.astype(np.int32),
+            "groups": np.arange(count, dtype=np.int32),
+        },
+    )
 
 
 def test_the_figures_are_those_of_the_stored_predictions(trained):
@@ -68,7 +106,7 @@ def test_the_figures_are_those_of_the_stored_predictions(trained):
     assert [row["Layers"] for row in rows[:3]] == ["2", "1", "2, 1"]  # the report's order; the encoder has two layers
     for row in rows:
         pooling = "-mean-standardize" if "mean" in row["Head"] else ""
-        folder, = (trained / "results").glob(f"*-layers-{row['Layers'].replace(', ', '-')}{pooling}-epochs-2")
+        (folder,) = (trained / "results").glob(f"*-layers-{row['Layers'].replace(', ', '-')}{pooling}-epochs-2")
         labels, probabilities = np.load(folder / "labels.npy"), np.load(folder / "probabilities.npy")
         wanted = f1_score(labels, probabilities.argmax(1), average="macro")
         assert row["F1-macro, last epoch"] == f"{wanted:.4f}"
@@ -99,16 +137,38 @@ def test_rows_that_cannot_be_told_from_the_best_are_marked_and_the_cheapest_is_r
     last = out.rstrip().splitlines()[-1]
     assert "Recommended: layer 2" in last and "50% of the encoder instead of 100%" in last
     loss = float(re.search(r"loses (0\.\d+)", last)[1])
-    assert loss == pytest.approx(f1_score(labels, best, average="macro") - f1_score(labels, nearly, average="macro"), abs=1e-4)
+    assert loss == pytest.approx(
+        f1_score(labels, best, average="macro") - f1_score(labels, nearly, average="macro"), abs=1e-4
+    )
 
 
 def test_the_reports_figures_stand_only_beside_the_reports_titles(tmp_path):
     labels = np.arange(40) % 4
     report = {"data": {"sha256": data.YOUTUBE_SHA256}}
-    fake_run(tmp_path / "a", "run", labels, labels, layers=(12,), depth=12, encoder={"name": "bert-base-uncased"}, **report)
-    fake_run(tmp_path / "a", "both", labels, labels, layers=(12, 11), depth=12, encoder={"name": "bert-base-uncased"}, **report)
-    fake_run(tmp_path / "a", "other", labels, labels, layers=(12,), depth=12, encoder={"name": "bert-base-uncased"},
-             options={"standardize": True}, **report)
+    fake_run(
+        tmp_path / "a", "run", labels, labels, layers=(12,), depth=12, encoder={"name": "bert-base-uncased"}, **report
+    )
+    fake_run(
+        tmp_path / "a",
+        "both",
+        labels,
+        labels,
+        layers=(12, 11),
+        depth=12,
+        encoder={"name": "bert-base-uncased"},
+        **report,
+    )
+    fake_run(
+        tmp_path / "a",
+        "other",
+        labels,
+        labels,
+        layers=(12,),
+        depth=12,
+        encoder={"name": "bert-base-uncased"},
+        options={"standardize": True},
+        **report,
+    )
     rows = table(call("evaluate", "--results", tmp_path / "a").out)
     assert [row["The report"] for row in rows] == ["0.9565", "0.9546", ""]
     fake_run(tmp_path / "b", "run", labels, labels, layers=(6, 5), depth=6, **report)
@@ -140,7 +200,8 @@ def test_collapsed_heads_are_said_in_words(tmp_path):
     fake_run(tmp_path, "b", labels, labels, layers=(2,))
     rows = table(call("evaluate", "--results", tmp_path).out)
     assert [row["Head"] for row in rows if row["Layers"] == "1"] == [
-        "report's head; predicts one class only in 5 of 5 folds, try --standardize"]
+        "report's head; predicts one class only in 5 of 5 folds, try --standardize"
+    ]
 
 
 def test_baselines_on_the_same_folds_are_kept_for_later(trained, results):
@@ -152,7 +213,7 @@ def test_baselines_on_the_same_folds_are_kept_for_later(trained, results):
     for folder in results.glob("*baseline*"):
         run = next(path for path in results.iterdir() if "layers" in path.name)
         assert (folder / "folds.npy").read_bytes() == (run / "folds.npy").read_bytes()
-    majority, = results.glob("*baseline-majority*")
+    (majority,) = results.glob("*baseline-majority*")
     assert len(np.unique(np.load(majority / "probabilities.npy").argmax(1))) <= 2
     shutil.move(trained / "features", trained / "away")
     try:
@@ -177,7 +238,7 @@ def test_suspects_are_the_contradicted_labels_least_likely_first(trained, result
     runs = [path.parent for path in results.glob("*/config.json")]
     sound = [path for path in runs if not json.loads((path / "config.json").read_text())["results"]["collapsed"]]
     mean = np.mean([np.load(path / "probabilities.npy") for path in sound or runs], axis=0)
-    titles, labels = data.open_features(trained / "features").titles()
+    titles, labels = store.open_features(trained / "features").titles()
     classes = sorted(set(labels))
     wrong = {i for i in range(90) if classes[mean[i].argmax()] != labels[i]}
     assert {int(row["row"]) - 1 for row in rows} == wrong and rows
@@ -219,23 +280,32 @@ def test_verify_computes_everything_again(trained, results):
 
 def rewrite(folder, change):
     """Change a run's configuration and make its checksum fit, as somebody would who wants another figure."""
-    config = data.read_json(folder / "config.json", "a run")
+    config = store.read_json(folder / "config.json", "a run")
     change(config)
-    data.write_json(folder / "config.json", config)
+    store.write_json(folder / "config.json", config)
 
 
 def test_verify_finds_a_figure_that_was_made_up(trained, results):
     run = sorted(results.glob("*layers-2-epochs*"))[0]
     rewrite(run, lambda config: config["results"].update(macro_f1=0.99))
-    refused(call("evaluate", "--results", results, "--verify", "--features", trained / "features", "--quiet"), "macro_f1", "0.99")
+    refused(
+        call("evaluate", "--results", results, "--verify", "--features", trained / "features", "--quiet"),
+        "macro_f1",
+        "0.99",
+    )
 
 
 def test_verify_finds_probabilities_that_the_heads_did_not_give(trained, results):
     run = sorted(results.glob("*layers-2-epochs*"))[0]
     probabilities = np.load(run / "probabilities.npy")
     np.save(run / "probabilities.npy", probabilities[::-1].copy())
-    rewrite(run, lambda config: config["contents"].update({"probabilities.npy": data.sha256(run / "probabilities.npy")}))
-    refused(call("evaluate", "--results", results, "--verify", "--features", trained / "features", "--quiet"), "probabilities.npy")
+    rewrite(
+        run, lambda config: config["contents"].update({"probabilities.npy": store.sha256(run / "probabilities.npy")})
+    )
+    refused(
+        call("evaluate", "--results", results, "--verify", "--features", trained / "features", "--quiet"),
+        "probabilities.npy",
+    )
 
 
 def test_damaged_runs_are_refused_by_name(results):
@@ -253,8 +323,20 @@ def test_changed_probabilities_are_refused_without_verify_too(results):
 def test_other_features_than_the_runs_are_refused(results, tmp_path, bert):
     titles = write_titles(tmp_path / "other.csv", rows=45)
     call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "other")
-    refused(call("evaluate", "--results", results, "--suspects", tmp_path / "s.csv", "--features", tmp_path / "other", "--quiet"),
-            "not the features", "titles")
+    refused(
+        call(
+            "evaluate",
+            "--results",
+            results,
+            "--suspects",
+            tmp_path / "s.csv",
+            "--features",
+            tmp_path / "other",
+            "--quiet",
+        ),
+        "not the features",
+        "titles",
+    )
     assert not (tmp_path / "s.csv").exists()
 
 
@@ -270,8 +352,10 @@ def test_nothing_trained_says_what_to_run(tmp_path):
 
 
 def test_the_table_needs_neither_torch_nor_transformers(trained):
-    code = ("import sys, runpy; sys.modules['torch'] = sys.modules['transformers'] = None; "
-            f"sys.argv = ['evaluate.py', '--results', {str(trained / 'results')!r}]; "
-            f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')")
+    code = (
+        "import sys, runpy; sys.modules['torch'] = sys.modules['transformers'] = None; "
+        f"sys.argv = ['evaluate.py', '--results', {str(trained / 'results')!r}]; "
+        f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "| Layers |" in done.stdout, done.stderr

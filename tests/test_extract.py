@@ -1,20 +1,32 @@
 """Extraction: the features are transformers' own, whatever the batching, and only what was asked for is computed."""
-import json
 
 import numpy as np
 import pytest
+from conftest import call, truth
 
-import data
-import extract
-from conftest import call, refused, truth, write_bert, write_titles
+import store
 
 
 @pytest.mark.parametrize("window", [7, 4096])
 def test_features_equal_transformers_hidden_states(tmp_path, bert, titles, window):
-    result = call("extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--dtype", "float32",
-                  "--window", window, "--out", tmp_path / "f")
+    result = call(
+        "extract",
+        "--data",
+        titles,
+        "--model",
+        bert,
+        "--pooling",
+        "cls",
+        "mean",
+        "--dtype",
+        "float32",
+        "--window",
+        window,
+        "--out",
+        tmp_path / "f",
+    )
     assert result.code == 0, result.err
-    features = data.open_features(tmp_path / "f")
+    features = store.open_features(tmp_path / "f")
     wanted = truth(bert, features.titles()[0])
     for pooling in ("cls", "mean"):
         assert features.layers(pooling) == [1, 2]

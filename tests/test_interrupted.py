@@ -3,6 +3,7 @@
 KILLS=200 kills as many extractions in the test. `python tests/test_interrupted.py 200` does the same and prints what came
 of it as markdown.
 """
+
 import collections
 import contextlib
 import json
@@ -17,12 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import conftest  # first: it lets the scripts be imported
 import numpy as np
 import pytest
-
-import conftest  # first: it lets the scripts be imported
-import data
 from conftest import ROOT, call, refused, write_bert, write_titles
+
+import cli
+import data
+import store
 
 SETTINGS = ["--dtype", "float32", "--pooling", "cls", "mean", "--max-length", "6"]
 
@@ -32,8 +35,11 @@ SETTINGS = ["--dtype", "float32", "--pooling", "cls", "mean", "--max-length", "6
 
 def contents(folder):
     """{name: bytes} of a finished extraction, its manifest without what tells one run from another."""
-    kept = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and path.name != ".lock"}
+    kept = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
     manifest = json.loads(kept["manifest.json"])
     return kept | {"manifest.json": json.dumps({k: v for k, v in manifest.items() if k not in ("made", "checksum")})}
 
@@ -62,6 +68,7 @@ def begin(arguments):
         code = 1
         try:
             import torch
+
             torch.set_num_threads(1)  # a fork cannot use the threads of its parent
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             load = extract.load_encoder
@@ -72,7 +79,7 @@ def begin(arguments):
                 return encoder
 
             extract.load_encoder = load_and_tell
-            data.run(extract.main, extract.parse_arguments(arguments))
+            cli.launch(extract.main, extract.parse_arguments(arguments))
             code = 0
         except SystemExit as exit:
             code = exit.code
@@ -92,6 +99,7 @@ def kill_again_and_again(kills, in_a_row=20, seed=0, rows=1170, window=32):
     about `in_a_row` times; the last three times at its very end. Nothing is computed in this process: it only forks, kills, looks and compares.
     """
     import transformers  # so that no fork has to import it
+
     transformers.BertModel, transformers.BertTokenizer, transformers.AutoModel, transformers.AutoTokenizer
 
     chance, started, ended = random.Random(seed), time.time(), os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -135,29 +143,56 @@ def kill_again_and_again(kills, in_a_row=20, seed=0, rows=1170, window=32):
             same = same and contents(out) == whole
             shutil.rmtree(out)
             rounds, longest = rounds + 1, max(longest, row)
-    return {"killed": died.total(), "longest": longest, "extractions": rounds, "windows": windows, "same": same,
-            "stages": dict(died), "seconds": time.time() - started, "window": window, "rows": rows}
+    return {
+        "killed": died.total(),
+        "longest": longest,
+        "extractions": rounds,
+        "windows": windows,
+        "same": same,
+        "stages": dict(died),
+        "seconds": time.time() - started,
+        "window": window,
+        "rows": rows,
+    }
 
 
 def report(outcome):
     """The outcome of kill_again_and_again as markdown."""
-    rows = [("processes killed (SIGKILL)", f"{outcome['killed']:,}"), ("most kills in one extraction", outcome["longest"]),
-            ("extractions, each finished in the end", outcome["extractions"]),
-            ("windows in each", f"{outcome['windows']} of {outcome['window']} titles, {outcome['rows']:,} in all"),
-            *((f"killed while {stage}", count) for stage, count in sorted(outcome["stages"].items())),
-            ("same bytes as an extraction that nobody stopped", "yes" if outcome["same"] else "NO"),
-            ("seconds", f"{outcome['seconds']:.0f}")]
+    rows = [
+        ("processes killed (SIGKILL)", f"{outcome['killed']:,}"),
+        ("most kills in one extraction", outcome["longest"]),
+        ("extractions, each finished in the end", outcome["extractions"]),
+        ("windows in each", f"{outcome['windows']} of {outcome['window']} titles, {outcome['rows']:,} in all"),
+        *((f"killed while {stage}", count) for stage, count in sorted(outcome["stages"].items())),
+        ("same bytes as an extraction that nobody stopped", "yes" if outcome["same"] else "NO"),
+        ("seconds", f"{outcome['seconds']:.0f}"),
+    ]
     options = " ".join(SETTINGS)
-    return "\n".join(["# Killed and resumed", "", "| | |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows), "",
-                      "Compared are all files but the manifest's `made` and `checksum`. The encoder is a random BERT of 4 layers. "
-                      "Each time the same command went on:", "",
-                      f"    python extract.py --data titles.csv --model bert --window {outcome['window']} {options} --out features",
-                      "", "Made by:", "", f"    python tests/test_interrupted.py {outcome['killed']}"])
+    return "\n".join(
+        [
+            "# Killed and resumed",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {what} | {value} |" for what, value in rows),
+            "",
+            "Compared are all files but the manifest's `made` and `checksum`. The encoder is a random BERT of 4 layers. "
+            "Each time the same command went on:",
+            "",
+            f"    python extract.py --data titles.csv --model bert --window {outcome['window']} {options} --out features",
+            "",
+            "Made by:",
+            "",
+            f"    python tests/test_interrupted.py {outcome['killed']}",
+        ]
+    )
 
 
 def test_killed_extractions_end_with_the_same_bytes():
     kills = int(os.environ.get("KILLS", 20))
-    drill = subprocess.run([sys.executable, __file__, str(kills)], text=True, capture_output=True, timeout=60 + 3 * kills)
+    drill = subprocess.run(
+        [sys.executable, __file__, str(kills)], text=True, capture_output=True, timeout=60 + 3 * kills
+    )
     print(drill.stdout)
     assert drill.returncode == 0, drill.stderr
     assert f"| processes killed (SIGKILL) | {kills:,} |" in drill.stdout
@@ -175,9 +210,22 @@ def source(tmp_path_factory):
 @pytest.fixture
 def go(tmp_path, bert, source):
     """Call extract.py on 60 titles in 9 windows, into the test's own `features` unless another --out is given."""
+
     def extraction(*options):
-        return call("extract", "--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "features",
-                    *options)
+        return call(
+            "extract",
+            "--data",
+            source,
+            "--model",
+            bert,
+            *SETTINGS,
+            "--window",
+            7,
+            "--out",
+            tmp_path / "features",
+            *options,
+        )
+
     return extraction
 
 
@@ -219,8 +267,8 @@ def failed(result, *words):
 def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go, whole, monkeypatch):
     import extract
 
-    with pytest.raises(data.Problem, match="not finished; run the same extract.py command again"):
-        data.open_features(stopped)
+    with pytest.raises(cli.Problem, match="not finished; run the same extract.py command again"):
+        store.open_features(stopped)
     assert not any(stopped.glob("*.npy"))
     embed, computed = extract.embed, []
 
@@ -244,7 +292,7 @@ def test_two_extractions_have_the_same_bytes(go, whole, tmp_path, bert):
 
     assert go().code == 0
     assert contents(tmp_path / "features") == whole
-    features = data.open_features(tmp_path / "features")
+    features = store.open_features(tmp_path / "features")
     manifest, tokenizer = features.manifest, transformers.AutoTokenizer.from_pretrained(bert)
     long = sum(len(tokens) > 6 for tokens in tokenizer(features.titles()[0])["input_ids"])
     assert manifest["truncated"] == long > 0 and manifest["made"]["command"].startswith("python extract.py --data ")
@@ -275,7 +323,7 @@ def test_an_unfinished_extraction_that_lost_a_file_is_refused_or_repeated(stoppe
 
 
 def test_a_crash_before_the_manifest_is_mended_by_the_same_command(tmp_path, go, whole, monkeypatch):
-    write = data.write_json
+    write = store.write_json
 
     def crash(path, content):
         if path.name == "manifest.json":
@@ -285,8 +333,8 @@ def test_a_crash_before_the_manifest_is_mended_by_the_same_command(tmp_path, go,
     with monkeypatch.context() as patch:
         patch.setattr(data, "write_json", crash)
         failed(go(), "No space left on device", "manifest.json")
-    with pytest.raises(data.Problem, match="not finished"):
-        data.open_features(tmp_path / "features")
+    with pytest.raises(cli.Problem, match="not finished"):
+        store.open_features(tmp_path / "features")
     assert go().code == 0
     assert contents(tmp_path / "features") == whole
 
@@ -328,10 +376,17 @@ def others(tmp_path_factory, source):
 
 
 @pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
-@pytest.mark.parametrize("options, words", [
-    (["--model", "MODEL"], ["encoder weights", "other-bert"]), (["--data", "TITLES"], ["titles", "other.csv"]),
-    (["--max-length", "9"], ["max_length (6, now 9)"]), (["--dtype", "bfloat16"], ["dtype (float32, now bfloat16)"]),
-    (["--store", "float16"], ["store (float32, now float16)"]), (["--window", "8"], ["window (7, now 8)"])])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--model", "MODEL"], ["encoder weights", "other-bert"]),
+        (["--data", "TITLES"], ["titles", "other.csv"]),
+        (["--max-length", "9"], ["max_length (6, now 9)"]),
+        (["--dtype", "bfloat16"], ["dtype (float32, now bfloat16)"]),
+        (["--store", "float16"], ["store (float32, now float16)"]),
+        (["--window", "8"], ["window (7, now 8)"]),
+    ],
+)
 def test_other_settings_do_not_mix_with_what_is_there(request, go, others, finished, options, words):
     if finished:
         assert go().code == 0
@@ -358,25 +413,29 @@ def flip(path, place):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda p: flip(p, -1), ["damaged"]),
-    (lambda p: flip(p, 0), ["not a plain .npy"]),
-    (lambda p: p.write_bytes(p.read_bytes()[:-1]), ["bytes instead of"]),
-    (lambda p: p.write_bytes(b""), ["0 bytes instead of"]),
-    (lambda p: p.write_bytes(bytes(p.stat().st_size)), ["not a plain .npy"]),
-    (lambda p: p.unlink(), ["gone"]),
-    (lambda p: np.save(p, np.zeros((60, 24), np.float16)), ["bytes instead of"]),
-    (lambda p: np.save(p, np.zeros((24, 60), np.float32)), ["shape (24, 60)"]),
-    (lambda p: np.save(p, np.zeros((60, 24), np.float32)), ["sha256"]),
-    (lambda p: np.save(p, np.array([{"a": 1}] * 60), allow_pickle=True), ["bytes instead of"])],
-    ids=["last bit", "first byte", "cut", "empty", "zeros", "gone", "type", "shape", "values", "pickle"])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda p: flip(p, -1), ["damaged"]),
+        (lambda p: flip(p, 0), ["not a plain .npy"]),
+        (lambda p: p.write_bytes(p.read_bytes()[:-1]), ["bytes instead of"]),
+        (lambda p: p.write_bytes(b""), ["0 bytes instead of"]),
+        (lambda p: p.write_bytes(bytes(p.stat().st_size)), ["not a plain .npy"]),
+        (lambda p: p.unlink(), ["gone"]),
+        (lambda p: np.save(p, np.zeros((60, 24), np.float16)), ["bytes instead of"]),
+        (lambda p: np.save(p, np.zeros((24, 60), np.float32)), ["shape (24, 60)"]),
+        (lambda p: np.save(p, np.zeros((60, 24), np.float32)), ["sha256"]),
+        (lambda p: np.save(p, np.array([{"a": 1}] * 60), allow_pickle=True), ["bytes instead of"]),
+    ],
+    ids=["last bit", "first byte", "cut", "empty", "zeros", "gone", "type", "shape", "values", "pickle"],
+)
 def test_a_damaged_layer_is_refused_by_name(features, damage, words):
     damage(features / "cls-02.npy")
-    with pytest.raises(data.Problem) as problem:
-        data.open_features(features).read("cls", 2)
+    with pytest.raises(cli.Problem) as problem:
+        store.open_features(features).read("cls", 2)
     for word in [str(features / "cls-02.npy"), *words]:
         assert word in str(problem.value)
-    assert data.open_features(features).read("mean", 2).shape == (60, 24)
+    assert store.open_features(features).read("mean", 2).shape == (60, 24)
 
 
 def test_a_pickle_of_the_right_size_is_not_read(features, tmp_path):
@@ -389,8 +448,8 @@ def test_a_pickle_of_the_right_size_is_not_read(features, tmp_path):
     size = path.stat().st_size
     np.save(path, np.array([Harm()], dtype=object), allow_pickle=True)
     path.write_bytes(path.read_bytes().ljust(size, b"\0"))
-    with pytest.raises(data.Problem, match="cls-02.npy: not a plain .npy file of numbers"):
-        data.open_features(features).read("cls", 2, check=False)
+    with pytest.raises(cli.Problem, match="cls-02.npy: not a plain .npy file of numbers"):
+        store.open_features(features).read("cls", 2, check=False)
     assert not ran.exists()
 
 
@@ -398,18 +457,25 @@ def test_every_flipped_bit_of_a_header_is_found(features):
     path = features / "cls-02.npy"
     for place in range(128):
         flip(path, place)
-        with pytest.raises(data.Problem, match="cls-02.npy"):
-            data.open_features(features).read("cls", 2)
+        with pytest.raises(cli.Problem, match="cls-02.npy"):
+            store.open_features(features).read("cls", 2)
         flip(path, place)
-    data.open_features(features).read("cls", 2)
+    store.open_features(features).read("cls", 2)
 
 
-@pytest.mark.parametrize("damage, words", [
-    (lambda t: t.replace('"rows": 60', '"rows": 59'), ["edited or damaged"]),
-    (lambda t: t[:len(t) // 2], ["not a manifest"]), (lambda t: "", ["not a manifest"]), (lambda t: "[]", ["not a manifest"]),
-    (lambda t: "\0" * 99, ["not a manifest"]), (lambda t: "[" * 100_000, ["not a manifest"]),
-    (lambda t: t.replace('"format": 1', '"format": 99'), ["format 99"])],
-    ids=["edited", "cut", "empty", "list", "zeros", "deep", "newer"])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda t: t.replace('"rows": 60', '"rows": 59'), ["edited or damaged"]),
+        (lambda t: t[: len(t) // 2], ["not a manifest"]),
+        (lambda t: "", ["not a manifest"]),
+        (lambda t: "[]", ["not a manifest"]),
+        (lambda t: "\0" * 99, ["not a manifest"]),
+        (lambda t: "[" * 100_000, ["not a manifest"]),
+        (lambda t: t.replace('"format": 1', '"format": 99'), ["format 99"]),
+    ],
+    ids=["edited", "cut", "empty", "list", "zeros", "deep", "newer"],
+)
 def test_a_damaged_manifest_is_refused_by_name(features, go, damage, words):
     path = features / "manifest.json"
     path.write_text(damage(path.read_text()))
@@ -418,8 +484,8 @@ def test_a_damaged_manifest_is_refused_by_name(features, go, damage, words):
 
 def test_changed_titles_are_refused_by_name(features):
     flip(features / "titles.csv", 30)
-    with pytest.raises(data.Problem, match="titles.csv: gone or changed"):
-        data.open_features(features).titles()
+    with pytest.raises(cli.Problem, match="titles.csv: gone or changed"):
+        store.open_features(features).titles()
 
 
 # --- processes of their own ---------------------------------------------------------------------------------------
@@ -428,8 +494,9 @@ def test_changed_titles_are_refused_by_name(features):
 @contextlib.contextmanager
 def running(command, sign, **options):
     """A process that has come so far that sign() holds; whatever happens, it is gone in the end."""
-    process = subprocess.Popen([sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, **options)
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
     try:
         until = time.time() + 60
         while not sign():
@@ -461,29 +528,42 @@ def test_ctrl_c_says_how_many_titles_are_safe_and_one_extraction_works_in_a_fold
 
 
 def test_ctrl_c_during_the_slow_imports_shows_no_traceback(tmp_path):
-    (tmp_path / "torch.py").write_text("import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(60)\n")
-    with running([ROOT / "extract.py"], (tmp_path / "begun").exists, env=os.environ | {"PYTHONPATH": str(tmp_path)}) as script:
+    (tmp_path / "torch.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(60)\n"
+    )
+    with running(
+        [ROOT / "extract.py"], (tmp_path / "begun").exists, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    ) as script:
         script.send_signal(signal.SIGINT)
         _, errors = script.communicate(timeout=30)
     assert script.returncode in (130, -signal.SIGINT) and errors == "extract.py: stopped\n"
 
 
 def test_the_lock_of_a_killed_process_does_not_last(tmp_path):
-    code = f"import data, pathlib, time\nwith data.locked({str(tmp_path)!r}, 'it'):\n pathlib.Path({str(tmp_path)!r}, 'held').touch()\n time.sleep(60)"
+    code = f"import data, pathlib, time\nwith store.locked({str(tmp_path)!r}, 'it'):\n pathlib.Path({str(tmp_path)!r}, 'held').touch()\n time.sleep(60)"
     with running(["-c", code], (tmp_path / "held").exists, cwd=ROOT) as holder:
-        with pytest.raises(data.Problem, match="already running"), data.locked(tmp_path, "it"):
+        with pytest.raises(cli.Problem, match="already running"), store.locked(tmp_path, "it"):
             pass
         holder.kill()
         holder.wait()
-        with data.locked(tmp_path, "it"):
+        with store.locked(tmp_path, "it"):
             pass
 
 
 @pytest.mark.parametrize("limit", [1000, 4096], ids=["titles", "features"])
 def test_a_file_system_that_takes_no_more_is_reported_and_left_clean(tmp_path, bert, source, limit):
     """A limit on the size of files fails like a full disk: first where the titles are copied, then for a layer."""
-    result = conftest.shell("extract", "--data", source, "--model", bert, *SETTINGS, "--out", tmp_path / "features",
-                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    result = conftest.shell(
+        "extract",
+        "--data",
+        source,
+        "--model",
+        bert,
+        *SETTINGS,
+        "--out",
+        tmp_path / "features",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
     lines = result.stderr.strip().splitlines()
     assert result.returncode == 1 and len(lines) == 1 and "File too large" in lines[0], result.stderr
     assert str(tmp_path / "features") in lines[0]
@@ -504,7 +584,9 @@ def small_disk(tmp_path):
 def test_a_full_disk_is_seen_before_anything_is_computed(small_disk, go, monkeypatch):
     refused(go("--out", small_disk / "f"), str(small_disk / "f"), "GB free", "--store float16")
     assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 40}))  # another one takes it meanwhile
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 40})
+    )  # another one takes it meanwhile
     failed(go("--out", small_disk / "f"), "No space left on device", str(small_disk / "f"))
     assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
 
@@ -522,9 +604,21 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path, go, source):
 
 
 def torchrun(*arguments, processes=2):
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes),
-                           str(ROOT / "extract.py"), *map(str, arguments)], text=True, capture_output=True, timeout=120,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(processes),
+            str(ROOT / "extract.py"),
+            *map(str, arguments),
+        ],
+        text=True,
+        capture_output=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 @pytest.fixture
@@ -555,7 +649,7 @@ def test_a_refusal_ends_all_processes(tmp_path, bert, source):
     result = torchrun("--data", source, "--model", bert, *SETTINGS, "--layers", 9, "--out", tmp_path / "features")
     assert result.returncode != 0 and time.time() - started < 60
     assert sum("extract.py: --layers 9: " in line for line in result.stderr.splitlines()) == 1, result.stderr
-    assert "[rank" not in result.stderr and "extract.py\", line" not in result.stderr, "a traceback of ours"
+    assert "[rank" not in result.stderr and 'extract.py", line' not in result.stderr, "a traceback of ours"
     assert not (tmp_path / "features" / "manifest.json").exists()
 
 

@@ -1,4 +1,5 @@
 """Metrics: macro-F1 is scikit-learn's, and the bootstrap interval holds the truth as often as it says."""
+
 import conftest  # noqa: F401  puts the scripts on the path
 import numpy as np
 import pytest
@@ -15,11 +16,14 @@ def test_macro_f1_and_confusion_equal_scikit_learn(seed):
     random = np.random.default_rng(seed)
     classes = int(random.integers(2, 9))
     here = random.choice(classes, size=int(random.integers(1, classes + 1)), replace=False)  # some classes never occur
-    labels, predictions = random.choice(here, 50), random.choice(here[:max(1, len(here) - seed % 3)], 50)
+    labels, predictions = random.choice(here, 50), random.choice(here[: max(1, len(here) - seed % 3)], 50)
     assert metrics.macro_f1(labels, predictions, classes) == pytest.approx(
-        scikit.f1_score(labels, predictions, average="macro"), abs=1e-12)
-    np.testing.assert_array_equal(metrics.confusion_matrix(labels, predictions, classes),
-                                  scikit.confusion_matrix(labels, predictions, labels=range(classes)))
+        scikit.f1_score(labels, predictions, average="macro"), abs=1e-12
+    )
+    np.testing.assert_array_equal(
+        metrics.confusion_matrix(labels, predictions, classes),
+        scikit.confusion_matrix(labels, predictions, labels=range(classes)),
+    )
 
 
 def test_classes_that_never_occur_and_are_never_predicted_do_not_count():

@@ -1,17 +1,19 @@
 """The scripts together, as the README shows them: the mission's commands, --help, streams, and equal bytes."""
+
 import ast
 import json
 import re
 import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
+from conftest import ROOT, call, shell, write_titles
 
+import cli
 import data
-from conftest import ROOT, call, refused, shell, write_titles
+import store
 
 SCRIPTS = ("extract", "train", "evaluate", "predict", "bench")
 
@@ -23,7 +25,7 @@ def test_the_three_commands_letter_by_letter(tmp_path, bert12, monkeypatch):
     write_titles(tmp_path / "titles" / "youtube.csv", rows=80, classes=("travel", "art_music", "food", "history"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "HERE", tmp_path)
-    monkeypatch.setattr(data, "YOUTUBE_SHA256", data.sha256(tmp_path / "titles" / "youtube.csv"))
+    monkeypatch.setattr(data, "YOUTUBE_SHA256", store.sha256(tmp_path / "titles" / "youtube.csv"))
     extracted = call("extract", "--layers", "all")
     assert extracted.code == 0 and "12 layer files" in extracted.err, extracted.err
     one = call("train", "--layers", "12", "11")
@@ -39,8 +41,8 @@ def test_the_three_commands_letter_by_letter(tmp_path, bert12, monkeypatch):
 
 
 def test_twelve_of_a_six_layer_encoder_says_what_to_type():
-    with pytest.raises(data.Problem, match=r"minilm has 6 layers, 1 to 6; counted from the top, that is --layers -1 -2"):
-        data.resolve_layers(["12", "11"], 6, "minilm", ["cls"])
+    with pytest.raises(cli.Problem, match=r"minilm has 6 layers, 1 to 6; counted from the top, that is --layers -1 -2"):
+        store.resolve_layers(["12", "11"], 6, "minilm", ["cls"])
 
 
 def test_the_same_commands_give_the_same_bytes(tmp_path, bert, titles, monkeypatch):
@@ -51,26 +53,35 @@ def test_the_same_commands_give_the_same_bytes(tmp_path, bert, titles, monkeypat
         assert call("extract", "--data", titles, "--model", bert).code == 0
         assert call("train", "--epochs", 2).code == 0
         assert call("evaluate", "--baselines", "--plot", "p.svg", "--suspects", "s.csv").code == 0
-        folders.append({str(path.relative_to(tmp_path / name)): path for path in (tmp_path / name).rglob("*") if path.is_file()})
+        folders.append(
+            {str(path.relative_to(tmp_path / name)): path for path in (tmp_path / name).rglob("*") if path.is_file()}
+        )
     assert folders[0].keys() == folders[1].keys()
     for name in folders[0]:
         first, second = (folder[name].read_bytes() for folder in folders)
         if name.endswith(("manifest.json", "config.json")):
-            first, second = ({k: v for k, v in json.loads(b).items() if k not in ("made", "checksum")} for b in (first, second))
+            first, second = (
+                {k: v for k, v in json.loads(b).items() if k not in ("made", "checksum")} for b in (first, second)
+            )
         assert first == second, name
 
 
 def test_help_answers_at_once_without_the_slow_libraries():
     for script in SCRIPTS:
-        code = (f"import sys, runpy; sys.argv = ['{script}.py', '--help']\ntry: runpy.run_path({str(ROOT / script) + '.py'!r}, "
-                "run_name='__main__')\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))")
+        code = (
+            f"import sys, runpy; sys.argv = ['{script}.py', '--help']\ntry: runpy.run_path({str(ROOT / script) + '.py'!r}, "
+            "run_name='__main__')\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))"
+        )
         done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.endswith("[]\n") and "show this help" in done.stdout, (script, done.stderr)
 
 
 def options_of(script):
     """The long options that a script's --help names."""
-    return set(re.findall(r"--[a-z][a-z-]+", shell(script, "--help", env={"PATH": "", "COLUMNS": "200"}).stdout)) - {"--help", "--nproc-per-node"}
+    return set(re.findall(r"--[a-z][a-z-]+", shell(script, "--help", env={"PATH": "", "COLUMNS": "200"}).stdout)) - {
+        "--help",
+        "--nproc-per-node",
+    }
 
 
 def test_readme_and_help_name_the_same_options():
@@ -106,18 +117,32 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path, bert, titles, monkeypat
     monkeypatch.chdir(tmp_path)
     call("extract", "--data", titles, "--model", bert)
     call("train", "--epochs", 1)
-    done = subprocess.run(f"'{sys.executable}' '{ROOT / 'evaluate.py'}' | head -c 5; s=${{PIPESTATUS[0]}}; echo; echo $s", shell=True, text=True,
-                          capture_output=True, executable="/bin/bash", cwd=tmp_path)
+    done = subprocess.run(
+        f"'{sys.executable}' '{ROOT / 'evaluate.py'}' | head -c 5; s=${{PIPESTATUS[0]}}; echo; echo $s",
+        shell=True,
+        text=True,
+        capture_output=True,
+        executable="/bin/bash",
+        cwd=tmp_path,
+    )
     assert "Traceback" not in done.stderr and done.stdout.splitlines()[-1] in ("0", "141"), done
 
 
 def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
-    for script, *arguments in (["extract", "--data", titles, "--model", bert], ["train", "--epochs", "1", "--layers", "2"],
-                               ["evaluate", "--plot", "p.png"], ["predict", "--run", "RUN", "a title"]):
+    for script, *arguments in (
+        ["extract", "--data", titles, "--model", bert],
+        ["train", "--epochs", "1", "--layers", "2"],
+        ["evaluate", "--plot", "p.png"],
+        ["predict", "--run", "RUN", "a title"],
+    ):
         if "RUN" in arguments:
             arguments[1] = next(iter((tmp_path / "results").glob("*/config.json"))).parent
-        done = subprocess.run([sys.executable, "-W", "error", str(ROOT / f"{script}.py"), *map(str, arguments)], text=True,
-                              capture_output=True, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(ROOT / f"{script}.py"), *map(str, arguments)],
+            text=True,
+            capture_output=True,
+            cwd=tmp_path,
+        )
         assert done.returncode == 0 and "Warning" not in done.stderr, (script, done.stderr)
 
 
@@ -141,6 +166,17 @@ def test_the_runtime_needs_four_packages_with_exact_versions():
     own = {path.stem for path in ROOT.glob("*.py")}
     for path in ROOT.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
             for name in {n.split(".")[0] for n in names}:
-                assert name in sys.stdlib_module_names | own | come_along | optional | {"numpy", "pandas", "torch", "transformers"}, (path, name)
+                assert name in sys.stdlib_module_names | own | come_along | optional | {
+                    "numpy",
+                    "pandas",
+                    "torch",
+                    "transformers",
+                }, (path, name)

@@ -1,4 +1,5 @@
 """Prediction: a kept run gives the categories of new titles, as its heads and its encoder would have it."""
+
 import csv
 import io
 import json
@@ -9,14 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-import data
-import extract
-import model
-import predict
 from conftest import call, refused, write_bert, write_titles
 
-TITLES = ["how to cook the best pasta", "ancient egypt: war of empire | 10 things", "a, \"quoted\" title"]
+import model
+import predict
+import store
+
+TITLES = ["how to cook the best pasta", "ancient egypt: war of empire | 10 things", 'a, "quoted" title']
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +24,40 @@ def trained(tmp_path_factory, bert):
     """Features and one run on both layers and poolings, standardised, of a random encoder."""
     folder = tmp_path_factory.mktemp("kept")
     titles = write_titles(folder / "titles.csv", rows=90)
-    assert call("extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--out", folder / "features",
-                "--dtype", "float32").code == 0
-    for options in (["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12], ["--layers", "1", "--epochs", 12]):
+    assert (
+        call(
+            "extract",
+            "--data",
+            titles,
+            "--model",
+            bert,
+            "--pooling",
+            "cls",
+            "mean",
+            "--out",
+            folder / "features",
+            "--dtype",
+            "float32",
+        ).code
+        == 0
+    )
+    for options in (
+        ["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12],
+        ["--layers", "1", "--epochs", 12],
+    ):
         result = call("train", "--features", folder / "features", "--results", folder / "results", *options)
         assert result.code == 0, result.err
-    both, = (folder / "results").glob("*-2-1-*")
-    one, = (folder / "results").glob("*layers-1-*")
+    (both,) = (folder / "results").glob("*-2-1-*")
+    (one,) = (folder / "results").glob("*layers-1-*")
     return SimpleNamespace(folder=folder, features=folder / "features", run=both, one=one, titles=titles)
 
 
 def by_hand(trained, rows):
     """Probabilities of the first `rows` training titles from the cached features, one head and title after the other."""
-    config = data.read_json(trained.run / "config.json", "a run")
+    config = store.read_json(trained.run / "config.json", "a run")
     from safetensors.torch import load_file
 
-    state, features = load_file(trained.run / "heads.safetensors"), data.open_features(trained.features)
+    state, features = load_file(trained.run / "heads.safetensors"), store.open_features(trained.features)
     out = []
     for row in range(rows):
         x = torch.tensor(np.stack([features.read(*column)[row] for column in map(tuple, config["columns"])]))
@@ -91,17 +109,33 @@ def test_the_encoder_runs_no_deeper_than_the_run_needs(trained):
     calls = []
     for number, block in enumerate(classifier[1].blocks, 1):
         block.register_forward_hook(lambda *_, number=number: calls.append(number))
-    (_, probabilities, _), = predict.predict(classifier, [(0, TITLES)])
+    ((_, probabilities, _),) = predict.predict(classifier, [(0, TITLES)])
     assert set(calls) == {1} and probabilities.shape == (3, 3)
 
 
 def test_all_columns_are_kept_whatever_the_file(trained, tmp_path):
-    (tmp_path / "in.tsv").write_text("id\tname\tx\n1\t=1+1\ta\n2\t \tb\n3\tmuseum tour\t\"c\nd\"\n", encoding="utf-8-sig")
-    result = call("predict", "--run", trained.run, "--csv", tmp_path / "in.tsv", "--out", tmp_path / "o.csv", "--text-column", "name",
-                  "--window", 1)
+    (tmp_path / "in.tsv").write_text('id\tname\tx\n1\t=1+1\ta\n2\t \tb\n3\tmuseum tour\t"c\nd"\n', encoding="utf-8-sig")
+    result = call(
+        "predict",
+        "--run",
+        trained.run,
+        "--csv",
+        tmp_path / "in.tsv",
+        "--out",
+        tmp_path / "o.csv",
+        "--text-column",
+        "name",
+        "--window",
+        1,
+    )
     assert result.code == 0 and "1 without text" in result.err, result.err
     rows = list(csv.reader(open(tmp_path / "o.csv", newline="", encoding="utf-8")))
-    assert [row[:3] for row in rows] == [["id", "name", "x"], ["1", "=1+1", "a"], ["2", " ", "b"], ["3", "museum tour", "c\nd"]]
+    assert [row[:3] for row in rows] == [
+        ["id", "name", "x"],
+        ["1", "=1+1", "a"],
+        ["2", " ", "b"],
+        ["3", "museum tour", "c\nd"],
+    ]
     assert rows[2][3:] == [""] * 5 and rows[1][3] and rows[3][3]
 
 
@@ -112,7 +146,7 @@ def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(trained, tmp_
     there = call("predict", "--run", copy, "--model", "encoder", *TITLES)
     assert there.code == 0 and there.out == call("predict", "--run", trained.run, *TITLES).out
     card = (copy / "README.md").read_text(encoding="utf-8")
-    config = data.read_json(copy / "config.json", "a run")
+    config = store.read_json(copy / "config.json", "a run")
     assert f"{config['results']['macro_f1']:.4f}" in card and config["data"]["sha256"] in card
     assert all(f"- {name}" in card for name in config["classes"])
 
@@ -133,21 +167,24 @@ def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
     refused(call("predict", "--run", baseline, "a"), "baseline")
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["a"], ["--run"]),
-    (["--run", "RUN", "--csv", "in.csv"], ["--csv and --out go together"]),
-    (["--run", "RUN", "--out", "o.csv"], ["--csv and --out go together"]),
-    (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
-    (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
-    (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
-    (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
-    (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "not a plain file"]),
-    (["--run", "RUN", "caf\udce9"], ["TITLE", "not UTF-8"]),
-    (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
-    (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
-    (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),
-    (["--run", "RUN", "--csv", "ragged.csv", "--out", "o.csv"], ["row 2"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["a"], ["--run"]),
+        (["--run", "RUN", "--csv", "in.csv"], ["--csv and --out go together"]),
+        (["--run", "RUN", "--out", "o.csv"], ["--csv and --out go together"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
+        (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "not a plain file"]),
+        (["--run", "RUN", "caf\udce9"], ["TITLE", "not UTF-8"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
+        (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),
+        (["--run", "RUN", "--csv", "ragged.csv", "--out", "o.csv"], ["row 2"]),
+    ],
+)
 def test_what_contradicts_itself_is_refused_and_nothing_is_written(trained, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.csv").write_text("title\na\n")

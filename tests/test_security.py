@@ -1,4 +1,5 @@
 """Files that come from others: none is run, none is a pickle, and no name in them leads out of a folder."""
+
 import json
 import pickle
 import re
@@ -6,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import data
 from conftest import ROOT, call, refused, write_bert, write_titles
+
+import cli
+import store
 
 
 class Bomb:
@@ -91,46 +93,86 @@ def edit_manifest(folder, edit):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest.pop("checksum")
     edit(manifest)
-    data.write_json(folder / "manifest.json", manifest)
+    store.write_json(folder / "manifest.json", manifest)
 
 
 def test_pickled_features_are_refused(features, marker):
     with open(features / "cls-01.npy", "wb") as file:
         np.save(file, np.array([[Bomb(marker)]], dtype=object), allow_pickle=True)
     path = features / "cls-01.npy"
-    edit_manifest(features, lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": data.sha256(path)}}))
-    with pytest.raises(data.Problem, match="not a plain .npy file of numbers"):
-        data.open_features(features).read("cls", 1)
+    edit_manifest(
+        features,
+        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": store.sha256(path)}}),
+    )
+    with pytest.raises(cli.Problem, match="not a plain .npy file of numbers"):
+        store.open_features(features).read("cls", 1)
 
 
 def test_features_that_are_a_bare_pickle_are_refused(features, marker):
     path = features / "cls-01.npy"
     path.write_bytes(pickle.dumps(Bomb(marker)))
-    edit_manifest(features, lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": data.sha256(path)}}))
-    with pytest.raises(data.Problem, match="not a plain .npy file of numbers"):
-        data.open_features(features).read("cls", 1)
+    edit_manifest(
+        features,
+        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": store.sha256(path)}}),
+    )
+    with pytest.raises(cli.Problem, match="not a plain .npy file of numbers"):
+        store.open_features(features).read("cls", 1)
 
 
-@pytest.mark.parametrize("name", ["../cls-01.npy", "cls-../../x.npy", "/etc/passwd", "cls-1.npy", "cls-01.npy/..", "cls-01",
-                                  "max-01.npy", "cls--1.npy", "cls-٠١.npy", "cls-01.npy\n", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../cls-01.npy",
+        "cls-../../x.npy",
+        "/etc/passwd",
+        "cls-1.npy",
+        "cls-01.npy/..",
+        "cls-01",
+        "max-01.npy",
+        "cls--1.npy",
+        "cls-٠١.npy",
+        "cls-01.npy\n",
+        "",
+    ],
+)
 def test_a_manifest_that_names_other_files_is_refused(features, name):
     edit_manifest(features, lambda m: m["files"].update({name: m["files"]["cls-01.npy"]}))
-    with pytest.raises(data.Problem, match="manifest.json"):
-        data.open_features(features)
+    with pytest.raises(cli.Problem, match="manifest.json"):
+        store.open_features(features)
 
 
 def test_feature_names_of_deep_encoders_are_allowed(features):
     edit_manifest(features, lambda m: m["files"].update({"cls-100.npy": m["files"]["cls-01.npy"]}))
-    assert data.open_features(features).layers("cls") == [1, 2, 100]
+    assert store.open_features(features).layers("cls") == [1, 2, 100]
 
 
 # --- names and cells ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "", "...", ".hidden", "-rf", "a\\b", "a\0b", "~", "C:\\x", "x" * 500, "日本語" * 100,
-                                  "x" * 59 + ".x", "\u202etxt.exe", "a b\n", "..", "/"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "a/b",
+        "",
+        "...",
+        ".hidden",
+        "-rf",
+        "a\\b",
+        "a\0b",
+        "~",
+        "C:\\x",
+        "x" * 500,
+        "日本語" * 100,
+        "x" * 59 + ".x",
+        "\u202etxt.exe",
+        "a b\n",
+        "..",
+        "/",
+    ],
+)
 def test_names_from_outside_make_harmless_paths(name, tmp_path):
-    made = data.slug(name)
+    made = store.slug(name)
     assert 1 <= len(made) <= 60 and len(made.encode()) < 200
     assert made[0] not in ".-~" and made[-1] not in ".-"
     assert all(c.isalnum() or c in ".-" for c in made)
@@ -140,27 +182,33 @@ def test_names_from_outside_make_harmless_paths(name, tmp_path):
 
 
 def test_names_keep_what_people_know_them_by():
-    assert data.slug("bert-base-uncased") == "bert-base-uncased"
-    assert data.slug("google/electra-small") == "google-electra-small"
-    assert data.slug("Küche 日本") == "Küche-日本"
+    assert store.slug("bert-base-uncased") == "bert-base-uncased"
+    assert store.slug("google/electra-small") == "google-electra-small"
+    assert store.slug("Küche 日本") == "Küche-日本"
 
 
 def test_no_cell_is_a_formula():
-    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "=HYPERLINK(\"http://example.org\")"):
-        assert data.escape_cell(text) == "'" + text
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://example.org")'):
+        assert cli.escape_cell(text) == "'" + text
     for text in ("", "1+1", "how to = what", "'quoted'", "日本", " plain"):
-        assert data.escape_cell(text) == text
+        assert cli.escape_cell(text) == text
 
 
 # --- the source ---------------------------------------------------------------------------------------------------
 
 
 def test_the_source_has_no_way_to_run_what_it_reads():
-    banned = re.compile(r"pickle\.load|import pickle|torch\.load\(|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
-                        r"|(?<![\w.])(eval|exec)\(|shell\s*=\s*True|os\.system|yaml\.load|joblib")
+    banned = re.compile(
+        r"pickle\.load|import pickle|torch\.load\(|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
+        r"|(?<![\w.])(eval|exec)\(|shell\s*=\s*True|os\.system|yaml\.load|joblib"
+    )
     files = sorted(ROOT.glob("*.py"))
     assert {"data.py", "extract.py", "model.py"} <= {file.name for file in files}
-    found = [f"{file.name}:{i}: {line.strip()}" for file in files
-             for i, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if banned.search(line)]
+    found = [
+        f"{file.name}:{i}: {line.strip()}"
+        for file in files
+        for i, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if banned.search(line)
+    ]
     assert not found
     assert banned.search("x = eval(text)") and not banned.search("model.eval()")

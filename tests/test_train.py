@@ -1,6 +1,6 @@
 """Training: the head is the report's, all folds at once equals one by one, no head sees its held-out titles."""
+
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +16,10 @@ from conftest import ROOT, call, refused
 from safetensors.numpy import load_file
 
 import bench
+import cli
 import data
 import model
+import store
 import train
 
 CLASSES = ("art", "food", "history", "travel")
@@ -32,18 +33,37 @@ def write_features(folder, arrays, names, depth=2, titles=None):
     (folder / "titles.csv").write_text(text)
     files = {}
     for (pooling, layer), array in arrays.items():
-        path = folder / data.feature_file(pooling, layer)
+        path = folder / store.feature_file(pooling, layer)
         np.save(path, array.astype(np.float32))
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": data.sha256(path)}
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": store.sha256(path)}
     digest = hashlib.sha256(text.encode()).hexdigest()
-    data.write_json(folder / "manifest.json", {
-        "format": data.FORMAT,
-        "encoder": {"name": "some/encoder", "revision": None, "kind": "bert", "layers": depth,
-                    "hidden": next(iter(arrays.values())).shape[1], "weights": "w", "tokenizer": "t"},
-        "data": {"name": "titles.csv", "sha256": "s", "text_column": "title", "label_column": "category",
-                 "rows": len(names), "titles": digest, "classes": {n: names.count(n) for n in sorted(set(names))}},
-        "settings": {"max_length": 128, "dtype": "float32", "store": "float32", "window": 4096, "device": "cpu"},
-        "truncated": 0, "files": files})
+    store.write_json(
+        folder / "manifest.json",
+        {
+            "format": store.FORMAT,
+            "encoder": {
+                "name": "some/encoder",
+                "revision": None,
+                "kind": "bert",
+                "layers": depth,
+                "hidden": next(iter(arrays.values())).shape[1],
+                "weights": "w",
+                "tokenizer": "t",
+            },
+            "data": {
+                "name": "titles.csv",
+                "sha256": "s",
+                "text_column": "title",
+                "label_column": "category",
+                "rows": len(names),
+                "titles": digest,
+                "classes": {n: names.count(n) for n in sorted(set(names))},
+            },
+            "settings": {"max_length": 128, "dtype": "float32", "store": "float32", "window": 4096, "device": "cpu"},
+            "truncated": 0,
+            "files": files,
+        },
+    )
     return folder
 
 
@@ -51,8 +71,11 @@ def made_up(rows=120, hidden=12, layers=(1, 2), poolings=("cls",), seed=0, class
     """Arrays in which each class has a centre of its own, and the names of the classes."""
     random = np.random.default_rng(seed)
     labels = np.arange(rows) % len(classes)
-    arrays = {(pooling, layer): random.normal(size=(len(classes), hidden))[labels] + random.normal(size=(rows, hidden))
-              for pooling in poolings for layer in layers}
+    arrays = {
+        (pooling, layer): random.normal(size=(len(classes), hidden))[labels] + random.normal(size=(rows, hidden))
+        for pooling in poolings
+        for layer in layers
+    }
     return arrays, [classes[label] for label in labels]
 
 
@@ -77,10 +100,14 @@ def config_of(rows=90, layers=2, hidden=16, classes=3, **options):
     """Random inputs and a configuration for train.train_heads: (x, labels, folds, config)."""
     random = np.random.default_rng(5)
     labels = random.permutation(np.arange(rows) % classes)
-    options = {**data.HEAD, "hidden": 20, "epochs": 3, "batch_size": 16, **options}
+    options = {**cli.HEAD, "hidden": 20, "epochs": 3, "batch_size": 16, **options}
     x = torch.from_numpy(random.normal(size=(rows, layers, hidden)).astype(np.float32) * 3 + 1)
-    config = {"columns": [("cls", n) for n in range(layers)], "classes": list(range(classes)),
-              "encoder": {"hidden": hidden}, "options": options}
+    config = {
+        "columns": [("cls", n) for n in range(layers)],
+        "classes": list(range(classes)),
+        "encoder": {"hidden": hidden},
+        "options": options,
+    }
     return x, labels, data.make_folds(labels, np.arange(rows), options["folds"], 0), config
 
 
@@ -93,14 +120,26 @@ def shapes(**options):
 
 def test_head_on_one_layer_is_the_reports():
     assert shapes(layers=1, hidden=768, classes=4) == {
-        "reduce.weight": (1, 1, 3), "reduce.bias": (1,), "mlp.0.weight": (512, 256), "mlp.0.bias": (512,),
-        "mlp.2.weight": (4, 512), "mlp.2.bias": (4,)}
+        "reduce.weight": (1, 1, 3),
+        "reduce.bias": (1,),
+        "mlp.0.weight": (512, 256),
+        "mlp.0.bias": (512,),
+        "mlp.2.weight": (4, 512),
+        "mlp.2.bias": (4,),
+    }
 
 
 def test_head_on_several_layers_begins_with_a_pointwise_convolution():
     assert shapes(layers=4, hidden=768, classes=2) == {
-        "fuse.weight": (1, 4, 1), "fuse.bias": (1,), "reduce.weight": (1, 1, 3), "reduce.bias": (1,),
-        "mlp.0.weight": (512, 256), "mlp.0.bias": (512,), "mlp.2.weight": (2, 512), "mlp.2.bias": (2,)}
+        "fuse.weight": (1, 4, 1),
+        "fuse.bias": (1,),
+        "reduce.weight": (1, 1, 3),
+        "reduce.bias": (1,),
+        "mlp.0.weight": (512, 256),
+        "mlp.0.bias": (512,),
+        "mlp.2.weight": (2, 512),
+        "mlp.2.bias": (2,),
+    }
     head = model.Head(layers=4, hidden=768, classes=2)
     assert isinstance(head.fuse, torch.nn.Conv1d) and (head.fuse.kernel_size, head.fuse.out_channels) == ((1,), 1)
     assert isinstance(head.reduce, torch.nn.Conv1d) and (head.reduce.kernel_size, head.reduce.stride) == ((3,), (3,))
@@ -134,7 +173,7 @@ def head_by_hand(state, x, fusion, reduction, standardize):
         x = np.concatenate([x[:, layer] for layer in range(x.shape[1])], axis=1)
     if reduction == "conv":
         kernel, bias = state["reduce.weight"][0, 0], state["reduce.bias"][0]
-        x = np.stack([x[:, i:i + 3] @ kernel + bias for i in range(0, x.shape[1] - 2, 3)], axis=1)
+        x = np.stack([x[:, i : i + 3] @ kernel + bias for i in range(0, x.shape[1] - 2, 3)], axis=1)
     x = np.maximum(x @ state["mlp.0.weight"].T + state["mlp.0.bias"], 0)
     return x @ state["mlp.2.weight"].T + state["mlp.2.bias"]
 
@@ -163,9 +202,19 @@ def test_new_mix_weighs_all_layers_alike():
 # --- all folds in one loop ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layers, options", [
-    (1, {}), (3, {}), (1, {"standardize": True}), (2, {"standardize": True, "fusion": "mix"}), (2, {"fusion": "concat"}),
-    (2, {"reduction": "none"}), (1, {"folds": 3, "batch_size": 7, "seed": 9}), (2, {"batch_size": 1000})])
+@pytest.mark.parametrize(
+    "layers, options",
+    [
+        (1, {}),
+        (3, {}),
+        (1, {"standardize": True}),
+        (2, {"standardize": True, "fusion": "mix"}),
+        (2, {"fusion": "concat"}),
+        (2, {"reduction": "none"}),
+        (1, {"folds": 3, "batch_size": 7, "seed": 9}),
+        (2, {"batch_size": 1000}),
+    ],
+)
 def test_training_all_folds_at_once_equals_one_after_the_other(layers, options):
     x, labels, folds, config = config_of(layers=layers, **options)
     state, history, probabilities = train.train_heads(x, labels, folds, config)
@@ -192,7 +241,9 @@ def test_an_epoch_shows_each_training_title_once(rows, folds, size):
     held = np.random.default_rng(rows).permutation(np.arange(rows) % folds)
     options = {"folds": folds, "batch_size": size, "seed": 3}
     numbers, weights = train.epoch_batches(held, options, 1)
-    assert numbers.shape == weights.shape and numbers.shape[2] <= max(size, 2)  # single titles: a fold may have one more
+    assert numbers.shape == weights.shape and numbers.shape[2] <= max(
+        size, 2
+    )  # single titles: a fold may have one more
     np.testing.assert_allclose(weights.sum(2), 1, rtol=1e-6)
     for fold in range(folds):
         shown = numbers[:, fold][weights[:, fold] > 0]
@@ -238,7 +289,9 @@ def test_probabilities_come_from_the_head_that_has_not_seen_the_title():
     state, _, probabilities = train.train_heads(x, labels, folds, config)
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     for row, fold in enumerate(folds):
-        logits = head_by_hand({name: value[fold] for name, value in state.items()}, x[row:row + 1], "conv", "conv", True)[0]
+        logits = head_by_hand(
+            {name: value[fold] for name, value in state.items()}, x[row : row + 1], "conv", "conv", True
+        )[0]
         expected = np.exp(logits - logits.max())
         np.testing.assert_allclose(probabilities[row], expected / expected.sum(), atol=1e-5)
 
@@ -266,8 +319,18 @@ def test_blocks_of_titles_change_no_probability():
 def test_default_is_the_reports_six_sets(tmp_path):
     features = write_features(tmp_path / "features", *made_up(rows=40, layers=range(9, 13)), depth=12)
     result = trained(features, tmp_path / "results", "--folds", "2", epochs=1)
-    found = [json.loads((tmp_path / "results" / name / "config.json").read_text())["columns"] for name in runs(tmp_path / "results")]
-    assert sorted([layer for _, layer in columns] for columns in found) == [[9], [10], [11], [12], [12, 11], [12, 11, 10, 9]]
+    found = [
+        json.loads((tmp_path / "results" / name / "config.json").read_text())["columns"]
+        for name in runs(tmp_path / "results")
+    ]
+    assert sorted([layer for _, layer in columns] for columns in found) == [
+        [9],
+        [10],
+        [11],
+        [12],
+        [12, 11],
+        [12, 11, 10, 9],
+    ]
     assert "6 of 6 layer sets" in result.err and result.out == ""
 
 
@@ -304,7 +367,7 @@ def test_what_a_run_keeps(tmp_path, planted):
     assert history[-1, 2] < history[0, 2]
     assert all(value.shape[0] == 3 for value in load_file(folder / "heads.safetensors").values())
     for name, checksum in config["contents"].items():
-        assert data.sha256(folder / name) == checksum
+        assert store.sha256(folder / name) == checksum
     assert set(config["contents"]) | {"config.json", "README.md"} == {path.name for path in folder.iterdir()}
 
 
@@ -346,13 +409,16 @@ def test_same_seed_same_bytes_other_seed_other_heads(tmp_path, planted):
     assert abs(arrays[0] - arrays[1]).max() > 1e-4
 
 
-@pytest.mark.parametrize("options, words", [
-    (["--layers", "9"], ["9", "2 layers"]),
-    (["--layers", "one"], ["--layers one"]),
-    (["--layers", "2", "2"], ["twice"]),
-    (["--layers", "0"], ["--layers 0", "--pooling mean"]),
-    (["--device", "gpu"], ["--device gpu"]),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--layers", "9"], ["9", "2 layers"]),
+        (["--layers", "one"], ["--layers one"]),
+        (["--layers", "2", "2"], ["twice"]),
+        (["--layers", "0"], ["--layers 0", "--pooling mean"]),
+        (["--device", "gpu"], ["--device gpu"]),
+    ],
+)
 def test_refusals(tmp_path, planted, options, words):
     refused(call("train", "--features", planted, "--results", tmp_path / "results", *options), *words)
     assert not list(tmp_path.glob("results/*"))
@@ -363,9 +429,21 @@ def test_cuda_where_there_is_none_is_refused(tmp_path, planted):
     refused(call("train", "--features", planted, "--results", tmp_path / "results", "--device", "cuda"), "--device cpu")
 
 
-@pytest.mark.parametrize("options", [
-    ("--folds", "1"), ("--epochs", "0"), ("--lr", "0"), ("--lr", "-1"), ("--lr", "nan"), ("--batch-size", "0"),
-    ("--hidden", "0"), ("--seed", "-1"), ("--fusion", "sum"), ("--layers", "2", "--each")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--folds", "1"),
+        ("--epochs", "0"),
+        ("--lr", "0"),
+        ("--lr", "-1"),
+        ("--lr", "nan"),
+        ("--batch-size", "0"),
+        ("--hidden", "0"),
+        ("--seed", "-1"),
+        ("--fusion", "sum"),
+        ("--layers", "2", "--each"),
+    ],
+)
 def test_meaningless_options_are_refused_before_anything_is_read(tmp_path, options, capsys):
     with pytest.raises(SystemExit) as stop:
         train.parse_arguments(["--features", str(tmp_path / "nowhere"), *options])
@@ -382,8 +460,10 @@ def test_layers_that_are_not_extracted_are_refused_with_the_command_that_adds_th
 
 def test_pooling_that_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path):
     features = write_features(tmp_path / "features", *made_up())
-    refused(call("train", "--features", features, "--results", tmp_path / "results", "--pooling", "mean"),
-            "extract.py --pooling mean")
+    refused(
+        call("train", "--features", features, "--results", tmp_path / "results", "--pooling", "mean"),
+        "extract.py --pooling mean",
+    )
 
 
 def test_no_features(tmp_path):
@@ -406,7 +486,7 @@ def test_copies_of_a_title_stand_on_one_side_unless_random(tmp_path):
     for split in ("grouped", "random"):
         trained(features, tmp_path / split, "--layers", "2", "--split", split, epochs=1)
         folds = np.load(next((tmp_path / split).glob("*/folds.npy")))
-        torn[split] = sum(len(set(folds[start:start + 8])) > 1 for start in range(0, 160, 8))
+        torn[split] = sum(len(set(folds[start : start + 8])) > 1 for start in range(0, 160, 8))
         assert sorted(np.bincount(folds)) == [32] * 5
     assert torn["grouped"] == 0 and torn["random"] > 10
 
@@ -414,8 +494,20 @@ def test_copies_of_a_title_stand_on_one_side_unless_random(tmp_path):
 def test_exploding_loss_is_one_line_and_leaves_no_run(tmp_path):
     arrays, names = made_up()
     features = write_features(tmp_path / "features", {key: 1e12 * value for key, value in arrays.items()}, names)
-    result = call("train", "--features", features, "--results", tmp_path / "results", "--layers", "2", "--lr", "1e9",
-                  "--epochs", "20", "--quiet")
+    result = call(
+        "train",
+        "--features",
+        features,
+        "--results",
+        tmp_path / "results",
+        "--layers",
+        "2",
+        "--lr",
+        "1e9",
+        "--epochs",
+        "20",
+        "--quiet",
+    )
     refused(result, "smaller --lr", "--standardize")
     assert runs(tmp_path / "results") == []
 
@@ -427,7 +519,9 @@ def test_collapsed_heads_are_said_in_words_with_a_remedy_that_works(tmp_path):
     assert "predicts one class only in 5 of 5 folds; try --standardize" in said
     said = trained(features, tmp_path / "results", "--layers", "2", "--standardize", "--batch-size", "8", epochs=4).err
     assert "predicts one class only" not in said
-    scores = sorted(json.loads(p.read_text())["results"]["macro_f1"] for p in (tmp_path / "results").glob("*/config.json"))
+    scores = sorted(
+        json.loads(p.read_text())["results"]["macro_f1"] for p in (tmp_path / "results").glob("*/config.json")
+    )
     assert scores[0] < 0.2 and scores[1] > 0.5
 
 
@@ -442,8 +536,11 @@ def test_second_identical_training_changes_nothing(tmp_path, planted):
 def test_run_of_the_same_name_on_other_features_is_refused(tmp_path, planted):
     trained(planted, tmp_path / "results", "--layers", "2")
     other = write_features(tmp_path / "other", *made_up(seed=1))
-    refused(call("train", "--features", other, "--results", tmp_path / "results", "--layers", "2", "--epochs", "3"),
-            "another --results", "differ")
+    refused(
+        call("train", "--features", other, "--results", tmp_path / "results", "--layers", "2", "--epochs", "3"),
+        "another --results",
+        "differ",
+    )
 
 
 def test_interrupted_while_writing_leaves_no_run(tmp_path, planted, monkeypatch):
@@ -453,7 +550,10 @@ def test_interrupted_while_writing_leaves_no_run(tmp_path, planted, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "rename", interrupted)
-    assert call("train", "--features", planted, "--results", tmp_path / "results", "--layers", "2", "--epochs", "1").code == 130
+    assert (
+        call("train", "--features", planted, "--results", tmp_path / "results", "--layers", "2", "--epochs", "1").code
+        == 130
+    )
     assert runs(tmp_path / "results") == [] and not list((tmp_path / "results").glob(".unfinished-*"))
     monkeypatch.setattr(os, "rename", real)
     trained(planted, tmp_path / "results", "--layers", "2", epochs=1)
@@ -462,8 +562,18 @@ def test_interrupted_while_writing_leaves_no_run(tmp_path, planted, monkeypatch)
 
 def test_killed_training_leaves_no_run_and_the_next_one_clears_up(tmp_path, planted):
     results = tmp_path / "results"
-    command = [sys.executable, ROOT / "train.py", "--features", planted, "--results", results, "--layers", "2",
-               "--epochs", "1000000"]
+    command = [
+        sys.executable,
+        ROOT / "train.py",
+        "--features",
+        planted,
+        "--results",
+        results,
+        "--layers",
+        "2",
+        "--epochs",
+        "1000000",
+    ]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
     try:
         limit = time.time() + 60
@@ -483,9 +593,21 @@ def test_killed_training_leaves_no_run_and_the_next_one_clears_up(tmp_path, plan
 
 def test_names_of_runs_tell_options_apart(tmp_path, planted):
     """No two different trainings share a folder."""
-    options = [[], ["--standardize"], ["--fusion", "mix"], ["--fusion", "concat"], ["--reduction", "none"], ["--hidden", "8"],
-               ["--folds", "4"], ["--split", "random"], ["--batch-size", "32"], ["--lr", "0.002"], ["--seed", "3"],
-               ["--pooling", "mean"], ["--pooling", "cls", "mean"]]
+    options = [
+        [],
+        ["--standardize"],
+        ["--fusion", "mix"],
+        ["--fusion", "concat"],
+        ["--reduction", "none"],
+        ["--hidden", "8"],
+        ["--folds", "4"],
+        ["--split", "random"],
+        ["--batch-size", "32"],
+        ["--lr", "0.002"],
+        ["--seed", "3"],
+        ["--pooling", "mean"],
+        ["--pooling", "cls", "mean"],
+    ]
     names = set()
     for extra in options:
         trained(planted, tmp_path / "results", "--layers", "2", "1", *extra, epochs=1)

@@ -1,0 +1,126 @@
+"""What every script does the same: problems, exit codes, messages, progress, argument types."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+POOLINGS = ("cls", "mean")
+
+
+HEAD = {
+    "standardize": False,
+    "fusion": "conv",
+    "reduction": "conv",
+    "hidden": 512,
+    "folds": 5,
+    "split": "grouped",
+    "epochs": 30,
+    "batch_size": 64,
+    "lr": 1e-3,
+    "seed": 0,
+}  # the options of a run and their defaults
+
+
+class Problem(Exception):
+    """Something that the user can mend. Its text is the one line that they see; the exit code is 2."""
+
+
+def begin(parse_arguments):
+    """Parse the command line, and let Ctrl-C during the slow imports that follow end with a line, not a traceback."""
+
+    def hook(kind, error, trace):
+        if kind is KeyboardInterrupt:
+            print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code
+    return parse_arguments()
+
+
+def launch(main, *args):
+    """Call main(*args) and leave the process: 0, 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C."""
+    script, code = Path(sys.argv[0]).name, 1
+    try:
+        main(*args)
+        sys.stdout.flush()
+        return
+    except Problem as error:
+        code, line = 2, str(error)
+    except KeyboardInterrupt as error:
+        code, line = 130, str(error) or "stopped; nothing half-written is left behind"
+    except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        line = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    except (MemoryError, RuntimeError) as error:  # torch says in words that memory is short
+        short = ("out of memory", "not enough memory", "can't allocate memory")
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in short):
+            raise
+        line = f"out of memory ({one_line(error)[:200]})"
+    print(f"{script}: {one_line(line)}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def one_line(text):
+    """The text on one line, with control characters shown as escapes: it may hold names that come from a file."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
+
+
+def say(text, quiet=False):
+    """Print a line for people on standard error, so that standard output stays what other programs may read."""
+    if not quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+def unless_default(option, value, default):
+    """The option as it has to be typed in a next command, or nothing where it has its default."""
+    return "" if str(value) == default else f" {option} {shlex.quote(str(value))}"
+
+
+def progress(total, unit, quiet=False, **options):
+    """A tqdm bar on standard error that shows after two seconds, and not at all where that is not a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(
+        total=total, unit=unit, unit_scale=True, delay=2, disable=True if quiet else None, dynamic_ncols=True, **options
+    )
+
+
+def number(kind, low=None, high=None, above=None):
+    """An argparse type: an int or a float within the range, with an error that names it."""
+    limits = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None)
+    limits += [f"at most {high}"] * (high is not None)
+
+    def convert(text):
+        value = kind(text)
+        within = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
+        if not within or value != value:
+            raise ValueError
+        return value
+
+    convert.__name__ = f"{'whole number' if kind is int else 'number'} ({' and '.join(limits)})"
+    return convert
+
+
+def check_output(option, path):
+    """Refuse to write a file where that cannot work, or would replace something other than a file."""
+    path = Path(path)
+    if not path.resolve().parent.is_dir() or path.is_dir():
+        raise Problem(f"{option} {path}: there is no such folder to write it in, or it is a folder itself")
+    if path.exists() and not path.is_file():
+        raise Problem(f"{option} {path}: this is not a plain file; name one")
+
+
+def escape_cell(text):
+    """A cell that no spreadsheet takes for a formula: a leading =, +, -, @, tab or return gets an apostrophe."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+def escape_markdown(text):
+    """Text for a cell of a markdown table or a list: on one line, with nothing in it that markdown would interpret."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~" else c for c in one_line(text))

@@ -1,0 +1,308 @@
+"""What is on the disk: atomic files, locks, checksummed JSON, the formats of features/ and results/<run>/."""
+
+import contextlib
+import csv
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import tokenize
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cli
+
+FORMAT = 1  # of features/ and of results/<run>/; raised when older files can no longer be read
+
+
+@contextlib.contextmanager
+def atomic(path, mode="wb", **options):
+    """Open a temporary neighbour of `path`; flush and rename it to `path` on success, delete it on failure."""
+    path = Path(path).resolve()  # a link stays a link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder):
+    """Make a temporary neighbour of `folder`; rename it to `folder` when all that was put in is on the disk."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder, what):
+    """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not hold it."""
+    from filelock import FileLock, Timeout  # comes with torch and transformers
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise cli.Problem(
+            f"{folder}: {what} is already running in this folder; wait for it or choose another"
+        ) from None
+    try:
+        yield
+    except OSError as error:  # a disk that is full does not say which
+        error.filename = error.filename or str(folder)
+        raise
+    finally:
+        lock.release()
+
+
+def sha256(path):
+    """The sha256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content):
+    """The sha256 of anything that JSON can hold, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path, content):
+    """Write a dictionary with its own checksum in it, atomically."""
+    content = {**content, "checksum": digest(content)}
+    with atomic(path, "w", encoding="utf-8", errors="surrogateescape") as file:  # a path may hold bytes of any kind
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path, what):
+    """Read what write_json wrote. A file that was edited, cut or made by another version is a cli.Problem."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+        checksum = content.pop("checksum")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise cli.Problem(
+            f"{path}: this is not {what}, or it is damaged; delete the folder and make it again"
+        ) from None
+    if content.get("format") != FORMAT:
+        raise cli.Problem(
+            f"{path}: written in format {content.get('format')!r}, this program reads {FORMAT}; make it again"
+        )
+    if checksum != digest(content):
+        raise cli.Problem(
+            f"{path}: edited or damaged since it was written (checksum differs); delete the folder and make it again"
+        )
+    return content
+
+
+def slug(name):
+    """A name as part of a path: letters, digits, dots and hyphens only, never empty, hidden or long."""
+    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
+    return kept.strip(".-")[:60].rstrip(".-") or "unnamed"
+
+
+def titles_in(path):
+    """Yield (title, label) for each row of a file that copy_titles wrote."""
+    with open(path, encoding="utf-8", newline="") as file:
+        yield from itertools.islice(csv.reader(file), 1, None)
+
+
+def feature_file(pooling, layer):
+    """The name of the file that holds one layer with one pooling."""
+    return f"{pooling}-{layer:02d}.npy"
+
+
+def resolve_layers(wanted, depth, encoder, poolings, available=None):
+    """Layer numbers, top first, for what --layers says: `all`, numbers from 1 (0 is the embedding output), or -1, -2 …
+
+    depth: layers of the encoder; available: the layers that the features hold, where only those will do.
+    Unknown, repeated or meaningless layers are a Problem that names what to type.
+    """
+    lowest = 1 if "cls" in poolings else 0
+    if wanted == ["all"]:
+        return sorted(available if available is not None else range(1, depth + 1), reverse=True)
+    try:
+        numbers = [int(w) for w in wanted]
+    except ValueError:
+        raise cli.Problem(f"--layers {' '.join(wanted)}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
+    layers = [n + depth + 1 if n < 0 else n for n in numbers]
+    if 0 in numbers and lowest:  # (-13 of 12 is 0 too, and falls to the next lines)
+        raise cli.Problem(
+            "--layers 0: layer 0 is the embedding output, where [CLS] is the same for every title; use "
+            "--pooling mean for it, or layers from 1"
+        )
+    if min(layers) < lowest or max(layers) > depth:
+        top = max(max(numbers), depth)
+        count = " ".join(str(n - top - 1) if n > 0 else str(n) for n in numbers)
+        hint = (
+            f"; counted from the top, that is --layers {count}" if min(int(c) for c in count.split()) >= -depth else ""
+        )
+        raise cli.Problem(f"--layers {' '.join(wanted)}: {encoder} has {depth} layers, 1 to {depth}{hint}")
+    if len(set(layers)) < len(layers):
+        raise cli.Problem(f"--layers {' '.join(wanted)}: layer {max(layers, key=layers.count)} is named twice")
+    missing = sorted(set(layers) - set(layers if available is None else available), reverse=True)
+    if missing:
+        raise cli.Problem(
+            f"--layers {' '.join(wanted)}: the features hold layers {' '.join(map(str, available)) or 'none'}; add "
+            f"the others with: extract.py --layers {' '.join(map(str, missing))} and its other options as before"
+        )
+    return sorted(layers, reverse=True)
+
+
+@dataclass
+class Features:
+    """One extraction, opened for reading."""
+
+    folder: Path
+    manifest: dict
+
+    @property
+    def identity(self):
+        """A fingerprint of all that decides the features' values, but not of which layers there are."""
+        return digest(identity(self.manifest))
+
+    def layers(self, pooling):
+        """The layers that are there for a pooling, ascending."""
+        names = [name.removesuffix(".npy").split("-") for name in self.manifest["files"]]
+        return sorted(int(layer) for kind, layer in names if kind == pooling)
+
+    def read(self, pooling, layer, check=True):
+        """The features of one layer, (titles, hidden), memory-mapped. Damage is a Problem; `check` reads every byte."""
+        name = feature_file(pooling, layer)
+        path, entry = self.folder / name, self.manifest["files"][name]
+        again = "delete the folder and extract again"
+        try:
+            if path.stat().st_size != entry["bytes"]:
+                raise cli.Problem(f"{path}: {path.stat().st_size:,} bytes instead of {entry['bytes']:,}; {again}")
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            raise cli.Problem(f"{path}: the manifest names this file, but it is gone; {again}") from None
+        except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # numpy parses the header as Python's literals
+            raise cli.Problem(f"{path}: not a plain .npy file of numbers; {again}") from None
+        shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
+        if array.shape != shape or array.dtype != self.manifest["settings"]["store"]:
+            raise cli.Problem(
+                f"{path}: {array.dtype} of shape {array.shape} instead of "
+                f"{self.manifest['settings']['store']} of shape {shape}; {again}"
+            )
+        if check and sha256(path) != entry["sha256"]:
+            raise cli.Problem(f"{path}: damaged since it was written (sha256 differs); {again}")
+        return array
+
+    def titles(self):
+        """All titles and all labels, as two lists."""
+        path = self.folder / "titles.csv"
+        if not path.exists() or sha256(path) != self.manifest["data"]["titles"]:
+            raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
+        pairs = list(titles_in(path))
+        return [title for title, _ in pairs], [label for _, label in pairs]
+
+
+def identity(manifest):
+    """The parts of a manifest that decide the features' values, flat, under the names that users know."""
+    encoder, settings = manifest["encoder"], manifest["settings"]
+    return {
+        "encoder weights": encoder["weights"],
+        "tokenizer": encoder["tokenizer"],
+        "titles": manifest["data"]["titles"],
+        **settings,
+    }
+
+
+def open_features(folder):
+    """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to run."""
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists():
+        if (folder / "partial").exists():
+            raise cli.Problem(
+                f"{folder}: the extraction there is not finished; run the same extract.py command again, "
+                "it goes on where it stopped"
+            )
+        raise cli.Problem(
+            f"{folder}: there are no features; make them with: python extract.py --layers all --out {folder}"
+        )
+    manifest = read_json(folder / "manifest.json", "a manifest of features")
+    for name in manifest["files"]:  # a name of any other form might lead out of the folder
+        pooling, _, layer = name.removesuffix(".npy").partition("-")
+        if pooling not in cli.POOLINGS or not layer.isdecimal() or name != feature_file(pooling, int(layer)):
+            raise cli.Problem(
+                f"{folder / 'manifest.json'}: {name!r} is not the name of a file of features; extract again"
+            )
+    return Features(folder, manifest)
+
+
+def write_run(folder, config, arrays, files=()):
+    """Write a run's folder whole or not at all: arrays as .npy, files as (name, function that writes to a path)."""
+    with atomic_folder(folder) as temporary:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        for name, write in files:
+            write(temporary / name)
+        # the model card is for people, who may want to edit it
+        contents = {path.name: sha256(path) for path in sorted(temporary.iterdir()) if path.name != "README.md"}
+        write_json(temporary / "config.json", {**config, "contents": contents})
+
+
+def open_run(folder, *names):
+    """The configuration of a run, and those of its arrays that are named; damage is a cli.Problem."""
+    folder = Path(folder)
+    if not (folder / "config.json").exists():
+        raise cli.Problem(
+            f"{folder}: no run is there (config.json is missing); train.py makes runs, python evaluate.py lists them"
+        )
+    config, arrays = read_json(folder / "config.json", "a run"), []
+    for name in names:
+        path = folder / f"{name}.npy"
+        check_content(path, config)
+        arrays.append(np.load(path, allow_pickle=False))
+    return config, *arrays
+
+
+def check_content(path, config):
+    """Raise a Problem unless a run's file is what the run's configuration says it is."""
+    if not path.exists() or sha256(path) != config["contents"].get(path.name):
+        raise cli.Problem(f"{path}: gone or changed since the run was written; delete the run's folder and train again")
+
+
+def collapse(config):
+    """(what to say of a run in which heads predict one class only, the remedy), or None for other runs."""
+    folds, options = len(config["results"]["collapsed"]), config["options"]
+    if not folds:
+        return None
+    remedy = "a smaller --lr" if options["standardize"] else "--standardize"
+    return f"predicts one class only in {folds} of {options['folds']} folds", remedy
+
+
+def features_of(config, folder=None):
+    """The features that a run was trained on, opened and compared with what the run says of them."""
+    features = open_features(folder or config["made"]["features"])
+    for what, old, new in (
+        ("encoder weights", config.get("encoder", {}).get("weights"), features.manifest["encoder"]["weights"]),
+        ("titles", config["data"]["titles"], features.manifest["data"]["titles"]),
+        ("settings", config.get("features"), features.identity),
+    ):
+        if old is not None and old != new:
+            raise cli.Problem(
+                f"{features.folder}: these are not the features that the run was trained on (their {what} "
+                "differ); name the right ones with --features"
+            )
+    for name, checksum in config.get("files", {}).items():
+        if features.manifest["files"].get(name, {}).get("sha256") != checksum:
+            raise cli.Problem(f"{features.folder / name}: not the file that the run was trained on; train again")
+    return features
