@@ -1,5 +1,6 @@
 """What every script does the same: problems, exit codes, messages, progress, argument types."""
 
+import argparse
 import os
 import shlex
 import sys
@@ -24,6 +25,22 @@ HEAD = {
 
 class Problem(Exception):
     """Something that the user can mend. Its text is the one line that they see; the exit code is 2."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the description's layout and names the default of each option that has one worth naming."""
+
+    def _get_help_string(self, action):
+        default = action.default
+        if default is None or default is False or default in ([], argparse.SUPPRESS) or "(default: " in action.help:
+            return action.help
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{action.help} (default: {shown.replace('%', '%%')})"
+
+
+def parser(doc):
+    """An argument parser for a script with this docstring. Defaults are added to the help: don't type them again."""
+    return argparse.ArgumentParser(description=doc, formatter_class=Help)
 
 
 def begin(parse_arguments):
