@@ -6,21 +6,24 @@ import shlex
 import sys
 from pathlib import Path
 
+VERSION = "0.2.0"
 POOLINGS = ("cls", "mean")
-
-
-HEAD = {
+OPTIONS = {  # the options of a run, in the order of its name, and their defaults; "labels" None is all titles
+    "head": "mlp",
     "standardize": False,
     "fusion": "conv",
     "reduction": "conv",
     "hidden": 512,
+    "labels": None,
     "folds": 5,
+    "repeats": 3,
     "split": "grouped",
     "epochs": 30,
     "batch_size": 64,
     "lr": 1e-3,
     "seed": 0,
-}  # the options of a run and their defaults
+}
+MLP_OPTIONS = ("fusion", "reduction", "hidden", "epochs", "batch_size", "lr")  # the linear probe has none of these
 
 
 class Problem(Exception):
@@ -40,22 +43,45 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
 def parser(doc):
     """An argument parser for a script with this docstring. Defaults are added to the help: don't type them again."""
-    return argparse.ArgumentParser(description=doc, formatter_class=Help)
+    made = argparse.ArgumentParser(description=doc, formatter_class=Help)
+    made.add_argument("--version", action="version", version=VERSION)
+    return made
 
 
 def begin(parse_arguments):
-    """Parse the command line, and let Ctrl-C during the slow imports that follow end with a line, not a traceback."""
+    """Make ready for the slow imports that follow: threads, Ctrl-C, output; then parse the command line.
+
+    Threads that wait for one another are told not to spin for long: beside another busy process, spinning makes
+    training several times slower. No more threads are taken than the process may use.
+    """
 
     def hook(kind, error, trace):
         if kind is KeyboardInterrupt:
             print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)
+            sys.stderr.flush()
+            os._exit(130)  # what is half imported may print more on its way out
+        sys.__excepthook__(kind, error, trace)
 
     sys.excepthook = hook
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code
     return parse_arguments()
+
+
+def processors():
+    """How many processors this process may use: its affinity, and the quota of its container (cgroup v2 or v1)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = " ".join(Path("/sys/fs/cgroup", name).read_text() for name in names).split()
+            if int(quota) > 0:  # -1, or the word max, is no limit
+                count = min(count, max(1, -(-int(quota) // int(period))))
+        except (OSError, ValueError):
+            continue
+    return count
 
 
 def launch(main, *args):
@@ -141,3 +167,14 @@ def escape_cell(text):
 def escape_markdown(text):
     """Text for a cell of a markdown table or a list: on one line, with nothing in it that markdown would interpret."""
     return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|~" else c for c in one_line(text))
+
+
+def markdown(columns, rows):
+    """A markdown table: column names that begin with a colon are aligned to the left."""
+    lines = [[name.lstrip(":") for name in columns], [":---" if name[:1] == ":" else "---:" for name in columns], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def count(number, what):
+    """A number with its noun: 1 title, 3,599 titles."""
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -6,7 +6,11 @@ import hashlib
 import itertools
 import json
 import os
+import platform
+import shlex
 import shutil
+import sys
+import time
 import tokenize
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +19,8 @@ import numpy as np
 
 import cli
 
-FORMAT = 1  # of features/ and of results/<run>/; raised when older files can no longer be read
+FORMAT = 1  # of features/; raised when older files can no longer be read
+RUN_FORMAT = 2  # of results/<run>/
 
 
 @contextlib.contextmanager
@@ -91,30 +96,44 @@ def write_json(path, content):
         file.write("\n")
 
 
-def read_json(path, what):
+def read_json(path, what, version=FORMAT):
     """Read what write_json wrote. A file that was edited, cut or made by another version is a cli.Problem."""
+    again = "delete the folder and make it again"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise cli.Problem(
-            f"{path}: this is not {what}, or it is damaged; delete the folder and make it again"
-        ) from None
-    if content.get("format") != FORMAT:
-        raise cli.Problem(
-            f"{path}: written in format {content.get('format')!r}, this program reads {FORMAT}; make it again"
-        )
+        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {again}") from None
+    if content.get("format") != version:
+        old = f"written in format {content.get('format')!r}, this program reads {version}"
+        raise cli.Problem(f"{path}: {old}; {again}")
     if checksum != digest(content):
-        raise cli.Problem(
-            f"{path}: edited or damaged since it was written (checksum differs); delete the folder and make it again"
-        )
+        raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {again}")
     return content
 
 
-def slug(name):
-    """A name as part of a path: letters, digits, dots and hyphens only, never empty, hidden or long."""
-    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
-    return kept.strip(".-")[:60].rstrip(".-") or "unnamed"
+def provenance(started, **machine):
+    """How something was made: when, in how many seconds, by which command, with which software, on what machine."""
+    packages = ("numpy", "pandas", "sklearn", "torch", "transformers")
+    return {
+        "software": {
+            "layers": cli.VERSION,
+            "python": platform.python_version(),
+            **{name: sys.modules[name].__version__ for name in packages if name in sys.modules},
+        },
+        "machine": {"processor": platform.machine(), **machine},
+        "made": {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(time.time() - started, 2),
+            "command": cli.one_line(shlex.join(["python", *sys.argv])),
+        },
+    }
+
+
+def slug(name, longest=60):
+    """A name as part of a path: letters, digits, dots and hyphens only, never empty or hidden, of bounded bytes."""
+    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name)).strip(".-")
+    return kept.encode()[:longest].decode(errors="ignore").rstrip(".-") or "unnamed"
 
 
 def titles_in(path):
@@ -247,6 +266,44 @@ def open_features(folder):
     return Features(folder, manifest)
 
 
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+# what the configuration of a run must hold to be used at all, by the place in it
+RUN_FIELDS = {
+    "classes": list,
+    "contents": dict,
+    "data name": str,
+    "data rows": int,
+    "data sha256": str,
+    "data titles": str,
+    "made features": str,
+    "options folds": int,
+    "options repeats": int,
+    "options seed": int,
+    "options split": str,
+    "results collapsed": list,
+    "results fold_deviation": float,
+    "results fold_mean": float,
+    "results macro_f1": float,
+}
+TRAINED_FIELDS = {
+    **RUN_FIELDS,
+    "columns": list,
+    "encoder hidden": int,
+    "encoder layers": int,
+    "encoder name": str,
+    "encoder tokenizer": str,
+    "encoder weights": str,
+    "features": str,
+    "files": dict,
+    "options head": str,
+    "results temperature": float,
+    "settings dtype": str,
+    "settings max_length": int,
+    "settings store": str,
+}
+
+
 def write_run(folder, config, arrays, files=()):
     """Write a run's folder whole or not at all: arrays as .npy, files as (name, function that writes to a path)."""
     with atomic_folder(folder) as temporary:
@@ -259,19 +316,28 @@ def write_run(folder, config, arrays, files=()):
         write_json(temporary / "config.json", {**config, "contents": contents})
 
 
-def open_run(folder, *names):
-    """The configuration of a run, and those of its arrays that are named; damage is a cli.Problem."""
-    folder = Path(folder)
-    if not (folder / "config.json").exists():
+def open_run(folder):
+    """The configuration of a run, once it is known to hold what its users rely on; else a cli.Problem."""
+    path = Path(folder) / "config.json"
+    if not path.exists():
         raise cli.Problem(
             f"{folder}: no run is there (config.json is missing); train.py makes runs, python evaluate.py lists them"
         )
-    config, arrays = read_json(folder / "config.json", "a run"), []
-    for name in names:
-        path = folder / f"{name}.npy"
-        check_content(path, config)
-        arrays.append(np.load(path, allow_pickle=False))
-    return config, *arrays
+    config = read_json(path, "a run", RUN_FORMAT)
+    for field, kind in (RUN_FIELDS if "baseline" in config else TRAINED_FIELDS).items():
+        value = config
+        for key in field.split():
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise cli.Problem(f"{path}: {' of '.join(field.split()[::-1])} is missing or of a wrong kind; train again")
+    return config
+
+
+def open_array(folder, config, name):
+    """One of a run's arrays, memory-mapped; one that is not what the configuration says is a cli.Problem."""
+    path = Path(folder) / f"{name}.npy"
+    check_content(path, config)
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def check_content(path, config):
@@ -280,18 +346,14 @@ def check_content(path, config):
         raise cli.Problem(f"{path}: gone or changed since the run was written; delete the run's folder and train again")
 
 
-def collapse(config):
-    """(what to say of a run in which heads predict one class only, the remedy), or None for other runs."""
-    folds, options = len(config["results"]["collapsed"]), config["options"]
-    if not folds:
-        return None
-    remedy = "a smaller --lr" if options["standardize"] else "--standardize"
-    return f"predicts one class only in {folds} of {options['folds']} folds", remedy
-
-
 def features_of(config, folder=None):
     """The features that a run was trained on, opened and compared with what the run says of them."""
-    features = open_features(folder or config["made"]["features"])
+    place = Path(folder or config["made"]["features"])
+    if not folder and not (place / "manifest.json").exists():
+        raise cli.Problem(
+            f"{place}: the features that the run was trained on are gone; name their folder with --features"
+        )
+    features = open_features(place)
     for what, old, new in (
         ("encoder weights", config.get("encoder", {}).get("weights"), features.manifest["encoder"]["weights"]),
         ("titles", config["data"]["titles"], features.manifest["data"]["titles"]),
@@ -299,8 +361,8 @@ def features_of(config, folder=None):
     ):
         if old is not None and old != new:
             raise cli.Problem(
-                f"{features.folder}: these are not the features that the run was trained on (their {what} "
-                "differ); name the right ones with --features"
+                f"{features.folder}: these are not the features that the run was trained on (their {what} differ); "
+                "name the right ones with --features"
             )
     for name, checksum in config.get("files", {}).items():
         if features.manifest["files"].get(name, {}).get("sha256") != checksum:
