@@ -21,6 +21,7 @@ import cli
 
 FORMAT = 1  # of features/; raised when older files can no longer be read
 RUN_FORMAT = 2  # of results/<run>/
+csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
 
 
 @contextlib.contextmanager
@@ -229,8 +230,11 @@ class Features:
         path = self.folder / "titles.csv"
         if not path.exists() or sha256(path) != self.manifest["data"]["titles"]:
             raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
-        pairs = list(titles_in(path))
-        return [title for title, _ in pairs], [label for _, label in pairs]
+        titles, labels, names = [], [], {}
+        for title, label in titles_in(path):
+            titles.append(title)
+            labels.append(names.setdefault(label, label))  # a million titles hold each name of a category once
+        return titles, labels
 
 
 def identity(manifest):
