@@ -185,7 +185,7 @@ def test_a_title_of_a_megabyte_is_cut_and_counted(tmp_path, bert):
 def test_long_titles_are_read_back_by_every_process(tmp_path):
     """Training, and the other processes of torchrun, read titles that they have not checked themselves."""
     path = save(tmp_path, table([("x" * 200_000, "a")]))
-    code = f"import data; print([len(title) for title, _ in store.titles_in({str(path)!r})])"
+    code = f"import store; print([len(title) for title, _ in store.titles_in({str(path)!r})])"
     reader = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, cwd=data.HERE)
     assert reader.stdout.strip() == "[200000]", reader.stderr
 

@@ -107,7 +107,7 @@ def test_progress_counts_the_bytes(fetch, monkeypatch):
         return bars[-1]
 
     original, counts = cli.progress, []
-    monkeypatch.setattr(data, "progress", progress)
+    monkeypatch.setattr(cli, "progress", progress)
     fetch(whole, quiet=False)
     assert [bar.total for bar in bars] == [len(TITLES)] and sum(counts) == len(TITLES) and len(counts) > 1
 
