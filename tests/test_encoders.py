@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,7 @@ from conftest import ROOT, WORDS, call, refused, truth, write_bert, write_titles
 from tokenizers import decoders, pre_tokenizers, processors
 
 import cli
-import data
 import encoder as encoders
-import extract
 import store
 
 TITLES = """how to paint a sunset
@@ -263,7 +262,7 @@ def batching(request, monkeypatch):
 
     def apply(encoder):
         monkeypatch.setattr(encoder, "budget", budget)
-        monkeypatch.setattr(extract, "embed_batch", watch)
+        monkeypatch.setattr(encoders, "embed_batch", watch)
         return seen
 
     apply.name = request.param
@@ -438,7 +437,7 @@ def test_a_title_that_does_not_fit_into_memory_is_one_line(load, monkeypatch):
 def change_weights(source, target, change):
     """A copy of an encoder whose dictionary of weights went through `change`."""
     target.mkdir()
-    for file in data.Path(source).iterdir():
+    for file in Path(source).iterdir():
         (target / file.name).write_bytes(file.read_bytes())
     weights = safetensors.torch.load_file(target / "model.safetensors")
     change(weights)
@@ -501,7 +500,7 @@ def test_loading_prints_nothing(tmp_path):
     folder = write_bert(tmp_path / "bert")
     config = transformers.AutoConfig.from_pretrained(folder)
     transformers.BertForMaskedLM(config).save_pretrained(folder)
-    code = f"import extract; encoders.load_encoder({folder!r}, max_length=100)"
+    code = f"import encoder; encoder.load_encoder({folder!r}, max_length=100)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

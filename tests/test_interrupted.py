@@ -24,7 +24,6 @@ import pytest
 from conftest import ROOT, call, refused, write_bert, write_titles
 
 import cli
-import data
 import store
 
 SETTINGS = ["--dtype", "float32", "--pooling", "cls", "mean", "--max-length", "6"]
@@ -331,7 +330,7 @@ def test_a_crash_before_the_manifest_is_mended_by_the_same_command(tmp_path, go,
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "write_json", crash)
+        patch.setattr(store, "write_json", crash)
         failed(go(), "No space left on device", "manifest.json")
     with pytest.raises(cli.Problem, match="not finished"):
         store.open_features(tmp_path / "features")
@@ -540,7 +539,7 @@ def test_ctrl_c_during_the_slow_imports_shows_no_traceback(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_does_not_last(tmp_path):
-    code = f"import data, pathlib, time\nwith store.locked({str(tmp_path)!r}, 'it'):\n pathlib.Path({str(tmp_path)!r}, 'held').touch()\n time.sleep(60)"
+    code = f"import store, pathlib, time\nwith store.locked({str(tmp_path)!r}, 'it'):\n pathlib.Path({str(tmp_path)!r}, 'held').touch()\n time.sleep(60)"
     with running(["-c", code], (tmp_path / "held").exists, cwd=ROOT) as holder:
         with pytest.raises(cli.Problem, match="already running"), store.locked(tmp_path, "it"):
             pass
