@@ -148,6 +148,12 @@ def feature_file(pooling, layer):
     return f"{pooling}-{layer:02d}.npy"
 
 
+def column_of(name):
+    """The (pooling, layer) of a file that feature_file named."""
+    pooling, _, layer = name.removesuffix(".npy").partition("-")
+    return pooling, int(layer)
+
+
 def resolve_layers(wanted, depth, encoder, poolings, available=None):
     """Layer numbers, top first, for what --layers says: `all`, numbers from 1 (0 is the embedding output), or -1, -2 …
 
@@ -199,8 +205,7 @@ class Features:
 
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
-        names = [name.removesuffix(".npy").split("-") for name in self.manifest["files"]]
-        return sorted(int(layer) for kind, layer in names if kind == pooling)
+        return sorted(layer for kind, layer in map(column_of, self.manifest["files"]) if kind == pooling)
 
     def read(self, pooling, layer, check=True):
         """The features of one layer, (titles, hidden), memory-mapped. Damage is a Problem; `check` reads every byte."""
@@ -225,13 +230,17 @@ class Features:
             raise cli.Problem(f"{path}: damaged since it was written (sha256 differs); {again}")
         return array
 
-    def titles(self):
-        """All titles and all labels, as two lists."""
+    def titles_file(self):
+        """The path of the titles with their labels, once they are known to be those of the extraction."""
         path = self.folder / "titles.csv"
         if not path.exists() or sha256(path) != self.manifest["data"]["titles"]:
             raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
+        return path
+
+    def titles(self):
+        """All titles and all labels, as two lists."""
         titles, labels, names = [], [], {}
-        for title, label in titles_in(path):
+        for title, label in titles_in(self.titles_file()):
             titles.append(title)
             labels.append(names.setdefault(label, label))  # a million titles hold each name of a category once
         return titles, labels
@@ -252,7 +261,7 @@ def open_features(folder):
     """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to run."""
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
-        if (folder / "partial").exists():
+        if (folder / "job.json").exists():
             raise cli.Problem(
                 f"{folder}: the extraction there is not finished; run the same extract.py command again, "
                 "it goes on where it stopped"
