@@ -1,4 +1,4 @@
-"""The head: what is trained on top of the frozen encoder. Nothing else."""
+"""The heads: what is trained on top of the frozen encoder. Nothing else."""
 
 import copy
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.func import functional_call, vmap
@@ -61,7 +62,7 @@ class Head(nn.Module):
         size = hidden * layers if self.fusion == "concat" else hidden
         self.reduce = nn.Conv1d(1, 1, kernel_size=3, stride=3) if reduction == "conv" else nn.Identity()
         size = size // 3 if reduction == "conv" else size
-        self.mlp = nn.Sequential(nn.Linear(size, width), nn.ReLU(), nn.Linear(width, classes))
+        self.mlp = nn.Sequential(nn.Linear(size, width), nn.ReLU(inplace=True), nn.Linear(width, classes))
 
     def forward(self, x):
         if self.standardize:
@@ -78,68 +79,95 @@ class Head(nn.Module):
         return self.mlp(x)
 
 
+class Probe(nn.Module):
+    """The linear probe: multinomial logistic regression on layers and poolings side by side.
+
+    Input: (titles, layers, hidden) float32. Output: (titles, classes) float32 logits. The standardisation that the
+    weights were trained with is folded into them (see probe.fold_in), so they apply to the features as they are.
+    """
+
+    def __init__(self, layers, hidden, classes):
+        super().__init__()
+        self.linear = nn.Linear(layers * hidden, classes)
+
+    def forward(self, x):
+        return self.linear(x.flatten(-2))
+
+
 def build(config):
-    """A Head with fresh weights for the configuration of a run (what train.py keeps in config.json)."""
-    options = config["options"]
-    return Head(
-        len(config["columns"]),
-        config["encoder"]["hidden"],
-        len(config["classes"]),
-        options["fusion"],
-        options["reduction"],
-        options["hidden"],
-        options["standardize"],
-    )
+    """A head with fresh weights for the configuration of a run (what train.py keeps in config.json)."""
+    options, shape = config["options"], (len(config["columns"]), config["encoder"]["hidden"], len(config["classes"]))
+    if options["head"] == "linear":
+        return Probe(*shape)
+    return Head(*shape, options["fusion"], options["reduction"], options["hidden"], options["standardize"])
 
 
-def stacked(head):
+def stacked(head, shared=False):
     """The head's forward pass for several heads of its kind at once.
 
-    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden); returns logits of
-    shape (heads, titles, classes).
+    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden), or, where the
+    titles are shared by all heads, (titles, layers, hidden); returns logits of shape (heads, titles, classes).
     """
     shape = copy.deepcopy(head).to("meta")
-    return vmap(lambda state, x: functional_call(shape, state, (x,)))
+    return vmap(lambda state, x: functional_call(shape, state, (x,)), in_dims=(0, None if shared else 0))
 
 
-def held_out_probabilities(forward, state, x, folds, block=4096):
-    """Class probabilities of every title from the head of its own fold, which has not seen it.
+def held_out_probabilities(head, state, x, folds, block=1 << 21):
+    """Class probabilities of every title from the heads of its own folds, which have not seen it.
 
-    x: (titles, layers, hidden) tensor; folds: (titles,) int array; state: as for `stacked`, on the device of x.
-    Returns (titles, classes) float32 numpy.
+    head: a module of the heads' kind; state: their tensors stacked, (repeats · folds, …) each, on the device of x;
+    x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array. block: numbers of x that are gathered at a
+    time, which bounds the memory. Returns (repeats, titles, classes) float32 numpy.
     """
-    rows = [torch.as_tensor(np.flatnonzero(folds == fold), device=x.device) for fold in range(folds.max() + 1)]
-    rows = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1)
-    out = None
+    repeats, count = len(folds), int(folds.max()) + 1
+    out, forward, step = None, stacked(head), max(1, block // x[0].numel() // count)
     with torch.inference_mode():
-        for part in rows.split(block, dim=1):
-            values = forward(state, x[part]).softmax(-1)
-            out = values.new_empty(len(x) + 1, values.shape[-1]) if out is None else out
-            out[part.flatten()] = values.flatten(0, 1)  # padding (-1) falls into the extra last row
-    return out[:-1].cpu().numpy()
+        for repeat in range(repeats):
+            own = {name: value[repeat * count : (repeat + 1) * count] for name, value in state.items()}
+            rows = [torch.from_numpy(np.flatnonzero(folds[repeat] == fold)) for fold in range(count)]
+            rows = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(x.device)
+            for part in rows.split(step, dim=1):
+                values = forward(own, x.index_select(0, part.clamp(min=0).flatten()).unflatten(0, part.shape))
+                if out is None:
+                    out = np.empty((repeats, len(x), values.shape[-1]), np.float32)
+                real = (part >= 0).flatten()
+                out[repeat, part.flatten()[real].cpu().numpy()] = values.softmax(-1).flatten(0, 1)[real].cpu().numpy()
+    return out
+
+
+def mean_probabilities(forward, state, x, block=1 << 22):
+    """Class probabilities of new titles, averaged over all heads: (titles, classes) float32 tensor.
+
+    forward, state: as read_heads gives them, on the device of x; x: (titles, layers, hidden) float32 tensor.
+    """
+    heads = len(next(iter(state.values())))
+    with torch.inference_mode():
+        parts = x.split(max(1, block // x[0].numel() // heads))
+        return torch.cat([forward(state, part).softmax(-1).mean(0) for part in parts])
 
 
 def read_heads(folder, config):
-    """The trained heads of a run as (stacked forward pass, state); the file is checked against the run first."""
+    """The trained heads of a run as (head: a module of their kind without values, state: stacked tensors).
+
+    The file is checked against the run first, and no memory is taken for more than it holds.
+    """
     path = Path(folder) / "heads.safetensors"
     store.check_content(path, config)
-    head, state = build(config), load_file(path)
-    if {name: value.shape[1:] for name, value in state.items()} != {n: v.shape for n, v in head.state_dict().items()}:
+    heads = config["options"]["folds"] * config["options"]["repeats"]
+    try:
+        with torch.device("meta"):
+            head = build(config)
+        state = load_file(path)
+        wanted = {name: (heads, *value.shape) for name, value in head.state_dict().items()}
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
+        state = wanted = None
+    if wanted is None or {name: tuple(value.shape) for name, value in state.items()} != wanted:
         raise cli.Problem(f"{path}: these are not the heads that config.json describes; train again")
-    return stacked(head), state
-
-
-def stack_columns(config, features):
-    """The features of a run's layers and poolings side by side: a (titles, layers, hidden) float32 tensor."""
-    columns = [tuple(column) for column in config["columns"]]
-    x = np.empty((features.manifest["data"]["rows"], len(columns), config["encoder"]["hidden"]), np.float32)
-    for i, column in enumerate(columns):
-        x[:, i] = features.read(*column)
-    return torch.from_numpy(x)
+    return head, state
 
 
 def layer_weights(state):
-    """The learned weight of each layer, averaged over folds, or None where layers are not weighed."""
+    """The learned weight of each layer, averaged over heads, or None where layers are not weighed."""
     if "weights" in state:
         return state["weights"].softmax(-1).mean(0).tolist()
     return state["fuse.weight"].mean(0).flatten().tolist() if "fuse.weight" in state else None

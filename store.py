@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 import tokenize
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,6 @@ import numpy as np
 import cli
 
 FORMAT = 1  # of features/; raised when older files can no longer be read
-RUN_FORMAT = 2  # of results/<run>/
 csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
 
 
@@ -197,6 +196,7 @@ class Features:
 
     folder: Path
     manifest: dict
+    checked: set = field(default_factory=set)
 
     @property
     def identity(self):
@@ -226,9 +226,27 @@ class Features:
                 f"{path}: {array.dtype} of shape {array.shape} instead of "
                 f"{self.manifest['settings']['store']} of shape {shape}; {again}"
             )
-        if check and sha256(path) != entry["sha256"]:
-            raise cli.Problem(f"{path}: damaged since it was written (sha256 differs); {again}")
+        if check and name not in self.checked:
+            if sha256(path) != entry["sha256"]:
+                raise cli.Problem(f"{path}: damaged since it was written (sha256 differs); {again}")
+            self.checked.add(name)  # each file is read for this once, however many layer sets use it
         return array
+
+    def stack(self, columns):
+        """The features of (pooling, layer) columns side by side: (titles, layers, hidden) float32, in memory of its own.
+
+        Read in blocks rather than mapped: pages that were only read would count as this process's memory.
+        """
+        rows, hidden = self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"]
+        out = np.empty((rows, len(columns), hidden), np.float32)
+        for i, column in enumerate(columns):
+            mapped = self.read(*column)
+            with open(self.folder / feature_file(*column), "rb") as file:
+                file.seek(-mapped.nbytes, os.SEEK_END)
+                for first in range(0, rows, 1 << 14):
+                    count = min(1 << 14, rows - first)
+                    out[first : first + count, i] = np.fromfile(file, mapped.dtype, count * hidden).reshape(count, -1)
+        return out
 
     def titles_file(self):
         """The path of the titles with their labels, once they are known to be those of the extraction."""
@@ -277,107 +295,3 @@ def open_features(folder):
                 f"{folder / 'manifest.json'}: {name!r} is not the name of a file of features; extract again"
             )
     return Features(folder, manifest)
-
-
-# --- runs ---------------------------------------------------------------------------------------------------------
-
-# what the configuration of a run must hold to be used at all, by the place in it
-RUN_FIELDS = {
-    "classes": list,
-    "contents": dict,
-    "data name": str,
-    "data rows": int,
-    "data sha256": str,
-    "data titles": str,
-    "made features": str,
-    "options folds": int,
-    "options repeats": int,
-    "options seed": int,
-    "options split": str,
-    "results collapsed": list,
-    "results fold_deviation": float,
-    "results fold_mean": float,
-    "results macro_f1": float,
-}
-TRAINED_FIELDS = {
-    **RUN_FIELDS,
-    "columns": list,
-    "encoder hidden": int,
-    "encoder layers": int,
-    "encoder name": str,
-    "encoder tokenizer": str,
-    "encoder weights": str,
-    "features": str,
-    "files": dict,
-    "options head": str,
-    "results temperature": float,
-    "settings dtype": str,
-    "settings max_length": int,
-    "settings store": str,
-}
-
-
-def write_run(folder, config, arrays, files=()):
-    """Write a run's folder whole or not at all: arrays as .npy, files as (name, function that writes to a path)."""
-    with atomic_folder(folder) as temporary:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        for name, write in files:
-            write(temporary / name)
-        # the model card is for people, who may want to edit it
-        contents = {path.name: sha256(path) for path in sorted(temporary.iterdir()) if path.name != "README.md"}
-        write_json(temporary / "config.json", {**config, "contents": contents})
-
-
-def open_run(folder):
-    """The configuration of a run, once it is known to hold what its users rely on; else a cli.Problem."""
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise cli.Problem(
-            f"{folder}: no run is there (config.json is missing); train.py makes runs, python evaluate.py lists them"
-        )
-    config = read_json(path, "a run", RUN_FORMAT)
-    for field, kind in (RUN_FIELDS if "baseline" in config else TRAINED_FIELDS).items():
-        value = config
-        for key in field.split():
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            raise cli.Problem(f"{path}: {' of '.join(field.split()[::-1])} is missing or of a wrong kind; train again")
-    return config
-
-
-def open_array(folder, config, name):
-    """One of a run's arrays, memory-mapped; one that is not what the configuration says is a cli.Problem."""
-    path = Path(folder) / f"{name}.npy"
-    check_content(path, config)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
-
-
-def check_content(path, config):
-    """Raise a Problem unless a run's file is what the run's configuration says it is."""
-    if not path.exists() or sha256(path) != config["contents"].get(path.name):
-        raise cli.Problem(f"{path}: gone or changed since the run was written; delete the run's folder and train again")
-
-
-def features_of(config, folder=None):
-    """The features that a run was trained on, opened and compared with what the run says of them."""
-    place = Path(folder or config["made"]["features"])
-    if not folder and not (place / "manifest.json").exists():
-        raise cli.Problem(
-            f"{place}: the features that the run was trained on are gone; name their folder with --features"
-        )
-    features = open_features(place)
-    for what, old, new in (
-        ("encoder weights", config.get("encoder", {}).get("weights"), features.manifest["encoder"]["weights"]),
-        ("titles", config["data"]["titles"], features.manifest["data"]["titles"]),
-        ("settings", config.get("features"), features.identity),
-    ):
-        if old is not None and old != new:
-            raise cli.Problem(
-                f"{features.folder}: these are not the features that the run was trained on (their {what} differ); "
-                "name the right ones with --features"
-            )
-    for name, checksum in config.get("files", {}).items():
-        if features.manifest["files"].get(name, {}).get("sha256") != checksum:
-            raise cli.Problem(f"{features.folder / name}: not the file that the run was trained on; train again")
-    return features

@@ -1,74 +1,68 @@
-"""Train the report's head on frozen features and score it out of fold.
+"""Train heads on frozen features and score them out of fold.
 
-    python train.py                    # the report's six layer sets
-    python train.py --layers 12 11     # one head on the fusion of layers 12 and 11
-    python train.py --each             # every extracted layer alone
+    python train.py                                       # the report's six layer sets
+    python train.py --layers 12 11                        # one head on the fusion of layers 12 and 11
+    python train.py --each --head linear                  # a linear probe on every extracted layer alone
+    python train.py --head linear --layers -1 --labels 8 16 32 64 128    # how many labels does it take?
 
-Each title is predicted once, by a head that has not seen it or a copy of it. The heads of all folds train together.
+In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The heads of all folds
+and repeats train together.
 """
-
-import argparse
 
 import cli
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--features", default="features", metavar="FOLDER", help="what extract.py made (default: features)")
-    add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each (default: results)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--layers",
-        nargs="+",
-        metavar="N",
-        help="train one head on these layers together: numbers from 1, or -1 (last), -2 …, or all "
-        "(default: the report's six sets, one after the other)",
+    parser = cli.parser(__doc__)
+    add, default = parser.add_argument, cli.OPTIONS.get
+    add("--features", default="features", metavar="FOLDER", help="what extract.py made")
+    add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each")
+    layers = (
+        "numbers from 1, or -1 (last), -2 …, or all; together, or with --each alone (default: the report's six sets)"
     )
-    which.add_argument("--each", action="store_true", help="train every extracted layer alone")
-    add("--pooling", nargs="+", choices=cli.POOLINGS, default=["cls"], help="features to use, or both (default: cls)")
-    add(
-        "--standardize",
-        action="store_true",
-        help="bring every dimension to mean 0 and deviation 1, measured on the training folds (default: off)",
-    )
-    add(
-        "--fusion",
-        choices=("conv", "mix", "concat"),
-        help="how several layers become one: point-wise convolution, softmax-weighted sum, or side by side (default: conv)",
-    )
-    add(
-        "--reduction",
-        choices=("conv", "none"),
-        help="convolution of kernel and stride 3 over the dimensions, or none (default: conv)",
-    )
-    add("--hidden", type=cli.number(int, 1), help="width of the hidden layer (default: 512)")
-    add("--folds", type=cli.number(int, 2), help="parts that are held out in turn (default: 5)")
-    add(
-        "--split",
-        choices=("grouped", "random"),
-        help="grouped keeps copies of a title on one side of the split, random does not (default: grouped)",
-    )
-    add("--epochs", type=cli.number(int, 1), help="passes over the training folds (default: 30)")
-    add("--batch-size", type=cli.number(int, 1), help="titles a step (default: 64)")
-    add("--lr", type=cli.number(float, above=0), help="learning rate of Adam (default: 0.001)")
-    add("--seed", type=cli.number(int, 0), help="decides folds, first weights and order (default: 0)")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute (default: auto)")
+    add("--layers", nargs="+", metavar="N", help=f"layers to train on: {layers}")
+    add("--each", action="store_true", help="train every extracted layer, or every one of --layers, alone")
+    pooling = "features to use, or both side by side (default: cls where there is, else mean)"
+    add("--pooling", nargs="+", choices=cli.POOLINGS, help=pooling)
+    head = "mlp is the report's head, linear a logistic regression on standardised features"
+    add("--head", choices=("mlp", "linear"), default=default("head"), help=head)
+    sizes = "so many labelled titles of each category in training, or all; a run for each size (default: all)"
+    add("--labels", nargs="+", type=label_count, default=[None], metavar="N", help=sizes)
+    add("--folds", type=cli.number(int, 2), default=default("folds"), help="parts that are held out in turn")
+    repeats = "how often all of it is done with new folds, first weights and order"
+    add("--repeats", type=cli.number(int, 1), default=default("repeats"), help=repeats)
+    split = "grouped keeps copies of a title on one side of the split, random does not"
+    add("--split", choices=("grouped", "random"), default=default("split"), help=split)
+    add("--seed", type=cli.number(int, 0), default=default("seed"), help="decides folds, first weights and order")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
     add("--quiet", action="store_true", help="print nothing but errors")
-    parser.set_defaults(**cli.HEAD)
+    group = parser.add_argument_group("options of the report's head (--head mlp)")
+    standardize = "bring every dimension to mean 0 and deviation 1 on the training folds (linear always does)"
+    group.add_argument("--standardize", action="store_true", help=standardize)
+    for option, convert, text in (
+        ("fusion", {"choices": ("conv", "mix", "concat")}, "several layers: point-wise convolution, sum, side by side"),
+        ("reduction", {"choices": ("conv", "none")}, "convolution of kernel and stride 3 over the dimensions, or none"),
+        ("hidden", {"type": cli.number(int, 1)}, "width of the hidden layer"),
+        ("epochs", {"type": cli.number(int, 1)}, "passes over the training folds"),
+        ("batch_size", {"type": cli.number(int, 1)}, "titles a step"),
+        ("lr", {"type": cli.number(float, above=0)}, "learning rate of Adam"),
+    ):
+        group.add_argument(f"--{option.replace('_', '-')}", **convert, help=f"{text} (default: {default(option)})")
     return parser.parse_args(argv)
 
 
-if __name__ == "__main__":
-    ARGUMENTS = cli.begin(
-        parse_arguments
-    )  # before the slow imports, so that --help and wrong options are answered at once
+def label_count(text):
+    """An argparse type: a number of labelled titles of each category, or None for all."""
+    return None if text == "all" else cli.number(int, 1)(text)
 
-import csv
-import platform
-import shlex
+
+label_count.__name__ = "number of titles (at least 1, or all)"
+
+if __name__ == "__main__":
+    ARGUMENTS = cli.begin(parse_arguments)
+
+import functools
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -81,73 +75,75 @@ from torch.nn.functional import cross_entropy
 import data
 import metrics
 import model
+import probe
+import runs
+import splits
 import store
 
 
 def report_sets(depth):
-    """The report's six layer sets, counted from the top of an encoder of any depth; those that do not exist are left out."""
-    sets = [
-        [depth],
-        [depth - 1],
-        [depth - 2],
-        [depth - 3],
-        [depth, depth - 1],
-        [depth, depth - 1, depth - 2, depth - 3],
-    ]
-    return [layers for layers in sets if min(layers) >= 1]
+    """The report's six layer sets, counted from the top; those that an encoder of this depth lacks are left out."""
+    sets = [[0], [1], [2], [3], [0, 1], [0, 1, 2, 3]]
+    return [[depth - n for n in layers] for layers in sets if max(layers) < depth]
 
 
 def new_heads(config):
-    """The heads of all folds with their first weights, which depend on the seed and the fold only; a list of Head."""
-    heads = []
+    """The heads of all repeats and folds with their first weights, which depend on seed, repeat and fold; a list."""
+    options, heads = config["options"], []
     with torch.random.fork_rng(devices=[]):
-        for fold in range(config["options"]["folds"]):
-            torch.manual_seed(int(np.random.SeedSequence([config["options"]["seed"], fold]).generate_state(1)[0]))
+        for numbers in np.ndindex(options["repeats"], options["folds"]):
+            torch.manual_seed(int(np.random.SeedSequence([options["seed"], *numbers]).generate_state(1)[0]))
             heads.append(model.build(config))
     return heads
 
 
-def standardization(x, folds):
-    """Mean and deviation of each layer and dimension over the training titles of every fold: two (folds, layers, hidden).
+def standardization(x, training, block=1 << 14):
+    """Mean and deviation of each layer and dimension over every head's training titles: two (heads, layers, hidden).
 
-    x: (titles, layers, hidden). Every title is read once: sums over each fold are taken from the sum over all, about
-    the overall mean and in float64, so that nothing is lost. A dimension that never varies gets deviation 1.
+    x: (titles, layers, hidden); training: a list of row numbers for each head. Sums are taken about the overall mean
+    and in float64, so that nothing is lost. A dimension that never varies gets deviation 1.
     """
-    center, count = x.mean(0), torch.as_tensor(np.bincount(folds), device=x.device)
-    parts = [x[torch.as_tensor(folds == fold, device=x.device)].double() - center for fold in range(len(count))]
-    first, second = (torch.stack([(part**power).sum(0) for part in parts]) for power in (1, 2))
-    kept = (len(folds) - count)[:, None, None]
-    mean = (first.sum(0) - first) / kept
-    variance = (second.sum(0) - second) / kept - mean**2
-    deviation = variance.clamp(min=0).sqrt().float()
-    return (center + mean).float(), torch.where(deviation > 1e-7 * (1 + center.abs()), deviation, 1.0)
+    member = torch.zeros(len(training), len(x), dtype=torch.float64, device=x.device)
+    for head, rows in enumerate(training):
+        member[head, rows] = 1
+    count, flat = member.sum(1, keepdim=True), x.flatten(1)
+    center = sum(part.sum(0, dtype=torch.float64) for part in flat.split(block)) / len(x)
+    first = second = 0
+    for part, weights in zip(flat.split(block // 8), member.split(block // 8, dim=1), strict=True):
+        part = part.double() - center
+        first, second = first + weights @ part, second + weights @ part.square()
+    mean = first / count
+    deviation = (second / count - mean.square()).clamp(min=0).sqrt()
+    deviation = torch.where(deviation > 1e-7 * (1 + center.abs()), deviation, 1.0)
+    return [value.float().unflatten(1, x.shape[1:]) for value in (center + mean, deviation)]
 
 
-def epoch_batches(folds, options, epoch):
-    """The batches of one epoch for every fold: row numbers and weights, (steps, folds, titles) each.
+def epoch_batches(training, options, epoch):
+    """The batches of one epoch for every head: row numbers (steps, heads, titles) int32, and weights of that shape.
 
-    Every fold's training titles, in an order of its own, are cut into the same number of batches of nearly equal
+    Every head's training titles, in an order of its own, are cut into the same number of batches of nearly equal
     size; where a batch has a title less than the largest, its last place has weight 0.
     """
-    count = options["folds"]
-    training = [np.flatnonzero(folds != fold) for fold in range(count)]
-    steps = min(-(-max(map(len, training)) // options["batch_size"]), min(map(len, training)))  # no batch is empty
-    width = -(-max(map(len, training)) // steps)
-    rows, weights = np.zeros((steps, count, width), np.int64), np.zeros((steps, count, width), np.float32)
-    for fold, titles in enumerate(training):
-        order = np.random.default_rng([options["seed"], fold, epoch]).permutation(titles)
+    sizes = [len(rows) for rows in training]
+    steps = min(-(-max(sizes) // options["batch_size"]), min(sizes))  # no batch is empty
+    width = -(-max(sizes) // steps)
+    rows, weights = (np.zeros((steps, len(training), width), kind) for kind in (np.int32, np.float32))
+    for head, titles in enumerate(training):
+        random = np.random.default_rng([options["seed"], *divmod(head, options["folds"]), epoch])
+        order = random.permutation(titles)
         for step, batch in enumerate(np.array_split(order, steps)):
-            rows[step, fold, : len(batch)] = batch
-            weights[step, fold, : len(batch)] = 1 / len(batch)
+            rows[step, head, : len(batch)] = batch
+            weights[step, head, : len(batch)] = 1 / len(batch)
     return rows, weights
 
 
-def train_heads(x, labels, folds, config, bar=None):
-    """Train the heads of all folds in one loop. Returns (state, history, probabilities).
+def train_heads(x, labels, folds, config, training, bar=None):
+    """Train the report's heads of all folds and repeats in one loop. Returns (state, history, probabilities).
 
-    x: (titles, layers, hidden) float32 tensor on the device; labels, folds: (titles,) int arrays.
-    state: the trained heads as stacked tensors, (folds, …) each; history: a (epoch, fold, loss, macro-F1) for each epoch
-    and fold, the loss averaged over the epoch's batches, the macro-F1 on the held-out fold; probabilities: (titles,
+    x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds: (repeats, titles) int;
+    training: the row numbers that each head learns from, repeat by repeat. state: the trained heads as stacked
+    tensors, (repeats · folds, …) each; history: a (repeat, fold, epoch, loss, macro-F1) for each head and epoch, the
+    loss averaged over the epoch's batches, the macro-F1 on the held-out fold; probabilities: (repeats, titles,
     classes) float32, out of fold, after the last epoch. A loss that is not finite is a Problem.
     """
     options, classes = config["options"], len(config["classes"])
@@ -157,207 +153,177 @@ def train_heads(x, labels, folds, config, bar=None):
     turned = {name: value.mT if name == "mlp.0.weight" else value for name, value in parameters.items()}
     turned = {name: value.detach().to(x.device).contiguous().requires_grad_() for name, value in turned.items()}
     parameters = {name: value.mT if name == "mlp.0.weight" else value for name, value in turned.items()}
-    buffers = dict(zip(("mean", "deviation"), standardization(x, folds))) if options["standardize"] else buffers
+    if options["standardize"]:
+        buffers = dict(zip(("mean", "deviation"), standardization(x, training), strict=True))
     forward, target = model.stacked(heads[0]), torch.as_tensor(labels, device=x.device)
     optimizer = torch.optim.Adam(turned.values(), lr=options["lr"], fused=True)
     history = []
     for epoch in range(1, options["epochs"] + 1):
-        rows, weights = (torch.as_tensor(a, device=x.device) for a in epoch_batches(folds, options, epoch))
-        losses = torch.zeros(options["folds"], device=x.device)
-        for batch, weight in zip(rows, weights):
+        rows, weights = (torch.as_tensor(a, device=x.device) for a in epoch_batches(training, options, epoch))
+        losses = torch.zeros(len(heads), device=x.device)
+        for batch, weight in zip(rows, weights, strict=True):
             inputs = x.index_select(0, batch.flatten()).unflatten(0, batch.shape)  # faster than x[batch]
             logits = forward({**parameters, **buffers}, inputs)
             loss = cross_entropy(logits.flatten(0, 1), target[batch].flatten(), reduction="none")
-            loss = (loss.view_as(weight) * weight).sum(1)  # the mean over each fold's batch
+            loss = (loss.view_as(weight) * weight).sum(1)  # the mean over each head's batch
             optimizer.zero_grad()
-            loss.sum().backward()  # folds share no weight, so each gets the gradient of its own loss
+            loss.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
             optimizer.step()
             losses += loss.detach()
         losses = (losses / len(rows)).cpu().numpy()
         if not np.isfinite(losses).all():
+            remedy = "" if options["standardize"] else ", or --standardize"
             raise cli.Problem(
                 f"the loss is no longer a finite number in epoch {epoch}; use a smaller --lr than "
-                f"{options['lr']:g}" + ("" if options["standardize"] else ", or --standardize")
+                f"{options['lr']:g}{remedy}"
             )
-        probabilities = model.held_out_probabilities(forward, {**parameters, **buffers}, x, folds)
-        scores = metrics.score(labels, probabilities.argmax(1), folds, classes)["fold_macro_f1"]
-        history += [(epoch, fold, float(losses[fold]), score) for fold, score in enumerate(scores)]
+        state = {name: value.detach() for name, value in {**parameters, **buffers}.items()}
+        probabilities = model.held_out_probabilities(heads[0], state, x, folds)
+        scores = np.ravel(metrics.score(labels, probabilities.argmax(2), folds, classes)["fold_macro_f1"])
+        history += [(*divmod(h, options["folds"]), epoch, float(losses[h]), scores[h]) for h in range(len(heads))]
         if bar is not None:
             bar.update()
-    state = {name: value.detach().cpu().contiguous() for name, value in {**parameters, **buffers}.items()}
-    return state, history, probabilities
+    return {name: value.cpu().contiguous() for name, value in state.items()}, history, probabilities
 
 
-def run_name(config):
-    """The name of a run's folder: encoder, data, layers, and every option that is not the default."""
-    layers = list(dict.fromkeys(layer for _, layer in config["columns"]))
-    poolings = list(dict.fromkeys(pooling for pooling, _ in config["columns"]))
-    parts = [store.slug(Path(config["encoder"]["name"]).name), store.slug(config["data"]["name"]), "layers", *layers]
-    parts += [] if poolings == ["cls"] else ["and".join(poolings)]
-    for option, value in config["options"].items():
-        if value != cli.HEAD[option] and not (option == "fusion" and len(config["columns"]) == 1):
-            parts.append(
-                option
-                if value is True
-                else value
-                if option in ("fusion", "split")
-                else f"{option.replace('_', '-')}-{value}"
-            )
-    name = "-".join(map(str, parts))
-    return name if len(name) <= 200 else f"{name[:180]}-{store.digest(name)[:12]}"
+def choose_sets(args, features):
+    """The poolings and layer sets that the arguments ask for; what was not extracted is a Problem, or left out."""
+    depth, name = features.manifest["encoder"]["layers"], features.manifest["encoder"]["name"]
+    held = [pooling for pooling in cli.POOLINGS if features.layers(pooling)]
+    poolings = sorted(set(args.pooling or held[:1]))
+    if missing := sorted(set(poolings) - set(held)):
+        raise cli.Problem(
+            f"--pooling {missing[0]}: {args.features} holds none; add it with: extract.py --pooling {missing[0]} and "
+            "its other options as before"
+        )
+    available = sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
+    if args.layers or args.each:
+        layers = store.resolve_layers(args.layers or ["all"], depth, name, poolings, available)
+        return poolings, [[layer] for layer in layers] if args.each else [layers]
+    wanted = report_sets(depth)
+    sets = [layers for layers in wanted if set(layers) <= set(available)]
+    if len(sets) < len(wanted):
+        rest = "; ".join(", ".join(map(str, layers)) for layers in wanted if layers not in sets)
+        cli.say(f"left out of the report's sets, since not extracted with {' and '.join(poolings)}: {rest}", args.quiet)
+    if not sets:
+        raise cli.Problem("none of the report's layer sets was extracted; name others with --layers, or use --each")
+    return poolings, sets
 
 
-def write_history(history, path):
-    """Write loss and macro-F1 of every epoch and fold as CSV."""
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([("epoch", "fold", "loss", "macro_f1"), *history])
+def choose_options(args):
+    """The options of the runs, in their fixed order; one of the other head is a Problem."""
+    given = [option for option in cli.MLP_OPTIONS if getattr(args, option) is not None]
+    if args.head == "linear" and given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise cli.Problem(f"{option}: an option of the report's head; leave it out, or use --head mlp")
+    chosen = {**cli.OPTIONS, **{o: v for o, v in vars(args).items() if o in cli.OPTIONS and v is not None}}
+    if args.head == "linear":
+        chosen = {option: v for option, v in chosen.items() if option not in (*cli.MLP_OPTIONS, "standardize")}
+    return chosen
 
 
-def model_card(config, name):
-    """A README for a run's folder: what it is, how good, and how to use it."""
-    result, options, titles = config["results"], config["options"], config["data"]
-    used = " and ".join(f"layer {layer} ({pooling})" for pooling, layer in config["columns"])
-    classes = "\n".join(f"- {cli.escape_markdown(name)}" for name in config["classes"])
-    settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())
-    return f"""---
-library_name: pytorch
-pipeline_tag: text-classification
----
-# {name}
+def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
+    """Train one run and write its folder; returns its configuration with the results."""
+    begun, (x, scale) = time.time(), inputs
+    linear, classes = config["options"]["head"] == "linear", len(config["classes"])
+    total = len(probe.GRID) if linear else config["options"]["epochs"]
+    text = f"layers {', '.join(str(layer) for _, layer in config['columns'])}"
+    with cli.progress(total, " penalties" if linear else " epochs", args.quiet, desc=text) as bar:
+        if linear:
+            state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar)
+            extra = {"penalties": extra}
+        else:
+            state, history, probabilities = train_heads(x, labels, folds, config, [rows for rows, _ in drawn], bar)
+            extra = {"layer_weights": model.layer_weights(state)}
+    config = {**config, "results": {**runs.figures(labels, probabilities, folds, classes), **extra}}
+    config |= store.provenance(begun, device=x.device.type, threads=torch.get_num_threads())
+    config["made"]["features"] = str(Path(args.features).resolve())
+    files = [("heads.safetensors", functools.partial(save_file, state))]
+    files += [] if linear else [("history.csv", functools.partial(runs.write_history, history))]
+    card = runs.model_card(config, folder.name)
+    files.append(("README.md", lambda path: path.write_text(card, encoding="utf-8")))
+    arrays = {"labels": labels, "folds": folds, "groups": groups}
+    arrays = {name: array.astype(np.int32) for name, array in arrays.items()}
+    runs.write(folder, config, {"probabilities": probabilities, **arrays}, files)
+    return config
 
-Classifies titles into {len(config["classes"])} categories from {used} of the frozen encoder
-`{config["encoder"]["name"].replace("`", "")}`. The folder holds {options["folds"]} heads; their probabilities are averaged.
 
-| Layers | F1-macro, last epoch | Folds |
-|:------:|:--------------------:|:-----:|
-| {", ".join(str(layer) for _, layer in config["columns"])} | {result["macro_f1"]:.4f} | {result["fold_mean"]:.4f} ± {result["fold_deviation"]:.4f} |
-
-Scored out of fold on {titles["rows"]:,} titles of `{titles["name"].replace("`", "")}` (sha256 `{titles["sha256"]}`).
-Encoder weights `{config["encoder"]["weights"]}`, revision `{config["encoder"]["revision"]}`.
-Options: {settings}.
-
-Categories:
-
-{classes}
-
-Made with `{config["made"]["command"].replace("`", "")}`. Use it with `python predict.py --run FOLDER "a title"`.
-"""
+def describe(config, quiet):
+    """Say how one run did, and what is worth knowing of how it was trained."""
+    result, options = config["results"], config["options"]
+    columns = [f"layer {layer} ({pooling})" for pooling, layer in config["columns"]]
+    size = f", {options['labels']} labels a category" if options["labels"] else ""
+    cli.say(
+        f"{', '.join(columns)}{size}: macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± "
+        f"{result['fold_deviation']:.4f}",
+        quiet,
+    )
+    if fault := runs.collapse(config):
+        cli.say("  " + "; try ".join(fault), quiet)
+    if result.get("layer_weights"):
+        pairs = zip(columns, result["layer_weights"], strict=True)
+        cli.say("  weights: " + ", ".join(f"{name} {weight:+.3f}" for name, weight in pairs), quiet)
+    ends = [c for c in np.ravel(result.get("penalties", [])) if c in (probe.GRID[0], probe.GRID[-1])]
+    if ends:
+        heads = options["folds"] * options["repeats"]
+        cli.say(f"  {len(ends)} of {heads} heads chose an end of the grid of penalties (C {ends[0]:g})", quiet)
 
 
 def main(args):
     started = time.time()
-    features = store.open_features(args.features)
+    options, features = choose_options(args), store.open_features(args.features)
     manifest = features.manifest
-    depth, name = manifest["encoder"]["layers"], manifest["encoder"]["name"]
-    poolings = sorted(set(args.pooling))
-    missing = [pooling for pooling in poolings if not features.layers(pooling)]
-    if missing:
-        raise cli.Problem(
-            f"--pooling {missing[0]}: {args.features} holds none; add it with: extract.py --pooling "
-            f"{missing[0]} and its other options as before"
-        )
-    available = sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
-    if args.each:
-        sets = [[layer] for layer in reversed(available)]
-    else:
-        wanted = [args.layers] if args.layers else [[str(n) for n in s] for s in report_sets(depth)]
-        sets = [store.resolve_layers(layers, depth, name, poolings, available) for layers in wanted]
-    device = model.choose_device(args.device)
-    titles, names = features.titles()
-    classes = sorted(set(names))
-    positions = {name: i for i, name in enumerate(classes)}
-    labels = np.array([positions[name] for name in names])
-    groups = data.numbered(map(data.group_key, titles))  # kept with the run: copies are resampled together
-    folds = data.make_folds(
-        labels, groups if args.split == "grouped" else np.arange(len(titles)), args.folds, args.seed, classes
-    )
-    arrays = {"labels": labels.astype(np.int32), "folds": folds.astype(np.int32), "groups": groups.astype(np.int32)}
-    results, trained = Path(args.results), 0
+    poolings, sets = choose_sets(args, features)
+    device, results = model.choose_device(args.device), Path(args.results)
     if results.exists() and not results.is_dir():
         raise cli.Problem(f"--results {results}: this is a file; name a folder")
+    titles, names = features.titles()
+    classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
+    classes = classes.tolist()
+    groups = data.numbered(map(data.group_key, titles))  # kept with the run: copies are resampled together
+    del titles, names
+    folds = splits.repeat_folds(labels, groups, options, classes)
+    sizes, trained = splits.label_sizes(args.labels, labels, groups, folds, args.quiet), 0
+    drawn = functools.cache(lambda size: splits.draw_titles(labels, groups, folds, options["seed"], size))
     with store.locked(results, "a training"):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for layers in sets:
-            columns = [(pooling, layer) for pooling in poolings for layer in layers]
-            config = {
-                "format": store.FORMAT,
-                "columns": [list(c) for c in columns],
-                "classes": classes,
-                "options": {option: getattr(args, option) for option in cli.HEAD},
-                "encoder": manifest["encoder"],
-                "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
-                "settings": manifest["settings"],
-                "features": features.identity,
-                "files": {f: manifest["files"][f]["sha256"] for f in (store.feature_file(*c) for c in columns)},
-            }
-            folder = results / run_name(config)
-            if folder.exists():
-                old = store.read_json(folder / "config.json", "a run")
-                differ = [key for key in config if old.get(key) != config[key]]
-                if differ:
-                    raise cli.Problem(
-                        f"{folder}: a run of that name is there, but its {' and '.join(differ)} differ; "
-                        "delete it, or choose another --results"
-                    )
-                cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
-                continue
-            begun = time.time()
-            x = model.stack_columns(config, features).to(device)
-            with cli.progress(args.epochs, " epochs", args.quiet, desc=f"layers {', '.join(map(str, layers))}") as bar:
-                state, history, probabilities = train_heads(x, labels, folds, config, bar)
-            config["results"] = {
-                **metrics.score(labels, probabilities.argmax(1), folds, len(classes)),
-                "layer_weights": model.layer_weights(state),
-            }
-            config["software"] = {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-            }
-            config["machine"] = {"device": device.type, "threads": torch.get_num_threads()}
-            config["made"] = {
-                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                "features": args.features,
-                "seconds": round(time.time() - begun, 2),
-                "command": cli.one_line(shlex.join(["python", *sys.argv])),
-            }
-            store.write_run(
-                folder,
-                config,
-                {"probabilities": probabilities, **arrays},
-                [
-                    ("heads.safetensors", lambda path: save_file(state, path)),
-                    ("history.csv", lambda path: write_history(history, path)),
-                    ("README.md", lambda path: path.write_text(model_card(config, folder.name), encoding="utf-8")),
-                ],
-            )
-            trained += 1
-            describe(config, layers, args.quiet)
+            columns, inputs = [(pooling, layer) for pooling in poolings for layer in layers], None
+            for size in sizes:
+                config = {
+                    "format": runs.FORMAT,
+                    "columns": [list(c) for c in columns],
+                    "classes": classes,
+                    "options": {**options, "labels": size},
+                    "encoder": manifest["encoder"],
+                    "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
+                    "settings": manifest["settings"],
+                    "features": features.identity,
+                    "files": {f: manifest["files"][f]["sha256"] for f in (store.feature_file(*c) for c in columns)},
+                }
+                folder = results / runs.name_of(config)
+                if folder.exists():
+                    old = runs.open_(folder)
+                    if differ := [key for key in config if old.get(key) != config[key]]:
+                        raise cli.Problem(
+                            f"{folder}: a run of that name is there, but its {' and '.join(differ)} differ; delete it, "
+                            "or choose another --results"
+                        )
+                    cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
+                    continue
+                if inputs is None:
+                    x = torch.from_numpy(features.stack(columns)).to(device)
+                    inputs = x, probe.rescale(x) if args.head == "linear" else None
+                describe(train_run(folder, config, inputs, labels, folds, groups, drawn(size), args), args.quiet)
+                trained += 1
+    what = f"{trained} of {cli.count(len(sets) * len(sizes), 'run')}"
+    where = cli.unless_default("--results", args.results, "results")
     cli.say(
-        f"{results}: {trained} of {len(sets)} layer sets trained on {len(titles):,} titles of "
-        f"{manifest['data']['name']}, {args.folds} {args.split} folds, {time.time() - started:.1f} s. "
-        f"Next: python evaluate.py{cli.unless_default('--results', args.results, 'results')}",
+        f"{results}: {what} trained on {len(labels):,} titles of {manifest['data']['name']}, {args.folds} {args.split} "
+        f"folds, {cli.count(args.repeats, 'repeat')}, {time.time() - started:.1f} s. Next: python evaluate.py{where}",
         args.quiet,
     )
-
-
-def describe(config, layers, quiet):
-    """Say how one layer set did, and what its weights are where layers are weighed."""
-    result = config["results"]
-    cli.say(
-        f"layers {', '.join(map(str, layers))}: macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± "
-        f"{result['fold_deviation']:.4f}",
-        quiet,
-    )
-    if fault := store.collapse(config):
-        cli.say("  " + "; try ".join(fault), quiet)
-    if result["layer_weights"]:
-        pairs = zip(config["columns"], result["layer_weights"])
-        cli.say(
-            "  weights: " + ", ".join(f"layer {layer} ({pooling}) {weight:+.3f}" for (pooling, layer), weight in pairs),
-            quiet,
-        )
 
 
 if __name__ == "__main__":
