@@ -60,6 +60,8 @@ def locked(folder, what):
     """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not hold it."""
     from filelock import FileLock, Timeout  # comes with torch and transformers
 
+    if Path(folder).is_file():
+        raise cli.Problem(f"{folder}: this is a file; name a folder")
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = FileLock(Path(folder) / ".lock")
     try:
