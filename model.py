@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import cli
-import store
+import runs
 
 
 def choose_device(name):
@@ -152,7 +152,7 @@ def read_heads(folder, config):
     The file is checked against the run first, and no memory is taken for more than it holds.
     """
     path = Path(folder) / "heads.safetensors"
-    store.check_content(path, config)
+    runs.check_content(path, config)
     heads = config["options"]["folds"] * config["options"]["repeats"]
     try:
         with torch.device("meta"):
