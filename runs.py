@@ -92,6 +92,15 @@ def array(folder, config, name):
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def mean_probabilities(run):
+    """Out-of-fold probabilities of a run as predict.py would give them, averaged and sharpened: (titles, classes).
+
+    run: a dictionary of its "folder" and "config", and of its "probabilities" where they are in no folder.
+    """
+    values = run["probabilities"] if "probabilities" in run else array(run["folder"], run["config"], "probabilities")
+    return metrics.sharpen(values.mean(0), run["config"]["results"]["temperature"])
+
+
 def check_content(path, config):
     """Raise a Problem unless a run's file is what the run's configuration says it is."""
     if not path.exists() or store.sha256(path) != config["contents"].get(path.name):
