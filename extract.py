@@ -3,91 +3,56 @@
     python extract.py --layers all
     torchrun --nproc-per-node 2 extract.py --layers all
 
-Titles pass through in windows: tokenised, copies computed once, sorted by length, batched by tokens. A window is the
-unit that is written, recorded and shared among processes, so an interrupted run goes on after its last window.
+Layers are numbered from 1, the first, or from -1, the last; 0 is the embedding output. Titles pass through in windows:
+tokenised, copies computed once, sorted by length, batched by tokens. A window is the unit that is written, recorded and
+shared among processes, so an interrupted run goes on after its last window.
 """
-
-import argparse
 
 import cli
 
-DEFAULT_MODEL = "bert-base-uncased"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add(
-        "--data",
-        default="youtube",
-        metavar="youtube|sample|FILE",
-        help="titles: the report's data set (downloaded once), the sample of this project, or a CSV file (default: youtube)",
-    )
-    add("--text-column", default="title", help="column of the titles (default: title)")
-    add("--label-column", default="category", help="column of the categories (default: category)")
-    add(
-        "--model",
-        default=DEFAULT_MODEL,
-        metavar="NAME",
-        help="encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs "
-        f"(default: {DEFAULT_MODEL})",
-    )
-    add(
-        "--layers",
-        nargs="+",
-        default=["all"],
-        metavar="N",
-        help="all, or layers from 1 (first) upwards, or -1 (last), -2 …; 0 is the embedding output (default: all)",
-    )
-    add(
-        "--pooling",
-        nargs="+",
-        choices=cli.POOLINGS,
-        default=["cls"],
-        help="the [CLS] embedding, the mean over all tokens, or both (default: cls)",
-    )
+    parser = cli.parser(__doc__)
+    add, dtypes = parser.add_argument, ("auto", "float32", "bfloat16", "float16")
+    what = "titles: the report's data set (downloaded once), the sample of this project, or a CSV file"
+    add("--data", default="youtube", metavar="youtube|sample|FILE", help=what)
+    add("--text-column", default="title", help="column of the titles")
+    add("--label-column", default="category", help="column of the categories")
+    what = "encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs"
+    add("--model", default="bert-base-uncased", metavar="NAME", help=what)
+    add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
+    add("--pooling", nargs="+", choices=cli.POOLINGS, default=["cls"], help="[CLS], the mean over all tokens, or both")
     add(
         "--max-length",
         type=cli.number(int, 3),
         default=128,
         metavar="TOKENS",
-        help="longer titles are cut, and counted (default: 128)",
+        help="longer titles are cut, and counted",
     )
-    add(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        default="auto",
-        help="arithmetic of the encoder; auto is bfloat16 where the machine multiplies it fast, else float32 (default: auto)",
-    )
-    add("--store", choices=("float32", "float16"), default="float32", help="numbers on disk (default: float32)")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute (default: auto)")
-    add(
-        "--window",
-        type=cli.number(int, 1, 1 << 20),
-        default=4096,
-        metavar="TITLES",
-        help="titles that are computed, written and recorded together (default: 4096)",
-    )
-    add("--out", default="features", metavar="FOLDER", help="where the features go (default: features)")
+    what = "arithmetic of the encoder; auto is bfloat16 where the machine multiplies it fast, else float32"
+    add("--dtype", choices=dtypes, default="auto", help=what)
+    add("--store", choices=("float32", "float16"), default="float32", help="numbers on disk")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
+    what = "titles that are computed, written and recorded together"
+    add("--window", type=cli.number(int, 1, 1 << 20), default=4096, metavar="TITLES", help=what)
+    add("--out", default="features", metavar="FOLDER", help="where the features go")
     add("--quiet", action="store_true", help="print nothing but errors")
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = cli.begin(
-        parse_arguments
-    )  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = cli.begin(parse_arguments)  # before the slow imports, so that --help is answered at once
 
 import contextlib
 import datetime
 import errno
 import itertools
 import os
-import platform
+import re
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -99,302 +64,229 @@ import data
 import store
 from encoder import embed, load_encoder, windows_ahead
 
-# --- a whole extraction -------------------------------------------------------------------------------------------
-
-
-def prepare(args, path, encoder, out):
-    """Check the titles and the folder and lay out `out`/partial: what is wanted, the titles, and files of full size.
-
-    Returns the job, or None where everything asked for is there already. An unfinished job of the same kind goes on.
-    """
-    partial, fresh = out / "partial", out / "titles.new"
-    layers = store.resolve_layers(args.layers, encoder.info["layers"], encoder.name, args.pooling)
-    with store.atomic(fresh, "wb") as file:
-        titles = data.copy_titles(path, args.text_column, args.label_column, file)
-    try:
-        manifest = {
-            "format": store.FORMAT,
-            "encoder": encoder.info,
-            "data": {
-                "name": cli.one_line(path.name) if args.data not in ("youtube", "sample") else args.data,
-                "sha256": store.sha256(path),
-                "text_column": args.text_column,
-                "label_column": args.label_column,
-                **titles,
-            },
-            "settings": {
-                "max_length": args.max_length,
-                "dtype": str(encoder.dtype).removeprefix("torch."),
-                "store": args.store,
-                "window": args.window,
-                "device": encoder.device.type,
-            },
-        }
-        names = [store.feature_file(pooling, layer) for pooling in sorted(args.pooling) for layer in layers]
-        kept = {}
-        if (out / "manifest.json").exists():
-            there = store.open_features(out)
-            refuse_mixture(there.manifest, manifest, out, "holds features")
-            kept = there.manifest["files"]
-            # runs are bound to these, also where the same titles or weights go by another name today
-            manifest.update(encoder=there.manifest["encoder"], data=there.manifest["data"])
-            for pooling, layer in itertools.product(args.pooling, layers):
-                if store.feature_file(pooling, layer) in kept:
-                    there.read(pooling, layer, check=False)
-            names = [name for name in names if name not in kept]
-            if not names:
-                shutil.rmtree(partial, ignore_errors=True)
-                return None
-        job = {**manifest, "names": names}
-
-        def with_rest(job):
-            done = recorded(partial)
-            return {**job, "kept": kept, "left": [w for w in range(-(-titles["rows"] // args.window)) if w not in done]}
-
-        if (partial / "job.json").exists():
-            old = store.read_json(partial / "job.json", "an unfinished extraction")
-            if not kept.keys() >= set(old["names"]):  # else it only had its own folder left to delete
-                refuse_mixture(old, manifest, partial, "holds an unfinished extraction")
-                if old["names"] != names:
-                    raise cli.Problem(
-                        f"{partial}: holds an unfinished extraction of {' '.join(old['names'])}; finish "
-                        "it with the command that began it, or delete that folder"
-                    )
-                rest = with_rest(old)
-                lost = [name for name in ("titles.csv", *names) if rest["left"] and not (partial / name).exists()]
-                if lost:
-                    raise cli.Problem(f"{partial / lost[0]}: gone; delete {partial} to begin again")
-                return rest
-        row = np.dtype(args.store).itemsize * encoder.info["hidden"]
-        needed, free = row * titles["rows"] * len(names), shutil.disk_usage(out).free
-        if needed > free:
-            raise cli.Problem(
-                f"{out}: the features need {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free; "
-                "use --store float16, fewer layers or another --out"
-            )
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        os.replace(fresh, partial / "titles.csv")
-        for name in names:
-            with open(partial / name, "wb") as file:
-                np.lib.format.write_array_header_1_0(
-                    file,
-                    {
-                        "descr": np.lib.format.dtype_to_descr(np.dtype(args.store)),
-                        "fortran_order": False,
-                        "shape": (titles["rows"], encoder.info["hidden"]),
-                    },
-                )
-                end = file.tell() + row * titles["rows"]
-                file.flush()
-                try:
-                    os.posix_fallocate(file.fileno(), 0, end)  # a disk that fills up later cannot hurt us then
-                except (AttributeError, OSError) as error:
-                    if getattr(error, "errno", errno.EOPNOTSUPP) not in (errno.EOPNOTSUPP, errno.EINVAL):
-                        raise
-                    file.truncate(end)  # not every system and disk can reserve space
-        store.write_json(partial / "job.json", job)
-        return with_rest(job)
-    except BaseException:
-        if not (partial / "job.json").exists():
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    finally:
-        fresh.unlink(missing_ok=True)
+# Layer files get their final names at once. They are features as soon as manifest.json, which is written last, names
+# them. Until then job.json says whose they are, and each process records in a done-*.log which windows it has written.
 
 
 def refuse_strangers(out):
-    """Raise a Problem where `out` is somebody's folder of other things, in which our files could replace theirs."""
-    if (out / "manifest.json").exists() or (out / "partial" / "job.json").exists():
-        return
-    ours = (".lock", "partial", "titles.new")
-    strangers = sorted(p.name for p in out.iterdir() if p.name not in ours and not p.name.startswith(".titles.new."))
-    if strangers:
-        raise cli.Problem(
-            f"--out {out}: this folder holds other files ({cli.one_line(strangers[0])}); name a new or empty one"
-        )
+    """Raise a Problem where `out` is somebody's folder of other things, in which our files could replace theirs.
+
+    Files that a killed process of ours was about to rename are deleted: the lock says that we are alone here.
+    """
+    leftovers = [path for name in ("titles.csv", "job.json", "manifest.json") for path in out.glob(f".{name}.*.tmp")]
+    strangers = sorted(path.name for path in {*out.iterdir()} - {out / ".lock", *leftovers})
+    if strangers and not {"manifest.json", "job.json"} & {*strangers}:
+        example = cli.one_line(strangers[0])
+        raise cli.Problem(f"--out {out}: this folder holds other files ({example}); name a new or empty one")
+    for leftover in leftovers:
+        leftover.unlink()
 
 
-def refuse_mixture(there, wanted, folder, state):
+def refuse_mixture(there, wanted, out, state):
     """Raise a Problem that names the settings in which the features that are there differ from those wanted."""
+
+    def shown(manifest):
+        names = {"encoder weights": manifest["encoder"]["name"], "titles": manifest["data"]["name"]}
+        return store.identity(manifest) | names | {"tokenizer": manifest["encoder"]["tokenizer"][:12]}
+
     old, new = store.identity(there), store.identity(wanted)
-    names = {"encoder weights": there["encoder"]["name"], "titles": there["data"]["name"]}
-    differ = [
-        f"{key} ({names.get(key, str(old[key])[:12])}, now "
-        f"{ {'encoder weights': wanted['encoder']['name'], 'titles': wanted['data']['name']}.get(key, str(new[key])[:12]) })"
-        for key in new
-        if old.get(key) != new[key]
-    ]
+    differ = [f"{key} ({shown(there).get(key)}, now {shown(wanted)[key]})" for key in new if old.get(key) != new[key]]
     if differ:
-        raise cli.Problem(
-            f"{folder}: {state} with another {', another '.join(differ)}; use another --out, or delete that folder"
-        )
+        what = f"{state} with another {', another '.join(differ)}"
+        raise cli.Problem(f"{out}: {what}; use another --out, or delete that folder")
 
 
-def recorded(partial):
-    """{window: titles cut} of all windows that any process has recorded as written. A torn last line does not count."""
-    done = {}
-    for log in partial.glob("done-*.log"):
+def prepare(args, path, titles, counts, encoder, out):
+    """What is left to do, as a job: a manifest without what `finish` adds, `names` of files to make, windows `left`.
+
+    path: the user's file; titles: an open file with what data.copy_titles wrote; counts: what it returned. Returns None
+    where everything asked for is there already. An unfinished job of the same kind goes on.
+    """
+    layers = store.resolve_layers(args.layers, encoder.info["layers"], encoder.name, args.pooling)
+    name = args.data if args.data in ("youtube", "sample") else cli.one_line(path.name)
+    columns = {"text_column": args.text_column, "label_column": args.label_column}
+    chosen = {"max_length": args.max_length, "dtype": str(encoder.dtype).removeprefix("torch."), "store": args.store}
+    job = {
+        "format": store.FORMAT,
+        "encoder": encoder.info,
+        "data": {"name": name, "sha256": store.sha256(path), **columns, **counts},
+        "settings": {**chosen, "window": args.window, "device": encoder.device.type},
+        "files": {},
+        "names": [store.feature_file(pooling, layer) for pooling in sorted(set(args.pooling)) for layer in layers],
+    }
+    finished, begun = (out / "manifest.json").exists(), (out / "job.json").exists()
+    old = store.read_json(out / "job.json", "an unfinished extraction") if begun else {"names": []}
+    if finished:
+        there = store.open_features(out)
+        refuse_mixture(there.manifest, job, out, "holds features")
+        there.titles_file()
+        # runs are bound to these, also where the same titles or weights go by another name today
+        job |= {key: there.manifest[key] for key in ("encoder", "data", "files")}
+        for name in job["files"].keys() & job["names"]:
+            there.read(*store.column_of(name), check=False)
+        job["names"] = [name for name in job["names"] if name not in job["files"]]
+        if begun and job["files"].keys() >= {*old["names"]}:  # it was killed when it had nothing left to do
+            clear(out, *RECORDS)
+            begun = False
+        if not job["names"]:
+            return None
+    paths = [out / name for name in job["names"]]
+    if begun:
+        refuse_mixture(old, job, out, "holds an unfinished extraction")
+        if old["names"] != job["names"]:
+            rest = "these files, job.json and done-*.log there" if finished else "that folder"
+            hint = f"finish it with the command that began it, or delete {rest}"
+            raise cli.Problem(f"{out}: holds an unfinished extraction of {' '.join(old['names'])}; {hint}")
+    else:
+        for taken in filter(Path.exists, [*paths, *out.glob("done-*.log")]):
+            raise cli.Problem(f"{taken}: in the way, and the manifest does not name it; move it elsewhere")
+        needed = np.dtype(args.store).itemsize * encoder.info["hidden"] * counts["rows"] * len(paths) / 1e9
+        if needed > (free := shutil.disk_usage(out).free / 1e9):
+            hint = "use --store float16, fewer layers or another --out"
+            raise cli.Problem(f"{out}: the features need {needed:.2f} GB, the disk has {free:.2f} GB free; {hint}")
+        store.write_json(out / "job.json", job)
+    if not all(map(Path.exists, paths)):
+        clear(out, "done-*.log")  # where a layer is gone, all windows have to be computed again
+    done = set(recorded(out)[:, 0].tolist())
+    with contextlib.ExitStack() as undo:
+        if not done:
+            undo.callback(clear, out, *job["names"], *["titles.csv"][finished:], *RECORDS)
+        if not finished:
+            with store.atomic(out / "titles.csv") as file:
+                titles.seek(0)
+                shutil.copyfileobj(titles, file)
+        for path in paths if not done else ():
+            lay_out(path, (counts["rows"], encoder.info["hidden"]), args.store)
+        undo.pop_all()
+    return {**job, "left": sorted({*range(-(-counts["rows"] // args.window))} - done)}
+
+
+def lay_out(path, shape, dtype):
+    """Make an .npy file of full size, its room on the disk taken: a disk that fills up later cannot hurt us then."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape)
+    with open(path, "r+b") as file:
         try:
-            for line in log.read_text().split("\n")[:-1]:
-                window, cut = map(int, line.split())
-                done[window] = cut
-        except ValueError:
-            raise cli.Problem(f"{log}: damaged; delete {partial} to begin again") from None
-    return done
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except (AttributeError, OSError) as error:  # not every system and disk can reserve room
+            if getattr(error, "errno", errno.EOPNOTSUPP) not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
-def titles_done(job, partial):
-    """How many titles are recorded as written."""
-    size, rows = job["settings"]["window"], job["data"]["rows"]
-    return sum(min(size, rows - window * size) for window in recorded(partial))
+RECORDS = ("done-*.log", "job.json")  # in the order of deletion: without the job, the rest would look like a stranger's
 
 
-def extract_windows(job, encoder, partial, rank, world, quiet):
+def clear(out, *patterns):
+    """Delete the files that have these names."""
+    for path in itertools.chain(*map(out.glob, patterns)):
+        path.unlink()
+
+
+def recorded(out):
+    """What all processes have written: (n, 3) int64 of window, titles, titles cut. A torn record has no full stop."""
+    lines = "".join(log.read_text(errors="replace") for log in out.glob("done-*.log"))
+    return np.array(re.findall(r"^(\d+) (\d+) (\d+)\.", lines, re.MULTILINE), np.int64).reshape(-1, 3)
+
+
+def extract_windows(job, encoder, out, rank, world, quiet):
     """Compute this process's share of the windows that are not recorded yet, writing and recording each."""
-    size, rows = job["settings"]["window"], job["data"]["rows"]
-    keys = [name.removesuffix(".npy").split("-") for name in job["names"]]
-    keys = {(pooling, int(layer)): name for (pooling, layer), name in zip(keys, job["names"])}
-    poolings = tuple(dict.fromkeys(pooling for pooling, _ in keys))
-    layers = sorted({layer for _, layer in keys})
+    size, rows, dtype = job["settings"]["window"], job["data"]["rows"], np.dtype(job["settings"]["store"])
+    columns = [store.column_of(name) for name in job["names"]]
+    poolings, layers = (sorted(set(values)) for values in zip(*columns, strict=True))
     mine = set(job["left"][rank::world])
-    kept_as = np.dtype(job["settings"]["store"])
-
-    def windows():
-        titles = (title for title, _ in store.titles_in(partial / "titles.csv"))
-        for window in range(max(mine, default=-1) + 1):
-            titles_here = list(itertools.islice(titles, size))
-            if window in mine:
-                yield window, titles_here
-
+    titles = (title for title, _ in store.titles_in(out / "titles.csv"))
+    windows = enumerate(iter(lambda: list(itertools.islice(titles, size)), []))
     with contextlib.ExitStack() as stack:
-        files = {key: stack.enter_context(open(partial / name, "r+b")) for key, name in keys.items()}
-        heads = {
-            key: os.fstat(f.fileno()).st_size - rows * encoder.info["hidden"] * kept_as.itemsize
-            for key, f in files.items()
-        }
-        log = stack.enter_context(open(partial / f"done-{rank:05d}.log", "a+"))
-        log.seek(0)
-        log.truncate(log.read().rfind("\n") + 1)  # a line that was torn by a crash was not recorded
-        bar = stack.enter_context(cli.progress(rows, " titles", quiet or rank > 0, desc="extract"))
-        bar.update(titles_done(job, partial))
-        for window, tokenised in windows_ahead(encoder, windows()):
+        files = [stack.enter_context(open(out / name, "r+b")) for name in job["names"]]
+        log = stack.enter_context(open(out / f"done-{rank:05d}.log", "a"))
+        bar = stack.enter_context(
+            cli.progress(rows, " titles", quiet, desc="extract", initial=recorded(out)[:, 1].sum())
+        )
+        for window, tokenised in windows_ahead(encoder, (item for item in windows if item[0] in mine)):
             values = embed(encoder, tokenised, layers, poolings, bar.update)
-            for key, file in files.items():
-                block = np.ascontiguousarray(values[key], dtype=kept_as)
+            for (pooling, layer), file in zip(columns, files, strict=True):
+                block = np.ascontiguousarray(values[pooling, layer], dtype)
                 if not np.isfinite(block).all():
-                    raise cli.Problem(
-                        f"layer {key[1]}: the {key[0]} features of titles {window * size + 1:,} to "
-                        f"{window * size + len(block):,} are not finite; use --dtype float32 --store float32"
-                    )
-                file.seek(heads[key] + window * size * block[0].nbytes)
+                    where = f"layer {layer}, {pooling}, titles {window * size + 1:,} to {window * size + len(block):,}"
+                    raise cli.Problem(f"{where}: features that are not finite; use --dtype float32 --store float32")
+                # rows are the end of the file; written, not mapped: no memory is taken, and a full disk is an error
+                file.seek((window * size - rows) * block[0].nbytes, os.SEEK_END)
                 file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-            log.write(f"{window} {tokenised[2]}\n")
+            log.write(f"\n{window} {len(block)} {tokenised[2]}.")
             log.flush()
             os.fsync(log.fileno())
             if not bar.disable:
-                bar.update(titles_done(job, partial) - bar.n)
+                bar.update(recorded(out)[:, 1].sum() - bar.n)
 
 
-def finish(job, out, world, started):
-    """Give the files of a complete job their final names and write the manifest; safe to repeat after a crash."""
-    partial = out / "partial"
-    cut = sum(recorded(partial).values())
-    for name in [*job["names"], "titles.csv"]:
-        if (partial / name).exists():
-            os.replace(partial / name, out / name)
-    files = dict(job["kept"])
+def finish(job, out, started, **machine):
+    """Write the manifest, which makes the files of a complete job features; safe to repeat after a crash."""
     for name in job["names"]:
-        files[name] = {"bytes": (out / name).stat().st_size, "sha256": store.sha256(out / name)}
-    import transformers
-
+        job["files"][name] = {"bytes": (out / name).stat().st_size, "sha256": store.sha256(out / name)}
     manifest = {key: job[key] for key in ("format", "encoder", "data", "settings")}
-    manifest["truncated"] = cut
-    manifest["files"] = dict(sorted(files.items()))
-    manifest["software"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "numpy": np.__version__,
-    }
-    manifest["machine"] = {"processor": platform.machine(), "threads": torch.get_num_threads(), "processes": world}
-    manifest["made"] = {
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "seconds": round(time.time() - started, 2),
-        "command": cli.one_line(shlex.join(["python", *sys.argv])),
-    }
-    store.write_json(out / "manifest.json", manifest)
-    shutil.rmtree(partial)
+    manifest |= {"truncated": int(recorded(out)[:, 2].sum()), "files": dict(sorted(job["files"].items()))}
+    store.write_json(out / "manifest.json", manifest | store.provenance(started, **machine))
+    clear(out, *RECORDS)
     return manifest
 
 
-@contextlib.contextmanager
-def company():
-    """Around what needs all processes: where another has ended, this one ends as well, without a traceback."""
-    try:
-        yield
-    except RuntimeError:
-        raise cli.Problem("another process has ended; its message says why") from None
+def together(call, *args, **options):
+    """Do what needs all processes: where another has ended, this one ends as well, without a traceback."""
+    if dist.is_initialized():
+        try:
+            call(*args, **options)
+        except RuntimeError:
+            raise cli.Problem("another process has ended; its message says why") from None
 
 
 def main(args):
     started, out = time.time(), Path(args.out)
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    if out.exists() and not out.is_dir():
-        raise cli.Problem(f"--out {out}: this is a file; name a folder")
-    if len(set(args.pooling)) < len(args.pooling):
-        raise cli.Problem(f"--pooling {' '.join(args.pooling)}: named twice")
-    next_option = cli.unless_default("--features", args.out, "features")
+    quiet = args.quiet or rank > 0
+    train = shlex.quote(str(Path(sys.argv[0]).with_name("train.py")))
+    following = f"Next: python {train}{cli.unless_default('--features', args.out, 'features')}"
     with contextlib.ExitStack() as stack:
         if world > 1:
             # a process that dies is noticed at once; one that is slow, or lays out huge files, is waited for
             dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
             stack.callback(dist.destroy_process_group)
-        if rank == 0:
+        if rank == 0:  # what is wrong with the titles should not cost the loading, or the download, of an encoder
             stack.enter_context(store.locked(out, "an extraction"))
             refuse_strangers(out)
-            for leftover in [*out.glob(".titles.new.*.tmp"), *out.glob(".manifest.json.*.tmp")]:
-                leftover.unlink()  # of a process that was killed: we are alone here
-            path = data.find_titles(args.data, args.quiet)  # a wrong name should not cost the loading of an encoder
+            path = data.find_titles(args.data, args.quiet)
+            titles = stack.enter_context(tempfile.TemporaryFile(dir=out, prefix=".titles.csv.", suffix=".tmp"))
+            counts = data.copy_titles(path, args.text_column, args.label_column, titles)
+            titles.flush()
+            notes = counts.pop("notes", [])
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
-        shared = [prepare(args, path, encoder, out) if rank == 0 else None]
-        if world > 1:
-            with company():
-                dist.broadcast_object_list(shared, src=0)
+        shared = [prepare(args, path, titles, counts, encoder, out) if rank == 0 else None]
+        together(dist.broadcast_object_list, shared, src=0)
         job = shared[0]
         if job is None:
-            cli.say(f"{out} holds all of that already. Next: python train.py{next_option}", args.quiet or rank > 0)
+            cli.say(f"{out} holds all of that already. {following}", quiet)
             return
-        rows, partial = job["data"]["rows"], out / "partial"
-        if rank == 0 and recorded(partial):
-            cli.say(f"going on after {titles_done(job, partial):,} of {rows:,} titles", args.quiet)
+        source, done = job["data"], recorded(out)[:, 1].sum()
+        if rank == 0 and done:
+            cli.say(f"going on after {done:,} of {source['rows']:,} titles", quiet)
         try:
-            if job["left"]:
-                extract_windows(job, encoder, partial, rank, world, args.quiet)
+            extract_windows(job, encoder, out, rank, world, quiet)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"stopped after {titles_done(job, partial):,} of {rows:,} titles; the same command goes on from there"
-            ) from None
-        if world > 1:
-            with company():
-                dist.barrier()
-        if rank == 0:
-            manifest = finish(job, out, world, started)
-            seconds = time.time() - started
-            where = f" on {world} processes" if world > 1 else ""
-            cli.say(
-                f"{out}: {rows:,} titles of {job['data']['name']}, {len(job['names'])} "
-                f"layer file{'s' * (len(job['names']) > 1)} from {encoder.name} in {manifest['settings']['dtype']}, "
-                f"{seconds:.1f} s{where}. Next: python train.py{next_option}",
-                args.quiet,
-            )
-            if manifest["truncated"]:
-                cut = f"{manifest['truncated']:,} title{'s are' if manifest['truncated'] > 1 else ' is'}"
-                cli.say(
-                    f"{cut} longer than {args.max_length} tokens and cut there; --max-length keeps more", args.quiet
-                )
+            safe = f"stopped after {recorded(out)[:, 1].sum():,} of {source['rows']:,} titles"
+            raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
+        together(dist.barrier)
+        if rank > 0:
+            return
+        arithmetic = str(encoder.model.dtype).removeprefix("torch.")  # of another dtype where that has no instructions
+        manifest = finish(job, out, started, threads=torch.get_num_threads(), processes=world, arithmetic=arithmetic)
+        made = f"{cli.count(len(job['names']), 'layer file')} from {encoder.name} in {job['settings']['dtype']}"
+        taken = f"{time.time() - started:.1f} s{f' on {world} processes' if world > 1 else ''}"
+        cli.say(f"{out}: {source['rows']:,} titles of {source['name']}, {made}, {taken}. {following}", quiet)
+        if cut := manifest["truncated"]:
+            state = f"{cli.count(cut, 'title')} {'is' if cut == 1 else 'are'} longer than {args.max_length} tokens"
+            notes.append(f"{state} and cut there; --max-length keeps more")
+        for note in notes:
+            cli.say(note, quiet)
 
 
 if __name__ == "__main__":
