@@ -262,6 +262,14 @@ def expected_calibration_error(labels, probabilities, bins=15):
     return float(np.abs(np.bincount(bin_of, sure - right, bins)).sum() / len(sure))
 
 
+def pool(probabilities):
+    """Probabilities of several heads, (heads, …, classes), as one opinion: the logarithmic pool (Genest & Zidek 1986).
+
+    The mean of log p, made to sum to 1 again. Averaging p itself makes an ensemble less sure than it is right.
+    """
+    return sharpen(np.exp(sum(np.log(np.maximum(p, TINY)) for p in probabilities) / len(probabilities)), 1.0)
+
+
 def sharpen(probabilities, temperature):
     """softmax(log p / temperature) along the last axis, float64; above 1 probabilities get less sure."""
     logits = np.log(np.maximum(probabilities, TINY, dtype=np.float64)) / temperature

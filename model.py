@@ -136,14 +136,14 @@ def held_out_probabilities(head, state, x, folds, block=1 << 21):
 
 
 def mean_probabilities(forward, state, x, block=1 << 22):
-    """Class probabilities of new titles, averaged over all heads: (titles, classes) float32 tensor.
+    """Class probabilities of new titles, log-probabilities averaged over all heads: (titles, classes) float32 tensor.
 
     forward, state: as read_heads gives them, on the device of x; x: (titles, layers, hidden) float32 tensor.
     """
     heads = len(next(iter(state.values())))
     with torch.inference_mode():
         parts = x.split(max(1, block // x[0].numel() // heads))
-        return torch.cat([forward(state, part).softmax(-1).mean(0) for part in parts])
+        return torch.cat([forward(state, part).log_softmax(-1).mean(0).softmax(-1) for part in parts])
 
 
 def read_heads(folder, config):

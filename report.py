@@ -77,10 +77,10 @@ def print_table(table, margin):
     protocol = f"{options['folds']} {options['split']} folds, {cli.count(options['repeats'], 'repeat')}"
     print(f"## {cli.escape_markdown(name)} on {cli.escape_markdown(titles['name'])}\n")
     print(
-        f"{titles['rows']:,} titles in {len(config['classes'])} categories, {protocol}, seed {options['seed']}; the encoder",
+        f"{titles['rows']:,} titles in {len(config['classes'])} categories, {protocol}, seed {options['seed']}.",
         end=" ",
     )
-    print(f"has {encoder['layers']} layers, computed in {' and '.join(dtypes)}.\n")
+    print(f"The encoder has {encoder['layers']} layers, computed in {' and '.join(dtypes)}.\n")
     if table["rows"]:
         reported = any(report_figure(run) for run in rows)
         own = encoder["name"] in REPORT_MODELS
@@ -138,9 +138,9 @@ def notes(table, other):
     covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
     text = (
         f"F1-macro is over all out-of-fold predictions, the mean of {cli.count(repeats, 'repeat')}; its interval "
-        f"covers {covers}. Folds: mean ± deviation over all. Differences in brackets are not told from 0 when all rows are "
-        "compared at once (95%), which does not make the rows equal. Log loss is after temperature. Depth is the share "
-        "of the encoder that has to run."
+        f"covers {covers}. Folds: mean ± deviation over all. Differences in brackets are not told from 0 when all rows "
+        "are compared at once (95%), which does not make the rows equal. Log loss is after temperature. Depth is the "
+        "share of the encoder that has to run."
     )
     if few := metrics.too_few(table["best"]["influences"]):
         names = ", ".join(cli.escape_markdown(table["config"]["classes"][i]) for i in few[:5])
@@ -245,16 +245,10 @@ def recommendation(table, margin):
         return f"{text}**Recommended: none.** No row is shown to know more of the categories than chance does."
     text += f"**Recommended: {row_label(choice)}**, macro-F1 {choice['influences']['value']:.4f}: "
     if choice is not best:
-        depth, whole = depth_share(choice), depth_share(best)
-        saving = (
-            f"{depth:.0%} of the encoder instead of {whole:.0%}"
-            if depth < whole
-            else "fewer features of the same depth"
-        )
-        text += f"the cheapest row that is shown to lose at most {margin:g} to the best, {row_label(best)}. It takes {saving}"
-        text += (
-            f" and loses {-choice['difference']:.4f}, with 95% confidence at most {max(choice['loss_bound'], 0):.4f}."
-        )
+        depth, whole, bound = depth_share(choice), depth_share(best), max(choice["loss_bound"], 0)
+        text += f"the cheapest row that is shown to lose at most {margin:g} to the best, {row_label(best)}. It takes "
+        text += f"{depth:.0%} of the encoder instead of {whole:.0%}" if depth < whole else "as much of the encoder"
+        text += f" and loses {-choice['difference']:.4f}, with 95% confidence at most {bound:.4f}."
     else:
         text += f"the best row; no cheaper one is shown to lose at most {margin:g}."
         titles = table["config"]["data"]["rows"]

@@ -93,12 +93,12 @@ def array(folder, config, name):
 
 
 def mean_probabilities(run):
-    """Out-of-fold probabilities of a run as predict.py would give them, averaged and sharpened: (titles, classes).
+    """Out-of-fold probabilities of a run as predict.py would give them, pooled and sharpened: (titles, classes).
 
     run: a dictionary of its "folder" and "config", and of its "probabilities" where they are in no folder.
     """
     values = run["probabilities"] if "probabilities" in run else array(run["folder"], run["config"], "probabilities")
-    return metrics.sharpen(values.mean(0), run["config"]["results"]["temperature"])
+    return metrics.sharpen(metrics.pool(values), run["config"]["results"]["temperature"])
 
 
 def check_content(path, config):
@@ -135,10 +135,10 @@ def figures(labels, probabilities, folds, classes):
     """The figures of a run: those of metrics.score, its temperature, and what that does to the probabilities.
 
     labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats, titles) int.
-    The temperature is fitted on probabilities averaged over repeats, as predict.py averages. Log loss and expected
+    The temperature is fitted on probabilities pooled over repeats, as predict.py pools its heads. Log loss and expected
     calibration error are cross-fitted: each fold's titles are sharpened by a temperature that the others have chosen.
     """
-    mean = probabilities.mean(0)
+    mean = metrics.pool(probabilities)
     sharpened = np.empty_like(mean)
     for fold in range(int(folds.max()) + 1):
         own = folds[0] == fold
@@ -202,7 +202,7 @@ pipeline_tag: text-classification
 # {name}
 
 Classifies titles into {len(config["classes"])} categories from {used} of the frozen encoder
-`{config["encoder"]["name"].replace("`", "")}`. The folder holds {heads} heads; their probabilities are averaged.
+`{config["encoder"]["name"].replace("`", "")}`. The folder holds {heads} heads; their log-probabilities are averaged.
 
 {cli.markdown([":Layers", "F1-macro, last epoch", "Folds", "Log loss"], [cells])}
 
