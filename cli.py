@@ -120,9 +120,15 @@ def say(text, quiet=False):
         print(text, file=sys.stderr, flush=True)
 
 
-def unless_default(option, value, default):
-    """The option as it has to be typed in a next command, or nothing where it has its default."""
-    return "" if str(value) == default else f" {option} {shlex.quote(str(value))}"
+def command(script, *words, **options):
+    """A command to run next, ready to paste: the interpreter and the folder that this script was called with.
+
+    options: what to pass on, as name=(value, default); one that has its default is left out.
+    """
+    for name, (value, default) in options.items():
+        words += () if str(value) == default else (f"--{name}", value)
+    python, beside = (sys.orig_argv or ["python"])[0], Path(sys.argv[0]).with_name(script)
+    return shlex.join(map(str, (python, beside, *words)))
 
 
 def progress(total, unit, quiet=False, **options):

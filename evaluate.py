@@ -31,7 +31,6 @@ def parse_arguments(argv=None):
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
-import shlex
 import time
 from pathlib import Path
 
@@ -235,6 +234,7 @@ def main(args):
             for table in tables:
                 baselines.add(table, results, args.features, args.quiet)
         tables = read_tables(results, True)
+    pictures = []
     for index, table in enumerate(tables):
         if args.verify:
             verify(table, args.features, args.quiet)
@@ -244,19 +244,17 @@ def main(args):
         if args.plot:
             import plot
 
-            for path in plot.draw(numbered_path(args.plot, index), table):
-                cli.say(f"{path}: drawn", args.quiet)
+            pictures += plot.draw(numbered_path(args.plot, index), table)
         if args.suspects:
             path = numbered_path(args.suspects, index)
             count, averaged = write_suspects(path, table, args.features)
             cli.say(f"{path}: {count:,} titles whose label the average of {averaged} contradicts", args.quiet)
-    choices = [table["choice"]["folder"] for table in tables if table["choice"]]
-    after = "".join(f'\n  python predict.py --run {shlex.quote(str(choice))} "a title"' for choice in choices)
     counts = cli.count(sum(len(t["rows"] + t["few"]) for t in tables), "run"), cli.count(len(tables), "table")
-    cli.say(
-        f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s.{' Next:' + after if after else ''}",
-        args.quiet,
-    )
+    cli.say(f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s", args.quiet)
+    choices = [table["choice"]["folder"] for table in tables if table.get("choice")]
+    following = [f"Next: {cli.command('predict.py', '--run', choice, 'a title of your own')}" for choice in choices]
+    for line in following + [f"Picture: {path}" for path in pictures]:
+        cli.say(line, args.quiet)
 
 
 if __name__ == "__main__":

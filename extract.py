@@ -49,9 +49,7 @@ import errno
 import itertools
 import os
 import re
-import shlex
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -244,8 +242,7 @@ def main(args):
     started, out = time.time(), Path(args.out)
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     quiet = args.quiet or rank > 0
-    train = shlex.quote(str(Path(sys.argv[0]).with_name("train.py")))
-    following = f"Next: python {train}{cli.unless_default('--features', args.out, 'features')}"
+    following = f"Next: {cli.command('train.py', features=(args.out, 'features'))}"
     with contextlib.ExitStack() as stack:
         if world > 1:
             # a process that dies is noticed at once; one that is slow, or lays out huge files, is waited for

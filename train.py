@@ -317,13 +317,10 @@ def main(args):
                     inputs = x, probe.rescale(x) if args.head == "linear" else None
                 describe(train_run(folder, config, inputs, labels, folds, groups, drawn(size), args), args.quiet)
                 trained += 1
-    what = f"{trained} of {cli.count(len(sets) * len(sizes), 'run')}"
-    where = cli.unless_default("--results", args.results, "results")
-    cli.say(
-        f"{results}: {what} trained on {len(labels):,} titles of {manifest['data']['name']}, {args.folds} {args.split} "
-        f"folds, {cli.count(args.repeats, 'repeat')}, {time.time() - started:.1f} s. Next: python evaluate.py{where}",
-        args.quiet,
-    )
+    what = f"{trained} of {cli.count(len(sets) * len(sizes), 'run')} trained on {len(labels):,} titles"
+    where = f"{args.folds} {args.split} folds, {cli.count(args.repeats, 'repeat')}, {time.time() - started:.1f} s"
+    following = cli.command("evaluate.py", results=(args.results, "results"))
+    cli.say(f"{results}: {what} of {manifest['data']['name']}, {where}. Next: {following}", args.quiet)
 
 
 if __name__ == "__main__":
