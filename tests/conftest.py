@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -121,7 +122,11 @@ def serving(answer):
         def log_message(self, *_):
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    try:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        socket.create_connection(server.server_address, timeout=10).close()
+    except OSError as error:
+        pytest.skip(f"no server may listen on this machine's own address 127.0.0.1: {error}")
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked

