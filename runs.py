@@ -20,39 +20,19 @@ import store
 
 FORMAT = 2  # raised when older runs can no longer be read
 
-# what the configuration of a run must hold to be used at all, by the place in it
-RUN_FIELDS = {
-    "classes": list,
-    "contents": dict,
-    "data name": str,
-    "data rows": int,
-    "data sha256": str,
-    "data titles": str,
-    "made features": str,
-    "options folds": int,
-    "options repeats": int,
-    "options seed": int,
-    "options split": str,
-    "results collapsed": list,
-    "results fold_deviation": float,
-    "results fold_mean": float,
-    "results macro_f1": float,
+# what the configuration of a run must hold to be used at all, by the place in it; the second for trained runs only
+FIELDS = {
+    str: "data name, data sha256, data titles, made features, options split",
+    int: "data rows, options folds, options repeats, options seed",
+    float: "results fold_deviation, results fold_mean, results macro_f1, results temperature",
+    list: "classes, results collapsed",
+    dict: "contents",
 }
-TRAINED_FIELDS = {
-    **RUN_FIELDS,
-    "columns": list,
-    "encoder hidden": int,
-    "encoder layers": int,
-    "encoder name": str,
-    "encoder tokenizer": str,
-    "encoder weights": str,
-    "features": str,
-    "files": dict,
-    "options head": str,
-    "results temperature": float,
-    "settings dtype": str,
-    "settings max_length": int,
-    "settings store": str,
+TRAINED = {
+    str: "encoder name, encoder tokenizer, encoder weights, features, options head, settings dtype, settings store",
+    int: "encoder hidden, encoder layers, settings max_length",
+    list: "columns",
+    dict: "files",
 }
 
 
@@ -72,16 +52,15 @@ def open_(folder):
     """The configuration of a run, once it is known to hold what its users rely on; else a cli.Problem."""
     path = Path(folder) / "config.json"
     if not path.exists():
-        raise cli.Problem(
-            f"{folder}: no run is there (config.json is missing); train.py makes runs, python evaluate.py lists them"
-        )
+        raise cli.Problem(f"{folder}: no run is there; train.py makes runs, python evaluate.py lists them")
     config = store.read_json(path, "a run", FORMAT)
-    for field, kind in (RUN_FIELDS if "baseline" in config else TRAINED_FIELDS).items():
+    needed = [*FIELDS.items(), *(() if "baseline" in config else TRAINED.items())]
+    for field, kind in ((field, kind) for kind, fields in needed for field in fields.split(", ")):
         value = config
         for key in field.split():
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, kind):
-            raise cli.Problem(f"{path}: {' of '.join(field.split()[::-1])} is missing or of a wrong kind; train again")
+            raise cli.Problem(f"{path}: {field!r} is missing or of a wrong kind; train again")
     return config
 
 
@@ -111,23 +90,22 @@ def features_of(config, folder=None):
     """The features that a run was trained on, opened and compared with what the run says of them."""
     place = Path(folder or config["made"]["features"])
     if not folder and not (place / "manifest.json").exists():
-        raise cli.Problem(
-            f"{place}: the features that the run was trained on are gone; name their folder with --features"
-        )
+        raise cli.Problem(f"{place}: the run's features are not there any more; name their folder with --features")
     features = store.open_features(place)
+    manifest = features.manifest
     for what, old, new in (
-        ("encoder weights", config.get("encoder", {}).get("weights"), features.manifest["encoder"]["weights"]),
-        ("titles", config["data"]["titles"], features.manifest["data"]["titles"]),
+        ("encoder weights", config.get("encoder", {}).get("weights"), manifest["encoder"]["weights"]),
+        ("titles", config["data"]["titles"], manifest["data"]["titles"]),
         ("settings", config.get("features"), features.identity),
+        (
+            "files",
+            config.get("files"),
+            {f: manifest["files"].get(f, {}).get("sha256") for f in config.get("files", {})},
+        ),
     ):
         if old is not None and old != new:
-            raise cli.Problem(
-                f"{features.folder}: these are not the features that the run was trained on (their {what} differ); "
-                "name the right ones with --features"
-            )
-    for name, checksum in config.get("files", {}).items():
-        if features.manifest["files"].get(name, {}).get("sha256") != checksum:
-            raise cli.Problem(f"{features.folder / name}: not the file that the run was trained on; train again")
+            wrong = f"these are not the features that the run was trained on (their {what} differ)"
+            raise cli.Problem(f"{features.folder}: {wrong}; name the right ones with --features")
     return features
 
 

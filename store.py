@@ -67,9 +67,7 @@ def locked(folder, what):
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise cli.Problem(
-            f"{folder}: {what} is already running in this folder; wait for it or choose another"
-        ) from None
+        raise cli.Problem(f"{folder}: {what} is running in this folder; wait for it or choose another") from None
     try:
         yield
     except OSError as error:  # a disk that is full does not say which
@@ -171,24 +169,21 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     layers = [n + depth + 1 if n < 0 else n for n in numbers]
     if 0 in numbers and lowest:  # (-13 of 12 is 0 too, and falls to the next lines)
         raise cli.Problem(
-            "--layers 0: layer 0 is the embedding output, where [CLS] is the same for every title; use "
-            "--pooling mean for it, or layers from 1"
+            "--layers 0: the embedding output has the same [CLS] for every title; use --pooling mean for it"
         )
     if min(layers) < lowest or max(layers) > depth:
-        top = max(max(numbers), depth)
-        count = " ".join(str(n - top - 1) if n > 0 else str(n) for n in numbers)
+        top = max(*numbers, depth) + 1
+        counted = [n - top if n > 0 else n for n in numbers]
         hint = (
-            f"; counted from the top, that is --layers {count}" if min(int(c) for c in count.split()) >= -depth else ""
+            f"; counted from the top, that is --layers {' '.join(map(str, counted))}" if min(counted) >= -depth else ""
         )
         raise cli.Problem(f"--layers {' '.join(wanted)}: {encoder} has {depth} layers, 1 to {depth}{hint}")
     if len(set(layers)) < len(layers):
         raise cli.Problem(f"--layers {' '.join(wanted)}: layer {max(layers, key=layers.count)} is named twice")
-    missing = sorted(set(layers) - set(layers if available is None else available), reverse=True)
-    if missing:
-        raise cli.Problem(
-            f"--layers {' '.join(wanted)}: the features hold layers {' '.join(map(str, available)) or 'none'}; add "
-            f"the others with: extract.py --layers {' '.join(map(str, missing))} and its other options as before"
-        )
+    if missing := sorted(set(layers) - set(layers if available is None else available), reverse=True):
+        there = f"--layers {' '.join(wanted)}: the features hold layers {' '.join(map(str, available)) or 'none'}"
+        more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
+        raise cli.Problem(f"{there}; add the others with: {more}")
     return sorted(layers, reverse=True)
 
 
@@ -213,29 +208,24 @@ class Features:
         """The features of one layer, (titles, hidden), memory-mapped. Damage is a Problem; `check` reads every byte."""
         name = feature_file(pooling, layer)
         path, entry = self.folder / name, self.manifest["files"][name]
-        again = "delete the folder and extract again"
-        try:
-            if path.stat().st_size != entry["bytes"]:
-                raise cli.Problem(f"{path}: {path.stat().st_size:,} bytes instead of {entry['bytes']:,}; {again}")
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise cli.Problem(f"{path}: the manifest names this file, but it is gone; {again}") from None
-        except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # numpy parses the header as Python's literals
-            raise cli.Problem(f"{path}: not a plain .npy file of numbers; {again}") from None
-        shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
-        if array.shape != shape or array.dtype != self.manifest["settings"]["store"]:
-            raise cli.Problem(
-                f"{path}: {array.dtype} of shape {array.shape} instead of "
-                f"{self.manifest['settings']['store']} of shape {shape}; {again}"
-            )
-        if check and name not in self.checked:
-            if sha256(path) != entry["sha256"]:
-                raise cli.Problem(f"{path}: damaged since it was written (sha256 differs); {again}")
+        size = path.stat().st_size if path.exists() else 0
+        whole = size == entry["bytes"] and (name in self.checked or not check or sha256(path) == entry["sha256"])
+        if not whole:
+            state = "gone" if not path.exists() else "damaged" if size == entry["bytes"] else "cut or grown"
+            raise cli.Problem(f"{path}: {state} since it was written; delete the folder and extract again")
+        if check:
             self.checked.add(name)  # each file is read for this once, however many layer sets use it
+        shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # numpy parses the header as Python's literals
+            array = np.empty(0)
+        if array.shape != shape or array.dtype != self.manifest["settings"]["store"]:
+            raise cli.Problem(f"{path}: not the numbers that manifest.json names; delete the folder and extract again")
         return array
 
     def stack(self, columns):
-        """The features of (pooling, layer) columns side by side: (titles, layers, hidden) float32, in memory of its own.
+        """The features of (pooling, layer) columns side by side: (titles, layers, hidden) float32, in own memory.
 
         Read in blocks rather than mapped: pages that were only read would count as this process's memory.
         """
@@ -282,18 +272,11 @@ def open_features(folder):
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         if (folder / "job.json").exists():
-            raise cli.Problem(
-                f"{folder}: the extraction there is not finished; run the same extract.py command again, "
-                "it goes on where it stopped"
-            )
-        raise cli.Problem(
-            f"{folder}: there are no features; make them with: python extract.py --layers all --out {folder}"
-        )
+            raise cli.Problem(f"{folder}: the extraction there is not finished; the same extract.py command goes on")
+        raise cli.Problem(f"{folder}: there are no features; make them with: python extract.py --out {folder}")
     manifest = read_json(folder / "manifest.json", "a manifest of features")
     for name in manifest["files"]:  # a name of any other form might lead out of the folder
         pooling, _, layer = name.removesuffix(".npy").partition("-")
         if pooling not in cli.POOLINGS or not layer.isdecimal() or name != feature_file(pooling, int(layer)):
-            raise cli.Problem(
-                f"{folder / 'manifest.json'}: {name!r} is not the name of a file of features; extract again"
-            )
+            raise cli.Problem(f"{folder / 'manifest.json'}: {name!r} is no file of features; extract again")
     return Features(folder, manifest)
