@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -166,8 +167,12 @@ def check_output(option, path):
 
 
 def escape_cell(text):
-    """A cell that no spreadsheet takes for a formula: a leading =, +, -, @, tab or return gets an apostrophe."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    """A cell that no spreadsheet takes for a formula: a leading =, +, -, @, tab or return gets an apostrophe.
+
+    Plain numbers, such as -1 or +2.5, stay as they are.
+    """
+    number = re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") and not number else text
 
 
 def escape_markdown(text):

@@ -1,54 +1,56 @@
-"""Apply a trained run to new titles.
+"""Apply a trained run to new titles, or score it on a test file.
 
     python predict.py --run results/RUN "Street food in Rome" "How to paint a sunset"
     cat titles.txt | python predict.py --run results/RUN --format jsonl
     python predict.py --run results/RUN --csv new.csv --out labelled.csv
+    python predict.py --run results/RUN --csv test.csv --label-column category
 
-The probabilities of the run's heads, one for each fold, are averaged. The encoder runs no deeper than the run needs.
+The probabilities of the run's heads are averaged, then its temperature is applied. The encoder runs no deeper than the
+run needs. From Python: predict.table(predict.load("results/RUN"), ["a title", "another"]).
 """
-
-import argparse
 
 import cli
 
 
 def parse_arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add = parser.add_argument
     add(
-        "titles",
-        nargs="*",
-        metavar="TITLE",
-        help="titles; without any, and without --csv, standard input is read, a title a line",
+        "titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read line by line"
     )
-    add("--run", metavar="FOLDER", help="the run to apply: a folder that train.py made, or a copy of one (needed)")
+    add("--run", metavar="FOLDER", help="the run to apply: what train.py made, a copy of it, or results with one run")
     add("--model", metavar="NAME", help="where the run's encoder is found here (default: the name in the run)")
-    add("--csv", metavar="IN.csv", help="read titles from a CSV file; all its columns are kept")
-    add("--out", metavar="OUT.csv", help="with --csv: the file to write")
-    add("--text-column", default="title", help="with --csv: column of the titles (default: title)")
-    add("--format", choices=("text", "csv", "jsonl"), default="text", help="of what is printed (default: text)")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute (default: auto)")
+    add("--csv", metavar="IN.csv", help="read titles from a CSV file")
+    add("--out", metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
+    add("--text-column", default="title", metavar="NAME", help="with --csv: column of the titles")
     add(
-        "--window",
-        type=cli.number(int, 1),
-        default=4096,
-        metavar="TITLES",
-        help="titles computed together (default: 4096)",
+        "--label-column",
+        metavar="NAME",
+        help="with --csv: column of the true categories; says how good predictions are",
     )
+    features = "with --label-column: the run's features, to find titles that were in training"
+    add("--features", metavar="FOLDER", help=f"{features} (default: where they were)")
+    add("--format", choices=("text", "csv", "jsonl"), default="text", help="of what is printed")
+    top = "give the N likeliest categories only (default: one as text, else all)"
+    add("--top", type=cli.number(int, 1), metavar="N", help=top)
+    kinds = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", choices=kinds, help="what the encoder computes in (default: as for the run's features)")
+    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
+    add("--window", type=cli.number(int, 1), default=4096, metavar="TITLES", help="most titles computed together")
     add("--quiet", action="store_true", help="print nothing but predictions and errors")
     return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
-    ARGUMENTS = cli.begin(
-        parse_arguments
-    )  # before the slow imports, so that --help and wrong options are answered at once
+    ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
 import csv
 import itertools
 import json
 import os
+import re
+import select
 import sys
 import time
 from pathlib import Path
@@ -57,48 +59,102 @@ import numpy as np
 import torch
 
 import data
+import metrics
 import model
+import runs
 import store
 from encoder import embed, load_encoder, windows_ahead
 
+# what moves a terminal's cursor, changes its colours or turns text around; tabs and new lines do no harm
+UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
-def load_classifier(folder, name=None, device="auto"):
-    """A run and its encoder, ready to predict: (config, encoder, forward, state). What does not fit is a Problem."""
-    (config,) = store.open_run(folder)
-    if "columns" not in config:
-        raise cli.Problem(f"{folder}: a baseline, kept for the table only; name a run that train.py made")
-    forward, state = model.read_heads(folder, config)
+
+def load(folder, name=None, device="auto", dtype=None):
+    """A run and its encoder, ready to predict: (config, encoder, forward, state). What does not fit is a cli.Problem.
+
+    folder: a run, or results that hold one; name: where the encoder is found, as --model; dtype: auto, float32,
+    bfloat16 or float16, what the encoder computes in. Name and dtype are the run's own where they are not given.
+    """
+    folder = find_run(folder)
+    config = runs.open_(folder)
+    head, state = model.read_heads(folder, config)
     settings, trained = config["settings"], config["encoder"]
-    poolings = tuple({pooling for pooling, _ in config["columns"]})
-    encoder = load_encoder(name or trained["name"], device, settings["dtype"], settings["max_length"], poolings)
+    place, poolings = name or trained["name"], tuple({pooling for pooling, _ in config["columns"]})
+    try:
+        encoder = load_encoder(place, device, dtype or settings["dtype"], settings["max_length"], poolings)
+    except cli.Problem as error:
+        if name or not str(error).startswith("--model "):
+            raise
+        raise cli.Problem(f"{folder}: no encoder to run it with; say with --model where it is ({error})") from None
     for what in ("weights", "tokenizer"):
         if encoder.info[what] != trained[what]:
-            pinned = (
-                f" (--model {trained['name'].partition('@')[0]}@{trained['revision']})" if trained["revision"] else ""
-            )
-            raise cli.Problem(
-                f"{encoder.name}: not the encoder that {folder} was trained with, its {what} differ; name the "
-                f"right one with --model{pinned}"
-            )
-    return config, encoder, forward, {key: value.to(encoder.device) for key, value in state.items()}
+            pinned = f"{trained['name'].partition('@')[0]}@{trained.get('revision')}"
+            hint = f"--model {pinned}" if trained.get("revision") else "--model"
+            wrong = f"not the encoder that {folder} was trained with, its {what} differ"
+            raise cli.Problem(f"{encoder.name}: {wrong}; name the right one with {hint}")
+    state = {key: value.to(encoder.device) for key, value in state.items()}
+    return config, encoder, model.stacked(head, shared=True), state
+
+
+def find_run(place):
+    """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
+    folder, found = Path(place or "results"), []
+    if place and (folder / "config.json").exists():
+        if "baseline" in runs.open_(folder):
+            raise cli.Problem(f"{folder}: a baseline, kept for the table only; name a run that train.py made")
+        return folder
+    for path in folder.glob("[!.]*/config.json"):
+        with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
+            config = runs.open_(path.parent)
+            found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]
+    if place and len(found) < 2:
+        return found[0][1] if found else folder  # whoever opens it says that no run is there
+    names = ", ".join(path.name for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
+    known = f"; in {folder} there are, the best first: {names}" if found else ""
+    raise cli.Problem(f"--run: name the folder of the run to apply{known}")
 
 
 def predict(classifier, windows):
-    """Yield (key, (titles, classes) float32 probabilities, titles cut) for each (key, titles) of `windows`."""
+    """Yield (items, probabilities, titles cut) for each window, a list of (title, whatever goes with it).
+
+    probabilities: (items, classes) float64, not-a-number where a title has no text. A window waits until the next one
+    is there and can be tokenised beside it; an empty one makes no work and lets the one before it through.
+    """
     config, encoder, forward, state = classifier
     columns = [tuple(column) for column in config["columns"]]
     layers, poolings = sorted({layer for _, layer in columns}), tuple({pooling for pooling, _ in columns})
-    heads = len(next(iter(state.values())))
-    for key, tokenised in windows_ahead(encoder, windows):
-        values = embed(encoder, tokenised, layers, poolings)
-        # through the numbers that were stored, so that predictions are those of the features the heads know
-        x = np.stack(
-            [values[column].astype(config["settings"]["store"]).astype(np.float32) for column in columns], axis=1
-        )
-        with torch.inference_mode():
-            x = torch.from_numpy(x).to(encoder.device)
-            parts = [forward(state, part.expand(heads, *part.shape)).softmax(-1).mean(0) for part in x.split(1024)]
-        yield key, torch.cat(parts).cpu().numpy(), tokenised[2]
+    placed = ((items, [i for i, (title, _) in enumerate(items) if not data.is_blank(title)]) for items in windows)
+    texts = (((items, place), [items[i][0] for i in place] or ["-"]) for items, place in placed)
+    for (items, place), tokenised in windows_ahead(encoder, texts):
+        probabilities = np.full((len(items), len(config["classes"])), np.nan)
+        if place:
+            values = embed(encoder, tokenised, layers, poolings)
+            # through the numbers that were stored, so that predictions are those of the features the heads know
+            stored = [values[column].astype(config["settings"]["store"]).astype(np.float32) for column in columns]
+            x = torch.from_numpy(np.stack(stored, axis=1)).to(encoder.device)
+            mean = model.mean_probabilities(forward, state, x).cpu().numpy()
+            probabilities[place] = metrics.sharpen(mean, config["results"]["temperature"])
+        yield items, probabilities, tokenised[2]
+
+
+def table(classifier, titles, window=4096):
+    """Predictions for a list of titles as a pandas DataFrame: title, prediction, probability, and "probability of …" for
+    each category, all empty where a title has no text."""
+    import pandas
+
+    check_titles(titles := list(titles))
+    classes, windows = classifier[0]["classes"], in_windows([(title, None) for title in titles], window)
+    rows = np.concatenate([np.empty((0, len(classes))), *(part for _, part, _ in predict(classifier, windows))])
+    best = [None if np.isnan(row[0]) else classes[row.argmax()] for row in rows]
+    columns = zip(["title", *new_columns(classes)], [titles, best, rows.max(1), *rows.T], strict=True)
+    return pandas.DataFrame(dict(columns))
+
+
+def check_titles(titles):
+    """Refuse what is no text."""
+    for title in titles:
+        if wrong := data.fault(title) if isinstance(title, str) else "no text":
+            raise cli.Problem(f"title {title!r:.80}: holds {wrong}")
 
 
 def in_windows(items, size):
@@ -108,142 +164,189 @@ def in_windows(items, size):
         yield window
 
 
-def predict_items(classifier, items, title_of, window):
-    """Yield (item, (classes,) probabilities, whether a title of its window was cut) for each item, in order.
-
-    The probabilities are None where an item has no text, so that what is written stays in step with what was read.
-    """
-    blank = lambda item: data.is_blank(title_of(item))
-    windows = (
-        (part, [title_of(item) for item in part if not blank(item)] or ["-"]) for part in in_windows(items, window)
-    )
-    for part, probabilities, cut in predict(classifier, windows):
-        rows = iter(probabilities)
-        for number, item in enumerate(part):
-            yield item, None if blank(item) else next(rows), cut if number == 0 else 0
-
-
-def predict_lines(classifier, titles, args):
-    """Print a prediction for each title, an empty one for a blank line; returns (titles, titles cut, blank ones)."""
-    classes, count, cut, blank = classifier[0]["classes"], 0, 0, 0
-    writer, width = csv.writer(sys.stdout, lineterminator="\n"), min(30, max(map(len, classes)))
-    if args.format == "csv":
-        writer.writerow(["title", *new_columns(classes)])
-    for title, row, over in predict_items(classifier, titles, str, args.window):
-        count, cut, blank = count + 1, cut + over, blank + (row is None)
-        label, best = ("", 0.0) if row is None else (classes[int(row.argmax())], float(row.max()))
-        if args.format == "csv":
-            writer.writerow([cli.escape_cell(title), *new_cells(classes, row)])
-        elif args.format == "jsonl":
-            values = {} if row is None else {c: round(float(p), 6) for c, p in zip(classes, row)}
-            print(
-                json.dumps(
-                    {
-                        "title": title,
-                        "prediction": label or None,
-                        "probability": round(best, 6),
-                        "probabilities": values,
-                    },
-                    ensure_ascii=False,
-                )
-            )
-        else:
-            print(f"{cli.one_line(label):<{width}}  {best:.3f}  {cli.one_line(title)}".rstrip())
-    return count, cut, blank
-
-
-def predict_table(classifier, args):
-    """Write the input file with its predictions to --out; returns (titles, titles cut, blank ones)."""
-    classes = classifier[0]["classes"]
-    table = data.read_table(args.csv, [args.text_column])
-    header = next(table)
-    column, added = header.index(args.text_column), new_columns(classes)
-    twice = sorted(set(header) & set(added))
-    if twice:
-        raise cli.Problem(
-            f"{args.csv}: it has a column {twice[0]!r} already, which the predictions would add; rename it"
-        )
-    count, cut, blank = 0, 0, 0
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(store.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline=""))
-        bar = stack.enter_context(cli.progress(None, " titles", args.quiet, desc="predict"))
-        writer = csv.writer(file, lineterminator="\r\n")  # csv quotes a lone return only where it is part of line ends
-        writer.writerow(header + added)
-        rows = (cells for _, cells in table)
-        for cells, row, over in predict_items(classifier, rows, lambda cells: cells[column], args.window):
-            writer.writerow(cells + new_cells(classes, row))
-            count, cut, blank = count + 1, cut + over, blank + (row is None)
-            bar.update()
-    return count, cut, blank
-
-
-def new_columns(classes):
-    """The names of the columns that predictions add."""
-    return ["prediction", "probability", *(f"probability of {cli.one_line(name)}" for name in classes)]
-
-
-def new_cells(classes, row):
-    """The cells of those columns for one title, empty ones where there are no probabilities."""
-    if row is None:
-        return [""] * (2 + len(classes))
-    return [cli.escape_cell(classes[int(row.argmax())]), f"{row.max():.6f}", *(f"{p:.6f}" for p in row)]
-
-
-def check_arguments(args):
-    """Refuse what contradicts itself before anything slow is done."""
-    if not args.run:
-        there = sorted(
-            path.parent.name for path in Path("results").glob("*/config.json") if "-baseline-" not in path.parent.name
-        )
-        known = f"; in results/ there are: {', '.join(there[:8])}{', …' if len(there) > 8 else ''}" if there else ""
-        raise cli.Problem(f"--run: name the folder of the run to apply{known}")
-    if bool(args.csv) != bool(args.out):
-        raise cli.Problem("--csv and --out go together: the file to read and the file to write")
-    if args.csv and args.titles:
-        raise cli.Problem("titles as arguments and --csv exclude one another; use one of them")
-    if args.csv and args.format != "text":
-        raise cli.Problem("--format is for what is printed; --out is always CSV")
-    if args.csv and not Path(args.csv).is_file():
-        raise cli.Problem(f"--csv {args.csv}: there is no such file, or it is not a plain one")
-    for title in args.titles:
-        if data.fault(title):
-            raise cli.Problem(f"TITLE {title!r}: holds {data.fault(title)}")
-    if args.out:
-        cli.check_output("--out", args.out)
-    if args.out and Path(args.out).exists() and os.path.samefile(args.csv, args.out):
-        raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
-
-
-def standard_input():
-    """The titles on standard input, a line each."""
+def standard_input(size):
+    """Yield lists of at most `size` lines as soon as they are there, and an empty one where no more are waiting."""
     if sys.stdin is None:
         raise cli.Problem("no titles: give some as arguments, with --csv, or on standard input")
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
-    for line in sys.stdin.buffer if hasattr(sys.stdin, "buffer") else sys.stdin:
-        yield (line.decode("utf-8", "replace") if isinstance(line, bytes) else line).strip("\r\n\ufeff")
+    try:
+        source = sys.stdin.fileno()
+        blocks = iter(lambda: os.read(source, 1 << 20), b"")
+    except OSError:  # something else stands in for it, and has no descriptor
+        source, blocks = None, [sys.stdin.read().encode()]
+    lines, begun = [], bytearray()
+    for block in itertools.chain(blocks, [b""]):  # the end of the input ends its last line, too
+        begun += block or b"\n" * bool(begun)
+        if not block or b"\n" in block:
+            *whole, begun = begun.split(b"\n")
+            lines += [line.decode("utf-8", "replace").strip("\r\n\ufeff") for line in whole]
+        waiting = block and source is not None and select.select([source], [], [], 0)[0]
+        ready = len(lines) - len(lines) % size if waiting else len(lines)
+        yield from in_windows(lines[:ready], size)
+        yield from [] if waiting else [[]]
+        lines = lines[ready:]
+
+
+def new_columns(classes, top=None):
+    """The names of the columns that predictions add."""
+    if top:
+        ranks = ["", *(f" {n}" for n in range(2, min(top, len(classes)) + 1))]
+        return [name + rank for rank in ranks for name in ("prediction", "probability")]
+    return ["prediction", "probability", *(f"probability of {cli.one_line(name)}" for name in classes)]
+
+
+def writer(file, kind):
+    """A writer of CSV; with both signs at the ends of lines, a lone return in one of the user's cells gets quotes."""
+    return csv.writer(file, lineterminator="\r\n" if kind == "table" else "\n")
+
+
+def write(file, kind, classes, top, items, probabilities):
+    """Write one window of (title, cells) with its probabilities as lines of text, JSON or CSV.
+
+    kind: text, jsonl, csv (printed: nothing in it does anything to a terminal), or table (the user's own cells, kept).
+    """
+    sheet = writer(file, kind)
+    ascii_only, width = not (file.encoding or "utf").lower().startswith("utf"), min(30, max(map(len, classes)))
+    for (title, cells), row in zip(items, probabilities, strict=True):
+        order = [] if np.isnan(row[0]) else np.argsort(-row, kind="stable")[: top or 1]
+        best = [(classes[i], float(row[i])) for i in order]
+        every = best if top or not best else list(zip(classes, row.tolist(), strict=True))
+        if kind == "jsonl":
+            label, sure = best[0] if best else (None, 0.0)
+            item = {"title": title, "prediction": label, "probability": round(sure, 6)}
+            item["probabilities"] = {name: round(value, 6) for name, value in every}
+            print(printable(json.dumps(item, ensure_ascii=ascii_only)), file=file)
+        elif kind == "text":
+            pairs = [f"{cli.one_line(name):<{width}}  {value:.3f}" for name, value in best or [("", 0.0)]]
+            print("  ".join([*pairs, cli.one_line(title)]).rstrip(), file=file)
+        else:
+            new = [cell for name, value in best for cell in (cli.escape_cell(name), f"{value:.6f}")]
+            new += [] if top else [f"{value:.6f}" for _, value in every]
+            cells = [*cells, *(new or [""] * len(new_columns(classes, top)))]
+            sheet.writerow(cells if kind == "table" else map(printable, cells))
+    file.flush()
+
+
+def printable(text):
+    """The text with control characters written as JSON and Python write them."""
+    return UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def training_keys(config, folder):
+    """data.group_key of every title that the run was trained on; None where its features are gone, which is said."""
+    try:
+        return set(map(data.group_key, runs.features_of(config, folder).titles()[0]))
+    except cli.Problem as error:
+        if folder:
+            raise
+        cli.say(f"which titles were in training cannot be checked: {error}")
+
+
+def report(classes, titles, labels, probabilities, training):
+    """Markdown that says how good the predictions for a test file are.
+
+    titles, labels: lists; probabilities: (titles, classes); training: what training_keys gives. A label that the run
+    does not know is a class of its own, which is never predicted.
+    """
+    keys, names = list(map(data.group_key, titles)), [*classes, *sorted(set(labels) - set(classes))]
+    number, shown = {name: i for i, name in enumerate(names)}, [cli.escape_markdown(name) for name in names]
+    truth, predictions, groups = np.array([number[x] for x in labels]), probabilities.argmax(1), data.numbered(keys)
+    known, seen = truth < len(classes), np.array([key in (training or ()) for key in keys])
+    rows, text = [], []
+    for name, chosen in [("all", seen | True), ("not in training", ~seen)][: 1 + (seen.any() and not seen.all())]:
+        row = metrics.influences(truth[chosen], predictions[None, chosen], len(names), groups[chosen])
+        some, interval = chosen & known, "{:.4f} to {:.4f}".format(*metrics.interval(row))
+        loss = f"{metrics.log_loss(truth[some], probabilities[some]):.4f}" if some.any() else "–"
+        error = metrics.expected_calibration_error(truth[chosen], probabilities[chosen])
+        rows.append([name, f"{chosen.sum():,}", f"{row['value']:.4f}", interval, loss, f"{error:.4f}"])
+    if training is not None:
+        text.append(f"Of the {len(seen):,} titles, {seen.sum():,} were in training, as they are or as copies.")
+    if not known.all():
+        unknown = [f"{name} ({labels.count(name):,})" for name in names[len(classes) :]]
+        listed = cli.escape_markdown(", ".join(unknown[:8]) + ", …" * (len(unknown) > 8))
+        text.append(f"Labels that the run does not know count as errors, and not in the log loss: {listed}.")
+    if len(names) <= 12:
+        matrix = metrics.confusion_matrix(truth, predictions, len(names))[:, : len(classes)].tolist()
+        lines = [[name, *counts] for name, counts in zip(shown, matrix, strict=True)]
+        text.append(cli.markdown([":Label ↓ prediction →", *shown[: len(classes)]], lines))
+    heading = [":Titles", "Number", "Macro-F1", "95% interval", "Log loss", "ECE"]
+    return "\n\n".join([cli.markdown(heading, rows), *text])
+
+
+def check_arguments(args):
+    """Refuse what contradicts itself before anything slow is done."""
+    check_titles(args.titles)
+    missing = args.csv and not Path(args.csv).is_file()
+    for wrong, text in (
+        (not args.csv and (args.out or args.label_column), "--out and --label-column need --csv, the file to read"),
+        (args.csv and not (args.out or args.label_column), "--csv needs --out, a file to write, or --label-column"),
+        (args.label_column == args.text_column, "--text-column and --label-column are the same; name two columns"),
+        (args.csv and args.titles, "titles as arguments and --csv exclude one another; use one of them"),
+        (args.csv and args.format != "text", "--format is for titles that are not in a file; --out is always CSV"),
+        (missing, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
+    ):
+        if wrong:
+            raise cli.Problem(text)
+    if args.out:
+        cli.check_output("--out", args.out)
+        if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
+            raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
+
+
+def read_test(args, rows, text, label):
+    """(titles, labels) of a test file from rows of (number, cells); a row that lacks one of them is a Problem."""
+    titles, labels = [cells[text] for _, cells in rows], [" ".join(cells[label].split()) for _, cells in rows]
+    for (row, _), title, name in zip(rows, titles, labels, strict=True):
+        if data.is_blank(title) or data.is_blank(name):
+            raise cli.Problem(f"{args.csv}: row {row} lacks its title or its label; fill it in or delete the row")
+    if not rows:
+        raise cli.Problem(f"{args.csv}: there is no row below the header")
+    return titles, labels
 
 
 def main(args):
     check_arguments(args)
+    folder = find_run(args.run)
+    config = runs.open_(folder)
+    classes, kind, header, labels = config["classes"], args.format, ["title"], []
     if args.csv:
-        next(data.read_table(args.csv, [args.text_column]))  # a wrong column should not cost the loading of an encoder
-    classifier = load_classifier(args.run, args.model, args.device)
-    started = time.time()
-    count, cut, blank = (
-        predict_table(classifier, args)
-        if args.csv
-        else predict_lines(classifier, args.titles or standard_input(), args)
-    )
-    notes = [f"{cut:,} cut at {classifier[1].max_length} tokens"] * bool(cut) + [f"{blank:,} without text"] * bool(
+        kind, rows = "table", data.read_table(args.csv, [args.text_column, *filter(None, [args.label_column])])
+        header = next(rows)
+        if twice := args.out and sorted(set(header) & set(new_columns(classes, args.top))):
+            raise cli.Problem(f"{args.csv}: rename its column {twice[0]!r}; predictions would add one of that name")
+        text = header.index(args.text_column)
+        if args.label_column:  # read at once: a fault in it should not cost the loading of an encoder
+            rows = list(rows)
+            titles, labels = read_test(args, rows, text, header.index(args.label_column))
+            training = training_keys(config, args.features)
+        windows = in_windows(((cells[text], cells) for _, cells in rows), args.window)
+    else:
+        lines = in_windows(args.titles, args.window) if args.titles else standard_input(args.window)
+        windows = ([(title, [cli.escape_cell(title)]) for title in window] for window in lines)
+    classifier = load(folder, args.model, args.device, args.dtype)
+    started, counts, kept, file = time.time(), np.zeros(3, int), [], None if args.csv else sys.stdout
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(cli.progress(None, " titles", args.quiet or not args.csv, desc="predict"))
+        if args.out:
+            options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+            file = stack.enter_context(store.atomic(args.out, "w", **options))
+        if file and kind in ("table", "csv"):
+            writer(file, kind).writerow(header + new_columns(classes, args.top))
+        for items, probabilities, cut in predict(classifier, windows):
+            if file:
+                write(file, kind, classes, args.top, items, probabilities)
+            kept += [probabilities] if labels else []
+            counts += len(items), cut, np.isnan(probabilities[:, 0]).sum()
+            bar.update(len(items))
+    if labels:
+        print(report(classes, titles, labels, np.concatenate(kept), training))
+    count, cut, blank = counts.tolist()
+    notes = f", {cut:,} cut at {classifier[1].max_length} tokens" * bool(cut) + f", {blank:,} without text" * bool(
         blank
     )
-    seconds = time.time() - started
-    cli.say(
-        f"{count:,} titles predicted in {seconds:.1f} s{''.join(f', {note}' for note in notes)}"
-        f"{f'. Written to {args.out}' if args.out else ''}",
-        args.quiet,
-    )
+    notes += f". Written to {args.out}" if args.out else ""
+    cli.say(f"{cli.count(count, 'title')} predicted in {time.time() - started:.1f} s{notes}", args.quiet)
 
 
 if __name__ == "__main__":
