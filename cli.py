@@ -66,6 +66,7 @@ def begin(parse_arguments):
     sys.excepthook = hook
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's and scipy's own threads; 4 is the least
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code

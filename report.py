@@ -252,10 +252,10 @@ def recommendation(table, margin):
     else:
         text += f"the best row; no cheaper one is shown to lose at most {margin:g}."
         titles = table["config"]["data"]["rows"]
-        cheaper = [run for run in rows if cost(run) < cost(best)]
+        cheaper = [run for run in rows if cost(run) < cost(best) and -run["difference"] < margin]
         needed = [(metrics.titles_needed(compared, run["index"], margin, titles), row_label(run)) for run in cheaper]
         if needed := [pair for pair in needed if pair[0]]:
-            text += " About {:,} titles would settle whether {} is within it.".format(*min(needed))
+            text += " About {:,} titles would settle whether {} loses less.".format(*min(needed))
     if len(rows) > 1:
         text += (
             f" The best of {len(rows)} rows is flattered by the choice; corrected for it: {compared['corrected']:.4f}."

@@ -1,46 +1,51 @@
-# The committed results, all-MiniLM-L6-v2 on the report's data set: results/minilm.md and results/minilm.png.
-# Run it as `make results`, or `make results DATA=youtube.csv` where the data set cannot be downloaded.
+# The committed results on the report's titles: results/NAME.md with its pictures, for one encoder.
+# Run it as `make results`, with MODEL=… for another encoder than minilm and DATA=youtube.csv without a network.
 set -e
-PY=${PY:-python} DATA=${DATA:-youtube} FEATURES=features-results OUT=results/minilm
+PY=${PY:-python} DATA=${DATA:-youtube} MODEL=${MODEL:-minilm}
+NAME=$(basename "$MODEL")
+FEATURES=features-$NAME OUT=results/$NAME
 
-$PY extract.py --data "$DATA" --model minilm --layers all --pooling cls mean --out $FEATURES
-train() { $PY train.py --features $FEATURES --results $OUT "$@"; }
-train                                                     # the report's six sets
-train --each                                              # every layer alone
-train --each --standardize
-train --each --standardize --pooling mean
-train --each --standardize --reduction none               # the report says that the full width is too easy
-for layers in "-1 -2" "-1 -2 -3 -4" all; do               # was the report's fusion too weak?
-    for fusion in conv mix concat; do
-        train --layers $layers --standardize --fusion $fusion
+$PY extract.py --data "$DATA" --model "$MODEL" --layers all --pooling cls mean --out "$FEATURES"
+train() { out=$1; shift; $PY train.py --features "$FEATURES" --results "$out" "$@"; }
+
+train "$OUT-report" --pooling cls                                   # the report's six sets, as they are
+train "$OUT-random" --pooling cls --split random                    # copies of a title on both sides of the split
+for pooling in mean cls; do
+    train "$OUT" --pooling $pooling --each --head linear            # the linear probe on every layer
+done
+train "$OUT" --pooling cls mean --layers all --head linear          # everything side by side
+train "$OUT" --pooling cls --each --standardize                     # was it the head, or the layers?
+train "$OUT" --pooling mean --layers -1 --standardize
+train "$OUT" --pooling cls --layers -1 --standardize --reduction none
+for fusion in conv mix concat; do                                   # was the report's fusion too weak?
+    train "$OUT" --pooling cls --layers -1 -2 -3 -4 --standardize --fusion $fusion
+done
+for layer in -1 1; do                                               # how many labels does it take?
+    train "$OUT" --pooling mean --layers $layer --head linear --labels 8 16 32 64 128 256 all
+done
+if [ "$MODEL" = minilm ]; then                                      # does half the precision cost anything?
+    for dtype in float32 bfloat16; do
+        $PY extract.py --data "$DATA" --model "$MODEL" --dtype $dtype --pooling mean --out "$FEATURES-$dtype"
+        $PY train.py --features "$FEATURES-$dtype" --results "$OUT-$dtype" --each --head linear
     done
-done
-$PY train.py --features $FEATURES --results $OUT-random --split random     # the report's kind of split
-for seed in 1 2; do                                                        # how much is luck?
-    $PY train.py --features $FEATURES --results $OUT-seeds --layers -1 --seed $seed
-    $PY train.py --features $FEATURES --results $OUT-seeds --layers -1 --seed $seed --split random
-done
-$PY extract.py --data "$DATA" --model minilm --layers all --dtype float32 --out $FEATURES-float32
-$PY train.py --features $FEATURES-float32 --results $OUT-float32 --each --standardize
+fi
 
+table() { echo "# $1"; echo; shift; $PY evaluate.py --verify --quiet "$@"; }
 {
-    echo "# Measured: all-MiniLM-L6-v2 on the report's data set"
+    echo "# Measured: $NAME on the report's titles"
     echo
-    echo "Made by \`make results\`, that is [make.sh](make.sh), on $(date -u +%Y-%m-%d): $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1)," \
-        "$(nproc) cores, $($PY -c 'import platform; print("Python", platform.python_version())'), $($PY -m pip list --format=freeze \
-        | grep -E '^(numpy|pandas|torch|transformers|scikit-learn)==' | tr '\n' ' ')."
+    echo "Made by \`make results MODEL=…/$NAME\`, that is [make.sh](make.sh), on $(date -u +%Y-%m-%d):" \
+        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores," \
+        "$($PY -c 'import platform; print("Python", platform.python_version())')," \
+        "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn)==' | tr '\n' ' ')."
     echo
-    echo "# All rows, grouped folds"
-    echo
-    $PY evaluate.py --results $OUT --baselines --verify --plot results/minilm.png
-    echo "# The report's six sets on random folds, copies of titles on both sides"
-    echo
-    $PY evaluate.py --results $OUT-random --baselines --verify
-    echo "# The last layer with other seeds"
-    echo
-    $PY evaluate.py --results $OUT-seeds --verify
-    echo "# Single layers, standardised, from features computed in float32 instead of bfloat16"
-    echo
-    $PY evaluate.py --results $OUT-float32 --verify
-} > results/minilm.md.new
-mv results/minilm.md.new results/minilm.md
+    table "The report's six rows" --results "$OUT-report" --baselines
+    table "The same on random folds, copies of a title on both sides" --results "$OUT-random" --baselines
+    table "Every layer, both heads, few labels" --results "$OUT" --baselines --plot "$OUT.png"
+    if [ "$MODEL" = minilm ]; then
+        for dtype in float32 bfloat16; do
+            table "Features computed in $dtype" --results "$OUT-$dtype"
+        done
+    fi
+} > "$OUT.md.new"
+mv "$OUT.md.new" "$OUT.md"
