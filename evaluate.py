@@ -148,8 +148,9 @@ def write_suspects(path, table, features):
 
     The average is over the calibrated probabilities of all rows that did not collapse, and of TF-IDF where computed.
     """
-    sound = [run for run in table["rows"] if not run["config"]["results"]["collapsed"]] or table["rows"]
-    words = [run for run in table["plain"] if run["config"]["baseline"] == "tfidf"]
+    rows = table["rows"] or table["few"]
+    sound = [run for run in rows if not run["config"]["results"]["collapsed"]] or rows
+    words = [run for run in table.get("plain", []) if run["config"]["baseline"] == "tfidf"]
     classes, labels = table["config"]["classes"], table["labels"]
     mean = sum(runs.mean_probabilities(run) for run in sound) / len(sound)
     mean = (mean + runs.mean_probabilities(words[0])) / 2 if words else mean
@@ -226,24 +227,28 @@ def main(args):
     tables = read_tables(results, args.quiet)
     if not tables:
         raise cli.Problem(f"{results}: no runs are there; train some first: python train.py")
-    for option, path in (("--plot", args.plot), ("--suspects", args.suspects)):
-        for index in range(len(tables) if path else 0):
-            cli.check_output(option, numbered_path(path, index))
+    for index in range(len(tables)):  # what cannot be written is said before anything is computed
+        if args.plot:
+            import plot
+
+            plot.library()
+            cli.check_output("--plot", numbered_path(args.plot, index))
+            cli.check_output("--plot", plot.labels_path(numbered_path(args.plot, index)))
+        if args.suspects:
+            cli.check_output("--suspects", numbered_path(args.suspects, index))
     if args.baselines:
         with store.locked(results, "a training"):
             for table in tables:
                 baselines.add(table, results, args.features, args.quiet)
         tables = read_tables(results, True)
+    for table in tables if args.verify else ():
+        verify(table, args.features, args.quiet)
     pictures = []
     for index, table in enumerate(tables):
-        if args.verify:
-            verify(table, args.features, args.quiet)
         if table["rows"]:
             compare(table, args.margin)
         report.print_table(table, args.margin)
         if args.plot:
-            import plot
-
             pictures += plot.draw(numbered_path(args.plot, index), table)
         if args.suspects:
             path = numbered_path(args.suspects, index)
