@@ -1,37 +1,103 @@
-"""Extraction: the features are transformers' own, whatever the batching, and only what was asked for is computed."""
+"""Extraction: the features are transformers' own, titles are checked first, and what it prints and keeps is of use."""
+
+import json
+import shlex
+import shutil
 
 import numpy as np
 import pytest
-from conftest import call, truth
+from conftest import call, refused, truth
 
+import extract
 import store
 
 
 @pytest.mark.parametrize("window", [7, 4096])
 def test_features_equal_transformers_hidden_states(tmp_path, bert, titles, window):
-    result = call(
-        "extract",
-        "--data",
-        titles,
-        "--model",
-        bert,
-        "--pooling",
-        "cls",
-        "mean",
-        "--dtype",
-        "float32",
-        "--window",
-        window,
-        "--out",
-        tmp_path / "f",
-    )
+    command = ["--data", titles, "--model", bert, "--pooling", "cls", "mean", "--dtype", "float32"]
+    result = call("extract", *command, "--window", window, "--out", tmp_path / "f")
     assert result.code == 0, result.err
     features = store.open_features(tmp_path / "f")
     wanted = truth(bert, features.titles()[0])
     for pooling in ("cls", "mean"):
         assert features.layers(pooling) == [1, 2]
         for layer in (1, 2):
-            got = features.read(pooling, layer)
-            scale = np.abs(wanted[pooling, layer]).max()
-            assert np.abs(got - wanted[pooling, layer]).max() < 1e-5 * scale
+            got, true = features.read(pooling, layer), wanted[pooling, layer]
+            assert np.abs(got - true).max() < 1e-5 * np.abs(true).max()
             assert np.load(tmp_path / "f" / f"{pooling}-{layer:02d}.npy", mmap_mode="r").shape == (60, 24)
+
+
+def test_half_precision_is_kept_as_asked(tmp_path, bert, titles):
+    """Also on processors without instructions for it, where the arithmetic is float32."""
+    for dtype in ("float32", "bfloat16"):
+        result = call("extract", "--data", titles, "--model", bert, "--dtype", dtype, "--out", tmp_path / dtype)
+        assert result.code == 0 and f"in {dtype}" in result.err, result.err
+    exact, rough = (store.open_features(tmp_path / dtype) for dtype in ("float32", "bfloat16"))
+    assert rough.manifest["settings"]["dtype"] == "bfloat16"
+    assert rough.manifest["machine"]["arithmetic"] in ("bfloat16", "float32")
+    difference = np.abs(rough.read("cls", 2) - exact.read("cls", 2)).max() / np.abs(exact.read("cls", 2)).max()
+    assert 0 < difference < 0.05
+
+
+@pytest.mark.parametrize(
+    "text, options, words",
+    [
+        ('title,category\na,b\n"open,c\n', [], ["row 2", "quote"]),
+        ("title,category\na,b\nc\n", [], ["row 2"]),
+        ("title,category\na,b\nc,d\n", ["--text-column", "name"], ["column 'name'"]),
+    ],
+    ids=["quote", "cells", "column"],
+)
+def test_titles_are_checked_before_the_encoder_is_loaded(tmp_path, monkeypatch, text, options, words):
+    monkeypatch.setattr(extract, "load_encoder", lambda *_: pytest.fail("the encoder was loaded"))
+    (tmp_path / "t.csv").write_text(text)
+    refused(call("extract", "--data", tmp_path / "t.csv", "--out", tmp_path / "f", *options), "t.csv", *words)
+    assert [path.name for path in (tmp_path / "f").iterdir()] == [".lock"]
+
+
+def test_likely_mistakes_in_the_titles_are_said_and_nothing_is_changed(tmp_path, bert):
+    titles = tmp_path / "t.csv"
+    titles.write_text("title,category\nthe war,News\na song,news\nthe war,Music\npasta,Music\n")
+    result = call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "f")
+    assert result.code == 0 and "News" in result.err and "the war" in result.err, result.err
+    manifest = store.open_features(tmp_path / "f").manifest
+    assert manifest["data"]["classes"] == {"Music": 2, "News": 1, "news": 1} and "notes" not in manifest["data"]
+
+
+def test_a_folder_is_kept_by_its_full_path(tmp_path, bert, titles, monkeypatch):
+    shutil.copytree(bert, tmp_path / "models" / "own")
+    monkeypatch.chdir(tmp_path / "models")
+    result = call("extract", "--data", titles, "--model", "./own", "--out", tmp_path / "f")
+    assert result.code == 0 and "from ./own in" in result.err, result.err
+    assert store.open_features(tmp_path / "f").manifest["encoder"]["name"] == str(tmp_path / "models" / "own")
+
+
+@pytest.mark.parametrize("options", [["--pooling", "mean"], ["--layers", "-1", "-2"]], ids=["mean", "two layers"])
+def test_the_command_to_run_next_works_when_pasted(tmp_path, bert, titles, options):
+    result = call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "it's mine", *options)
+    words = shlex.split(result.err.partition("Next: ")[2].splitlines()[0])  # as a shell reads it
+    assert words[1:] == ["train.py", "--features", str(tmp_path / "it's mine")]
+    result = call("train", *words[2:], "--results", tmp_path / "results", "--epochs", 1, "--repeats", 1)
+    assert result.code == 0, result.err
+    assert len(list((tmp_path / "results").glob("*/config.json"))) >= 2  # layer 2, and layer 1
+
+
+def test_a_folder_written_before_can_be_read_and_added_to(tmp_path, bert, titles):
+    """Folders of the first version say less of the software and the machine, and nothing else has changed."""
+    command = ["--data", titles, "--model", bert, "--dtype", "float32", "--out", tmp_path / "f"]
+    assert call("extract", *command, "--layers", 2).code == 0
+    manifest = json.loads((tmp_path / "f" / "manifest.json").read_text())
+    assert manifest.pop("checksum") and manifest["format"] == 1
+    manifest |= {"software": {"torch": "2.9"}, "machine": {"processor": "x86_64", "threads": 2, "processes": 1}}
+    store.write_json(tmp_path / "f" / "manifest.json", manifest)
+    assert call("extract", *command, "--layers", 1).code == 0
+    assert store.open_features(tmp_path / "f").layers("cls") == [1, 2]
+
+
+def test_help_names_each_default_once(capsys):
+    with pytest.raises(SystemExit):
+        extract.parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for default in ("youtube", "bert-base-uncased", "all", "cls", "128", "auto", "4096", "features"):
+        assert f"(default: {default})" in text
+    assert "None" not in text and "False" not in text and "['" not in text
