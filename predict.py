@@ -75,7 +75,7 @@ def load(folder, name=None, device="auto", dtype=None):
     folder: a run, or results that hold one; name: where the encoder is found, as --model; dtype: auto, float32,
     bfloat16 or float16, what the encoder computes in. Name and dtype are the run's own where they are not given.
     """
-    folder = find_run(folder)
+    folder = runs.find(folder)
     config = runs.open_(folder)
     head, state = model.read_heads(folder, config)
     settings, trained = config["settings"], config["encoder"]
@@ -94,24 +94,6 @@ def load(folder, name=None, device="auto", dtype=None):
             raise cli.Problem(f"{encoder.name}: {wrong}; name the right one with {hint}")
     state = {key: value.to(encoder.device) for key, value in state.items()}
     return config, encoder, model.stacked(head, shared=True), state
-
-
-def find_run(place):
-    """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
-    folder, found = Path(place or "results"), []
-    if place and (folder / "config.json").exists():
-        if "baseline" in runs.open_(folder):
-            raise cli.Problem(f"{folder}: a baseline, kept for the table only; name a run that train.py made")
-        return folder
-    for path in folder.glob("[!.]*/config.json"):
-        with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
-            config = runs.open_(path.parent)
-            found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]
-    if place and len(found) < 2:
-        return found[0][1] if found else folder  # whoever opens it says that no run is there
-    names = ", ".join(path.name for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
-    known = f"; in {folder} there are, the best first: {names}" if found else ""
-    raise cli.Problem(f"--run: name the folder of the run to apply{known}")
 
 
 def predict(classifier, windows):
@@ -138,8 +120,8 @@ def predict(classifier, windows):
 
 
 def table(classifier, titles, window=4096):
-    """Predictions for a list of titles as a pandas DataFrame: title, prediction, probability, and "probability of …" for
-    each category, all empty where a title has no text."""
+    """A pandas DataFrame of the predictions for a list of titles: title, prediction, probability, and "probability of …"
+    for each category; where a title has no text, the others are empty."""
     import pandas
 
     check_titles(titles := list(titles))
@@ -166,8 +148,6 @@ def in_windows(items, size):
 
 def standard_input(size):
     """Yield lists of at most `size` lines as soon as they are there, and an empty one where no more are waiting."""
-    if sys.stdin is None:
-        raise cli.Problem("no titles: give some as arguments, with --csv, or on standard input")
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
     try:
@@ -196,17 +176,12 @@ def new_columns(classes, top=None):
     return ["prediction", "probability", *(f"probability of {cli.one_line(name)}" for name in classes)]
 
 
-def writer(file, kind):
-    """A writer of CSV; with both signs at the ends of lines, a lone return in one of the user's cells gets quotes."""
-    return csv.writer(file, lineterminator="\r\n" if kind == "table" else "\n")
-
-
-def write(file, kind, classes, top, items, probabilities):
+def write(file, sheet, kind, classes, top, items, probabilities):
     """Write one window of (title, cells) with its probabilities as lines of text, JSON or CSV.
 
-    kind: text, jsonl, csv (printed: nothing in it does anything to a terminal), or table (the user's own cells, kept).
+    kind: text, jsonl, csv (printed: nothing in it does anything to a terminal), or table (the user's own cells, kept),
+    for which `sheet` is the writer of the file's CSV.
     """
-    sheet = writer(file, kind)
     ascii_only, width = not (file.encoding or "utf").lower().startswith("utf"), min(30, max(map(len, classes)))
     for (title, cells), row in zip(items, probabilities, strict=True):
         order = [] if np.isnan(row[0]) else np.argsort(-row, kind="stable")[: top or 1]
@@ -270,15 +245,16 @@ def report(classes, titles, labels, probabilities, training):
         matrix = metrics.confusion_matrix(truth, predictions, len(names))[:, : len(classes)].tolist()
         lines = [[name, *counts] for name, counts in zip(shown, matrix, strict=True)]
         text.append(cli.markdown([":Label ↓ prediction →", *shown[: len(classes)]], lines))
-    heading = [":Titles", "Number", "Macro-F1", "95% interval", "Log loss", "ECE"]
+    heading = [":Titles", "Number", "Macro-F1", "95% interval", "Log loss", "ECE (15 bins)"]
     return "\n\n".join([cli.markdown(heading, rows), *text])
 
 
 def check_arguments(args):
     """Refuse what contradicts itself before anything slow is done."""
     check_titles(args.titles)
-    missing = args.csv and not Path(args.csv).is_file()
+    missing, asked = args.csv and not Path(args.csv).is_file(), args.csv or args.titles or sys.stdin
     for wrong, text in (
+        (not asked, "no titles: give some as arguments, with --csv, or on standard input"),
         (not args.csv and (args.out or args.label_column), "--out and --label-column need --csv, the file to read"),
         (args.csv and not (args.out or args.label_column), "--csv needs --out, a file to write, or --label-column"),
         (args.label_column == args.text_column, "--text-column and --label-column are the same; name two columns"),
@@ -294,20 +270,9 @@ def check_arguments(args):
             raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
-def read_test(args, rows, text, label):
-    """(titles, labels) of a test file from rows of (number, cells); a row that lacks one of them is a Problem."""
-    titles, labels = [cells[text] for _, cells in rows], [" ".join(cells[label].split()) for _, cells in rows]
-    for (row, _), title, name in zip(rows, titles, labels, strict=True):
-        if data.is_blank(title) or data.is_blank(name):
-            raise cli.Problem(f"{args.csv}: row {row} lacks its title or its label; fill it in or delete the row")
-    if not rows:
-        raise cli.Problem(f"{args.csv}: there is no row below the header")
-    return titles, labels
-
-
 def main(args):
     check_arguments(args)
-    folder = find_run(args.run)
+    folder = runs.find(args.run)
     config = runs.open_(folder)
     classes, kind, header, labels = config["classes"], args.format, ["title"], []
     if args.csv:
@@ -317,36 +282,41 @@ def main(args):
             raise cli.Problem(f"{args.csv}: rename its column {twice[0]!r}; predictions would add one of that name")
         text = header.index(args.text_column)
         if args.label_column:  # read at once: a fault in it should not cost the loading of an encoder
-            rows = list(rows)
-            titles, labels = read_test(args, rows, text, header.index(args.label_column))
+            rows, label = list(rows), header.index(args.label_column)
+            lacking = [row for row, cells in rows if data.is_blank(cells[text]) or data.is_blank(cells[label])]
+            if lacking or not rows:
+                where = f"row {lacking[0]} lacks its title or its label" if lacking else "there is no row with data"
+                raise cli.Problem(f"{args.csv}: {where}; fill it in or delete it")
+            titles, labels = [cells[text] for _, cells in rows], [" ".join(cells[label].split()) for _, cells in rows]
             training = training_keys(config, args.features)
         windows = in_windows(((cells[text], cells) for _, cells in rows), args.window)
     else:
         lines = in_windows(args.titles, args.window) if args.titles else standard_input(args.window)
         windows = ([(title, [cli.escape_cell(title)]) for title in window] for window in lines)
     classifier = load(folder, args.model, args.device, args.dtype)
-    started, counts, kept, file = time.time(), np.zeros(3, int), [], None if args.csv else sys.stdout
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(cli.progress(None, " titles", args.quiet or not args.csv, desc="predict"))
-        if args.out:
-            options = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-            file = stack.enter_context(store.atomic(args.out, "w", **options))
+    started, counts, kept = time.time(), np.zeros(3, int), []
+    options = {"mode": "w", "encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    printed = contextlib.nullcontext(None if args.csv else sys.stdout)
+    bar = cli.progress(None, " titles", args.quiet or not args.csv, desc="predict")
+    with bar, store.atomic(args.out, **options) if args.out else printed as file:
+        # with both signs at the ends of lines, a lone return in one of the user's cells gets quotes
+        sheet = file and csv.writer(file, lineterminator="\r\n" if args.out else "\n")
         if file and kind in ("table", "csv"):
-            writer(file, kind).writerow(header + new_columns(classes, args.top))
+            sheet.writerow(header + new_columns(classes, args.top))
         for items, probabilities, cut in predict(classifier, windows):
             if file:
-                write(file, kind, classes, args.top, items, probabilities)
+                write(file, sheet, kind, classes, args.top, items, probabilities)
             kept += [probabilities] if labels else []
             counts += len(items), cut, np.isnan(probabilities[:, 0]).sum()
             bar.update(len(items))
     if labels:
         print(report(classes, titles, labels, np.concatenate(kept), training))
     count, cut, blank = counts.tolist()
-    notes = f", {cut:,} cut at {classifier[1].max_length} tokens" * bool(cut) + f", {blank:,} without text" * bool(
+    said = [f"{cli.count(count, 'title')} predicted in {time.time() - started:.1f} s"]
+    said += [f"{cut:,} cut at {classifier[1].max_length} tokens"] * bool(cut) + [f"{blank:,} without text"] * bool(
         blank
     )
-    notes += f". Written to {args.out}" if args.out else ""
-    cli.say(f"{cli.count(count, 'title')} predicted in {time.time() - started:.1f} s{notes}", args.quiet)
+    cli.say(", ".join(said) + (f". Written to {args.out}" if args.out else ""), args.quiet)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ folds.npy                   (repeats, titles) int32
 README.md                   a model card
 """
 
+import contextlib
 import csv
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def open_(folder):
         if not isinstance(value, kind):
             raise cli.Problem(f"{path}: {field!r} is missing or of a wrong kind; train again")
     return config
+
+
+def find(place):
+    """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
+    folder, found = Path(place or "results"), []
+    if place and (folder / "config.json").exists():
+        if "baseline" in open_(folder):
+            raise cli.Problem(f"{folder}: a baseline, kept for the table only; name a run that train.py made")
+        return folder
+    for path in folder.glob("[!.]*/config.json"):
+        with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
+            config = open_(path.parent)
+            found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]
+    if place and len(found) < 2:
+        return found[0][1] if found else folder  # whoever opens it says that no run is there
+    names = ", ".join(path.name for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
+    known = f"; in {folder} there are, the best first: {names}" if found else ""
+    raise cli.Problem(f"--run: name the folder of the run to apply{known}")
 
 
 def array(folder, config, name):
