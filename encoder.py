@@ -36,7 +36,7 @@ for variable in ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
 FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # as code of others may fail
-NO_SUMMARY = "--pooling cls: {} puts no summary token first (decoder-only, or its tokenizer is); use --pooling mean"
+NO_SUMMARY = "--pooling cls: {} puts no summary token first (decoder-only models have none); use --pooling mean"
 
 
 @dataclass
