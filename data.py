@@ -9,7 +9,6 @@ import http.client
 import io
 import itertools
 import json
-import os
 import re
 import time
 import unicodedata
@@ -39,10 +38,7 @@ def find_titles(data, quiet=False):
     if data == "youtube" and not path.exists():
         download(YOUTUBE_URL, path, YOUTUBE_SHA256, quiet)
     elif data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
-        raise cli.Problem(
-            f"{path}: not the report's data set (sha256 differs); delete it to download it again, or give "
-            "your own file another name and pass that to --data"
-        )
+        raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); delete it, or give it another name")
     elif not path.is_file():  # a pipe can be read once only, and we read more often
         what = "this is not a plain file" if path.exists() else "there is no such file"
         raise cli.Problem(f"--data {data}: {what}; name a file of titles, or use `youtube` or `sample`")
@@ -58,19 +54,12 @@ def download(url, path, checksum, quiet=False, patience=1.0):
     by_hand = f"fetch it by hand from {url} and save it as {path}, or elsewhere and pass that file to --data"
     if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
         raise cli.Problem(f"{url}: only https addresses are downloaded")
-    if not os.access(path.parent, os.W_OK):
-        raise cli.Problem(f"{path.parent}: the data set cannot be saved in this folder; {by_hand}")
     cli.say(f"downloading {url}", quiet)
     for attempt in range(3):
         time.sleep(patience * attempt)
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 content = answer.read()  # raises IncompleteRead where the answer is cut
-        except (OSError, http.client.HTTPException) as error:  # time-outs and answers such as 404 are OSErrors too
-            reason = error
-            if getattr(error, "code", 500) < 500 and error.code != 429:
-                break
-        else:
             if hashlib.sha256(content).hexdigest() == checksum:
                 with store.atomic(path) as file:
                     file.write(content)
@@ -78,6 +67,10 @@ def download(url, path, checksum, quiet=False, patience=1.0):
             page = b"<html" in content[:512].lower()
             reason = f"what came is {'a web page (a proxy or a login?)' if page else 'wrong'}, its sha256 differs"
             break
+        except (OSError, http.client.HTTPException) as error:  # time-outs and answers such as 404 are OSErrors too
+            reason = error
+            if getattr(error, "code", 500) < 500 and error.code != 429:
+                break
     raise cli.Problem(f"{url}: download failed ({reason}); {by_hand}")
 
 

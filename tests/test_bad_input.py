@@ -360,7 +360,7 @@ def bert6(tmp_path_factory):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--layers", "0"], ["layer 0", "--pooling mean"]),
+        (["--layers", "0"], ["--layers 0", "--pooling mean"]),
         (["--layers", "-7"], ["6 layers", "1 to 6"]),
         (["--layers", "12"], ["has 6 layers", "--layers -1"]),
         (["--layers", "12", "11"], ["has 6 layers", "--layers -1 -2"]),

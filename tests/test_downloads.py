@@ -183,18 +183,20 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
         assert path == tmp_path / "titles" / "youtube.csv" and path.read_bytes() == TITLES
         assert data.find_titles("youtube", quiet=True) == path
         path.write_bytes(TITLES + b"mine,art\n")
-        with pytest.raises(cli.Problem, match="not the report's data set .*delete it to download it again"):
+        with pytest.raises(cli.Problem, match="not the report's data set .*delete it, or give it another name"):
             data.find_titles("youtube", quiet=True)
         assert asked == ["GET /youtube.csv"]
         assert path.read_bytes() == TITLES + b"mine,art\n"  # what the user wrote is still there
 
 
 def test_a_folder_that_cannot_be_written_to_is_one_line(monkeypatch):
-    monkeypatch.setattr(data, "HERE", Path("/proc/self"))  # nobody may write there, root included
-    with pytest.raises(
-        cli.Problem, match="cannot be saved in this folder.*by hand from https.*pass that file to --data"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = Path("/proc/self")  # nobody may write there, root included
+    with (
+        serving(whole) as (address, _),
+        pytest.raises(cli.Problem, match="fetch it by hand .*pass that file to --data"),
     ):
-        data.find_titles("youtube", quiet=True)
+        data.download(f"{address}/youtube.csv", folder / "youtube.csv", SHA256, quiet=True, patience=0)
 
 
 # --- the model hub ------------------------------------------------------------------------------------------------
