@@ -82,3 +82,19 @@ def write_features(folder, titles, names):
     }
     store.write_json(folder / "manifest.json", manifest)
     return folder
+
+
+def write_baseline(run, kind, probabilities, size=None):
+    """Write a baseline beside a run, on its titles and folds; probabilities as for write_run."""
+    config, labels = runs.open_(run), np.load(run / "labels.npy")
+    probabilities, folds = np.asarray(probabilities), np.load(run / "folds.npy")
+    if probabilities.ndim < 3:
+        probabilities = chances(probabilities, len(config["classes"]))
+    options = {key: config["options"][key] for key in ("folds", "repeats", "split", "seed")} | {"labels": size}
+    content = {key: config[key] for key in ("format", "classes", "data", "made")} | {
+        "baseline": kind,
+        "options": options,
+    }
+    content["results"] = runs.figures(labels, probabilities, folds, len(config["classes"]))
+    arrays = {"labels": labels, "groups": np.load(run / "groups.npy"), "folds": folds}
+    runs.write(run.parent / f"baseline-{kind}-{size}", content, {"probabilities": probabilities, **arrays})

@@ -1,40 +1,40 @@
-"""Evaluation: the table says what the stored predictions say, marks what it cannot tell apart, and answers the question."""
+"""Evaluation: the table says what the stored predictions say, what they do not tell, and answers the question."""
 
 import csv
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, call, refused, write_titles
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
+from synthetic import chances, guesses, write_baseline, write_features, write_run
 
-import cli
 import data
+import metrics
 import store
 
 CELL = re.compile(r"(?<!\\)\|")
+THREE = np.random.default_rng(0).integers(0, 3, 600)  # labels of 600 titles in three categories
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, bert):
-    """Features and a results folder with four runs of a random encoder, trained for two epochs."""
+    """Features of a random encoder, and a results folder with both kinds of head, also with few labels."""
     folder = tmp_path_factory.mktemp("trained")
     titles = write_titles(folder / "titles.csv", rows=90)
-    assert (
-        call(
-            "extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--out", folder / "features"
-        ).code
-        == 0
-    )
-    for options in ([], ["--each", "--standardize", "--pooling", "mean"]):
-        result = call(
-            "train", "--features", folder / "features", "--results", folder / "results", "--epochs", 2, *options
-        )
-        assert result.code == 0, result.err
+    done = call("extract", "--data", titles, "--model", bert, "--pooling", "cls", "mean", "--out", folder / "features")
+    assert done.code == 0, done.err
+    common = ["--features", folder / "features", "--results", folder / "results", "--repeats", 2]
+    for options in (["--epochs", 2], ["--head", "linear", "--layers", 2, "--pooling", "mean", "--labels", 4, "all"]):
+        done = call("train", *common, *options)
+        assert done.code == 0, done.err
     return folder
 
 
@@ -43,319 +43,589 @@ def results(trained, tmp_path):
     return shutil.copytree(trained / "results", tmp_path / "results")
 
 
-def table(text):
-    """The rows of the first markdown table in a text, as dictionaries."""
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in CELL.split(line)[1:-1]] for line in lines]
-    assert len({len(row) for row in cells}) == 1
-    return [dict(zip(cells[0], row)) for row in cells[2:]]
+def evaluate(results, *options):
+    """What evaluate.py prints for a folder of results."""
+    done = call("evaluate", "--results", results, *options)
+    assert done.code == 0, done.err
+    return done.out
 
 
-def fake_run(folder, name, predictions, labels, layers=(1,), depth=2, collapsed=(), **changes):
-    """A run with given predictions, written as train.py writes one."""
-    classes, count = [f"c{i}" for i in range(int(max(labels)) + 1)], len(labels)
-    probabilities = np.full((count, len(classes)), 0.1, np.float32)
-    probabilities[np.arange(count), predictions] = 0.9
-    config = {
-        "format": store.FORMAT,
-        "columns": [["cls", layer] for layer in layers],
-        "classes": classes,
-        "options": {**cli.HEAD, **changes.pop("options", {})},
-        "encoder": {
-            "name": "enc",
-            "revision": None,
-            "kind": "bert",
-            "layers": depth,
-            "hidden": 8,
-            "weights": "w",
-            "tokenizer": "t",
-        },
-        "data": {"name": "d.csv", "sha256": "s", "titles": "t", "rows": count},
-        "settings": {"dtype": "float32"},
-        "features": "f",
-        "files": {},
-        "made": {"features": "nowhere"},
-        "results": {
-            "macro_f1": f1_score(labels, predictions, average="macro"),
-            "fold_mean": 0.5,
-            "fold_deviation": 0.1,
-            "fold_macro_f1": [0.5],
-            "collapsed": list(collapsed),
-            "layer_weights": None,
-        },
-    }
-    for key, value in changes.items():
-        config[key] = {**config[key], **value}
-    folds = np.arange(count) % 5
-    store.write_run(
-        folder / name,
-        config,
-        {
-            "probabilities": probabilities,
-            "labels": np.array(labels, np.int32),
-            "folds": folds.astype(np.int32),
-            "groups": np.arange(count, dtype=np.int32),
-        },
-    )
+def tables(text):
+    """The markdown tables in a text, each a list of rows, each a dictionary by column."""
+    out = []
+    for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+        cells = [[cell.strip() for cell in CELL.split(line)[1:-1]] for line in block.splitlines()]
+        assert len({len(row) for row in cells}) == 1
+        out.append([dict(zip(cells[0], row, strict=True)) for row in cells[2:]])
+    return out
 
 
-def test_the_figures_are_those_of_the_stored_predictions(trained):
-    result = call("evaluate", "--results", trained / "results")
-    assert result.code == 0, result.err
-    rows = table(result.out)
-    assert [row["Layers"] for row in rows[:3]] == ["2", "1", "2, 1"]  # the report's order; the encoder has two layers
+def recommendation(text):
+    """The last paragraph."""
+    return text.rstrip().splitlines()[-1]
+
+
+def of_class(labels, share, seed):
+    """Predictions that are wrong in this share of titles, whichever are hard."""
+    random = np.random.default_rng(seed)
+    return np.where(random.random(len(labels)) < share, (labels + 1) % (labels.max() + 1), labels)
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
+
+
+def test_the_figures_are_those_of_the_stored_predictions(tmp_path):
+    folders = {}
+    for layer, right in ((1, 0.7), (2, 0.9)):
+        probabilities = chances(guesses(THREE, 3, right, layer, repeats=3), 3, 0.6)
+        folders[str(layer)] = write_run(tmp_path, THREE, probabilities, layers=(layer,))
+    text = evaluate(tmp_path)
+    assert "600 titles in 3 categories, 5 grouped folds, 3 repeats, seed 0." in text and "2 layers" in text
+    rows = tables(text)[0]
+    assert [row["Layers"] for row in rows] == ["2", "1"]
     for row in rows:
-        pooling = "-mean-standardize" if "mean" in row["Head"] else ""
-        (folder,) = (trained / "results").glob(f"*-layers-{row['Layers'].replace(', ', '-')}{pooling}-epochs-2")
-        labels, probabilities = np.load(folder / "labels.npy"), np.load(folder / "probabilities.npy")
-        wanted = f1_score(labels, probabilities.argmax(1), average="macro")
+        probabilities, folds = (np.load(folders[row["Layers"]] / f"{name}.npy") for name in ("probabilities", "folds"))
+        wanted = np.mean([f1_score(THREE, p.argmax(1), average="macro") for p in probabilities])
         assert row["F1-macro, last epoch"] == f"{wanted:.4f}"
         low, high = map(float, row["95% interval"].split(" to "))
-        assert low <= round(wanted, 4) <= high
+        assert low < wanted < high
+        each = [
+            f1_score(THREE[fold == k], p[fold == k].argmax(1), average="macro")
+            for p, fold in zip(probabilities, folds, strict=True)
+            for k in range(5)
+        ]
+        assert row["Folds"] == f"{np.mean(each):.4f} ± {np.std(each, ddof=1):.4f}"
+        pooled = np.exp(np.log(probabilities).mean(0))
+        before = log_loss(THREE, pooled / pooled.sum(1, keepdims=True))
+        assert float(row["Log loss"]) < before  # these heads are right more often than they are sure
         assert row["Depth"] == ("50%" if row["Layers"] == "1" else "100%")
-    assert sum(row["Against the best"] == "**best**" for row in rows) == 1
-    assert "The report" not in result.out  # other titles than the report's
-    assert result.out.rstrip().splitlines()[-1].startswith("**Recommended:")
+    assert rows[0]["Against the best"] == "**best**" and rows[1]["Against the best"].startswith("-0.")
+    assert "The report" not in text  # other titles than the report's
 
 
-def test_rows_that_cannot_be_told_from_the_best_are_marked_and_the_cheapest_is_recommended(tmp_path):
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 3, 600)
-
-    def wrong(share):
-        return np.where(random.random(600) < share, (labels + 1) % 3, labels)
-
-    best = wrong(0.05)
-    nearly = best.copy()
-    nearly[np.flatnonzero(best == labels)[:2]] = (labels[np.flatnonzero(best == labels)[:2]] + 1) % 3
-    fake_run(tmp_path, "top", best, labels, layers=(4,), depth=4)
-    fake_run(tmp_path, "middle", nearly, labels, layers=(2,), depth=4)
-    fake_run(tmp_path, "low", wrong(0.3), labels, layers=(1,), depth=4)
-    out = call("evaluate", "--results", tmp_path).out
-    marks = {row["Layers"]: row["Against the best"] for row in table(out)}
-    assert marks["4"] == "**best**" and marks["2"].startswith("≈ -0.0") and marks["1"].startswith("-0.")
-    last = out.rstrip().splitlines()[-1]
-    assert "Recommended: layer 2" in last and "50% of the encoder instead of 100%" in last
-    loss = float(re.search(r"loses (0\.\d+)", last)[1])
-    assert loss == pytest.approx(
-        f1_score(labels, best, average="macro") - f1_score(labels, nearly, average="macro"), abs=1e-4
-    )
+def test_one_repeat_does_not_claim_to_cover_repeats(tmp_path):
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.8))
+    assert "covers the choice of titles, not of folds and weights" in evaluate(tmp_path)
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.8, repeats=2), layers=(2,))
+    text = evaluate(tmp_path)  # two protocols, two tables
+    assert text.count("\n## ") + text.startswith("## ") == 2 and "the choice of titles and of repeats" in text
 
 
 def test_the_reports_figures_stand_only_beside_the_reports_titles(tmp_path):
     labels = np.arange(40) % 4
-    report = {"data": {"sha256": data.YOUTUBE_SHA256}}
-    fake_run(
-        tmp_path / "a", "run", labels, labels, layers=(12,), depth=12, encoder={"name": "bert-base-uncased"}, **report
-    )
-    fake_run(
-        tmp_path / "a",
-        "both",
-        labels,
-        labels,
-        layers=(12, 11),
-        depth=12,
-        encoder={"name": "bert-base-uncased"},
-        **report,
-    )
-    fake_run(
-        tmp_path / "a",
-        "other",
-        labels,
-        labels,
-        layers=(12,),
-        depth=12,
-        encoder={"name": "bert-base-uncased"},
-        options={"standardize": True},
-        **report,
-    )
-    rows = table(call("evaluate", "--results", tmp_path / "a").out)
-    assert [row["The report"] for row in rows] == ["0.9565", "0.9546", ""]
-    fake_run(tmp_path / "b", "run", labels, labels, layers=(6, 5), depth=6, **report)
-    out = call("evaluate", "--results", tmp_path / "b").out
-    assert table(out)[0]["The report, with bert-base-uncased"] == "0.9546"
-    assert "figures are those of another encoder" in out
+    report = {"data": {"sha256": data.YOUTUBE_SHA256}, "encoder": {"name": "bert-base-uncased"}, "depth": 12}
+    for options in ({"layers": (12,)}, {"layers": (12, 11)}, {"layers": (12,), "standardize": True}):
+        write_run(tmp_path / "a", labels, labels, **options, **report)
+    assert [row["The report"] for row in tables(evaluate(tmp_path / "a"))[0]] == ["0.9565", "0.9546", ""]
+    write_run(tmp_path / "b", labels, labels, layers=(6, 5), depth=6, data=report["data"])
+    text = evaluate(tmp_path / "b")
+    assert tables(text)[0][0]["The report, with bert-base-uncased"] == "0.9546"
+    assert "The report's figures are another encoder's" in text
 
 
-def test_encoders_data_and_splits_never_share_a_table(tmp_path):
+def test_encoders_data_and_protocols_never_share_a_table(tmp_path):
     labels = np.arange(40) % 4
-    fake_run(tmp_path, "a", labels, labels)
-    fake_run(tmp_path, "b", labels, labels, encoder={"weights": "other"})
-    fake_run(tmp_path, "c", labels, labels, data={"titles": "other"})
-    fake_run(tmp_path, "d", labels, labels, options={"split": "random"})
-    out = call("evaluate", "--results", tmp_path).out
-    assert out.count("## enc on d.csv") == 4 and out.count("**best**") == 4
+    write_run(tmp_path, labels, labels)
+    write_run(tmp_path, labels, labels, encoder={"name": "other", "weights": "other"})
+    write_run(tmp_path, labels, labels, data={"name": "other", "titles": "other"})
+    write_run(tmp_path, labels, labels, split="random")
+    write_run(tmp_path, labels, labels, seed=1)
+    write_run(tmp_path, labels, np.stack([labels, labels]))
+    text = evaluate(tmp_path)
+    assert len(re.findall("^## ", text, re.MULTILINE)) == 6 and text.count("**best**") == 6
 
 
 def test_names_from_data_cannot_break_the_table(tmp_path):
-    labels = np.arange(40) % 4
-    fake_run(tmp_path, "a", labels, labels, data={"name": "a|b\n# `x` <b>.csv"}, encoder={"name": "e|*n*"})
-    out = call("evaluate", "--results", tmp_path).out
-    assert "## e\\|\\*n\\* on a\\|b \\# \\`x\\` \\<b\\>.csv" in out and len(table(out)) == 1
+    labels = np.arange(40) % 2
+    names = {
+        "classes": ["a|b", "`x` <b>\x1b[31m"],
+        "data": {"name": "a|b\n# `x` <b>.csv"},
+        "encoder": {"name": "e|*n*"},
+    }
+    write_run(tmp_path, labels, labels, **names)
+    text = evaluate(tmp_path)
+    assert "## e\\|\\*n\\* on a\\|b \\# \\`x\\` \\<b\\>.csv" in text and "\x1b" not in text
+    assert [len(rows) for rows in tables(text)] == [1, 2]
 
 
-def test_collapsed_heads_are_said_in_words(tmp_path):
+def test_collapsed_heads_are_said_with_a_remedy(tmp_path):
     labels = np.arange(40) % 4
-    fake_run(tmp_path, "a", np.zeros(40, int), labels, collapsed=[0, 1, 2, 3, 4])
-    fake_run(tmp_path, "b", labels, labels, layers=(2,))
-    rows = table(call("evaluate", "--results", tmp_path).out)
-    assert [row["Head"] for row in rows if row["Layers"] == "1"] == [
-        "report's head; predicts one class only in 5 of 5 folds, try --standardize"
-    ]
+    write_run(tmp_path, labels, np.zeros(40, int))
+    write_run(tmp_path, labels, np.zeros(40, int), standardize=True)
+    write_run(tmp_path, labels, labels, layers=(2,))
+    heads = {row["Head"] for row in tables(evaluate(tmp_path))[0] if row["Layers"] == "1"}
+    assert heads == {
+        "report's head; predicts one class only in 5 of 5 heads, try --standardize",
+        "standardised; predicts one class only in 5 of 5 heads, try a smaller --lr",
+    }
+
+
+def test_categories_of_the_recommended_row_are_scored(tmp_path):
+    predictions = guesses(THREE, 3, 0.8, repeats=2)
+    write_run(tmp_path, THREE, predictions, classes=["art", "food", "travel"])
+    rows = tables(evaluate(tmp_path))[1]
+    scores = np.mean([precision_recall_fscore_support(THREE, p)[:3] for p in predictions], axis=0)
+    assert sorted(rows, key=lambda row: row["F1"]) == rows
+    for row in rows:
+        i = ["art", "food", "travel"].index(row["Category, layer 1 (report's head)"])
+        assert [row[key] for key in ("Precision", "Recall", "F1")] == [f"{value:.4f}" for value in scores[:, i]]
+        assert row["Titles"] == str(np.bincount(THREE)[i])
+
+
+def test_of_many_categories_the_worst_are_shown_and_the_rest_counted(tmp_path):
+    labels = np.arange(1000) % 25
+    predictions = np.where((labels == 7) & (np.arange(1000) < 500), 8, labels)
+    write_run(tmp_path, labels, predictions)
+    text = evaluate(tmp_path)
+    rows = tables(text)[1]
+    assert len(rows) == 20 and [next(iter(row.values())) for row in rows[:2]] == ["c7", "c8"]
+    assert "and 5 more categories" in text
+
+
+def test_how_often_it_is_right_where_it_is_sure(tmp_path):
+    labels = np.arange(1000) % 2
+    sure = np.arange(1000) < 800
+    wrong = np.where(sure, np.arange(1000) % 40 < 2, np.arange(1000) % 20 < 8)  # 5% of the sure, 40% of the others
+    top = np.where(sure, 0.95, 0.6).astype(np.float32)
+    right = np.where(wrong, 1 - top, top)
+    probabilities = np.where((labels == 1)[:, None], np.stack([1 - right, right], 1), np.stack([right, 1 - right], 1))
+    write_run(tmp_path, labels, probabilities[None])
+    assert (
+        "Layer 1 (report's head) is at least 90% sure of 80% of the titles, and right in 95.0% of those."
+        in evaluate(tmp_path)
+    )
+
+
+# --- what is told apart, and what is recommended ------------------------------------------------------------------
+
+
+@pytest.fixture
+def margin(tmp_path):
+    """Layer 4 of 4 is best, layer 2 differs from it in few titles, layer 1 is far behind."""
+    best = of_class(THREE, 0.05, 1)
+    nearly, right = best.copy(), np.flatnonzero(best == THREE)[:2]
+    nearly[right] = (THREE[right] + 1) % 3
+    for layer, predictions in ((4, best), (2, nearly), (1, of_class(THREE, 0.3, 2))):
+        write_run(tmp_path / "margin", THREE, predictions, layers=(layer,), depth=4)
+    loss = f1_score(THREE, best, average="macro") - f1_score(THREE, nearly, average="macro")
+    return tmp_path / "margin", loss
+
+
+def test_the_cheapest_row_within_the_margin_is_recommended(margin):
+    folder, loss = margin
+    done = call("evaluate", "--results", folder)
+    marks = {row["Layers"]: row["Against the best"] for row in tables(done.out)[0]}
+    assert marks["4"] == "**best**" and marks["2"] == f"({-loss:+.4f})" and re.fullmatch(r"-0\.\d{4}", marks["1"])
+    said = recommendation(done.out)
+    assert "**Recommended: layer 2 (report's head)**" in said and "50% of the encoder instead of 100%" in said
+    assert "lose at most 0.01 to the best, layer 4" in said and f"loses {loss:.4f}" in said
+    assert loss < float(re.search(r"with 95% confidence at most (0\.\d+)", said)[1]) <= 0.01
+    assert tables(done.out)[1][0].keys() >= {"Category, layer 2 (report's head)"}
+    assert "layers-2-" in done.err and "layers-4-" not in done.err  # and the command to run next applies that row
+
+
+def test_not_told_from_the_best_is_not_good_enough(margin):
+    folder, _ = margin
+    said = recommendation(evaluate(folder, "--margin", 0.004))
+    assert (
+        "**Recommended: layer 4 (report's head)**" in said and "no cheaper one is shown to lose at most 0.004" in said
+    )
+    titles = re.search(r"About ([\d,]+) titles would settle whether layer 2 \(report's head\)", said)
+    assert int(titles[1].replace(",", "")) > 600
+
+
+def test_depth_counts_before_the_number_of_columns(tmp_path):
+    for layers in ((2,), (4, 1), (4,), (2, 1)):
+        write_run(tmp_path, THREE, THREE, layers=layers, depth=4)
+    assert "**Recommended: layer 2 (" in recommendation(evaluate(tmp_path))
+
+
+def test_a_verdict_at_the_border_is_called_that(margin, monkeypatch):
+    folder, _ = margin
+    assert "border" not in evaluate(folder)
+    monkeypatch.setattr(metrics, "BORDER", 100)
+    assert sum(row["Against the best"].endswith("at the border") for row in tables(evaluate(folder))[0]) == 2
+
+
+@pytest.mark.parametrize("classes, rows", [(3, 600), (400, 800)])
+def test_rows_that_know_nothing_are_not_recommended(tmp_path, classes, rows):
+    """Shuffled labels; and 400 categories of which about one in 400 titles is hit."""
+    labels = np.arange(rows) % classes
+    for layer in range(1, 7 if classes == 3 else 2):
+        write_run(tmp_path, labels, np.random.default_rng(10 + layer).permutation(labels), layers=(layer,), depth=6)
+    done = call("evaluate", "--results", tmp_path)
+    assert done.code == 0 and "Next:" not in done.err
+    assert recommendation(done.out).startswith("**Recommended: none.** No row is shown to know more")
+
+
+def test_the_best_of_equal_rows_is_flattered_and_corrected(tmp_path):
+    for layer in range(1, 9):
+        write_run(tmp_path, THREE, of_class(THREE, 0.2, layer), layers=(layer,), depth=8)
+    text = evaluate(tmp_path)
+    scores = [float(row["F1-macro, last epoch"]) for row in tables(text)[0]]
+    corrected = float(re.search(r"The best of 8 rows is flattered .* corrected for it: (0\.\d{4})", text)[1])
+    assert abs(corrected - 0.8) < abs(max(scores) - 0.8) and corrected < max(scores)
+
+
+# --- baselines ----------------------------------------------------------------------------------------------------
 
 
 def test_baselines_on_the_same_folds_are_kept_for_later(trained, results):
-    first = call("evaluate", "--results", results, "--baselines")
-    assert first.code == 0, first.err
-    names = [row["Head"] for row in table(first.out)]
-    assert names[-2:] == ["majority class", "TF-IDF of words and word pairs, logistic regression"]
-    assert "TF-IDF with logistic regression reaches" in first.out
-    for folder in results.glob("*baseline*"):
-        run = next(path for path in results.iterdir() if "layers" in path.name)
+    first = evaluate(results, "--baselines")
+    heads = [row["Head"] for row in tables(first)[0]]
+    words = "TF-IDF of words and word pairs, logistic regression"
+    assert heads[-3:] == ["majority class", words, "average of TF-IDF's and the best row's probabilities"]
+    assert [row["Labels a category"] for row in tables(first)[1]][-1] == words
+    run = next(path for path in results.iterdir() if path.name.endswith("layers-2-repeats-2-epochs-2"))
+    kept = list(results.glob("*baseline*"))
+    assert len(kept) == 3  # the majority class, TF-IDF, and TF-IDF with 4 labels a category
+    for folder in kept:
         assert (folder / "folds.npy").read_bytes() == (run / "folds.npy").read_bytes()
-    (majority,) = results.glob("*baseline-majority*")
-    assert len(np.unique(np.load(majority / "probabilities.npy").argmax(1))) <= 2
     shutil.move(trained / "features", trained / "away")
     try:
-        assert call("evaluate", "--results", results).out == first.out  # needs neither features nor another fit
+        assert evaluate(results) == evaluate(results, "--baselines") == first  # no features, and no fitting again
     finally:
         shutil.move(trained / "away", trained / "features")
+
+
+def test_tf_idf_is_what_scikit_learn_makes_of_the_training_folds(trained, results):
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    evaluate(results, "--baselines")
+    (folder,) = [path for path in results.glob("*-tfidf-*") if "labels" not in path.name]
+    stored, folds, labels = (np.load(folder / f"{name}.npy") for name in ("probabilities", "folds", "labels"))
+    titles = np.array(store.open_features(trained / "features").titles()[0])
+    for repeat, fold in ((0, 0), (1, 3)):
+        test = folds[repeat] == fold
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+        model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles[~test]), labels[~test])
+        assert np.abs(model.predict_proba(words.transform(titles[test])) - stored[repeat, test]).max() < 1e-5
+
+
+def test_what_words_alone_do_is_said(tmp_path):
+    run = write_run(tmp_path / "a", THREE, of_class(THREE, 0.05, 1))
+    assert "`--baselines` adds TF-IDF" in evaluate(tmp_path / "a")
+    write_baseline(run, "majority", np.full(600, np.bincount(THREE).argmax()))
+    write_baseline(run, "tfidf", of_class(THREE, 0.3, 2))
+    assert "the encoder earns its place" in evaluate(tmp_path / "a")
+    run = write_run(tmp_path / "b", THREE, of_class(THREE, 0.3, 1))
+    write_baseline(run, "tfidf", of_class(THREE, 0.05, 2))
+    text = evaluate(tmp_path / "b")
+    assert "plain words do better" in text
+    assert recommendation(text).startswith("Plain words do better than every row here: take TF-IDF. Of the rows: **Rec")
+
+
+def test_the_average_says_whether_the_encoder_knows_something_that_words_do_not(tmp_path):
+    """Each is unsure of another fifth of the titles, so that the average is nearly always right."""
+    unsure = np.arange(600) % 5
+    for name, other in (("different", 1), ("same", 0)):
+        values = []
+        for part in (0, other):
+            sure = np.where(unsure == part, 0.55, 0.98).astype(np.float32)
+            wrong = np.where(unsure == part, (THREE + 1) % 3, THREE)
+            values.append(np.where(np.arange(3) == wrong[:, None], sure[:, None], (1 - sure[:, None]) / 2)[None])
+        run = write_run(tmp_path / name, THREE, values[0])
+        write_baseline(run, "tfidf", values[1])
+    text = evaluate(tmp_path / "different")
+    assert "the encoder knows something that words do not" in text and "probabilities reach 1.0000" in text
+    assert "that the encoder adds something to words is not shown" in evaluate(tmp_path / "same")
+
+
+def test_baselines_of_titles_without_words(tmp_path):
+    """A title of emoji has no word; and the words of no title say anything."""
+    titles = [["😀", "🎉", "🍕", "🎨"][i % 4] * (1 + i // 4) for i in range(60)]
+    labels = np.arange(60) % 3
+    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
+    write_run(tmp_path / "results", labels, of_class(labels, 0.2, 1), features=features)
+    rows = tables(evaluate(tmp_path / "results", "--baselines"))[0]
+    assert rows[2]["F1-macro, last epoch"] == rows[1]["F1-macro, last epoch"]  # TF-IDF is as good as the majority
+
+
+def test_baselines_where_a_class_is_in_no_training_fold(tmp_path):
+    """The third category's titles are copies of one another, and so all in one fold."""
+    labels = np.where(np.arange(60) % 5 == 0, 2, np.arange(60) % 2)  # folds are numbers modulo 5
+    titles = ["the same" if label == 2 else f"title {i} of {label}" for i, label in enumerate(labels)]
+    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
+    write_run(tmp_path / "results", labels, labels, features=features)
+    rows = tables(evaluate(tmp_path / "results", "--baselines"))[0]
+    assert float(rows[2]["F1-macro, last epoch"]) <= 0.6667
 
 
 def test_without_scikit_learn_or_matplotlib_one_line_says_what_to_install(results, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     refused(call("evaluate", "--results", results, "--baselines", "--quiet"), "scikit-learn", "pip install")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.chdir(tmp_path)
-    result = call("evaluate", "--results", results, "--plot", "p.png")
-    assert result.code == 2 and "matplotlib" in result.err and "Traceback" not in result.err
+    done = call("evaluate", "--results", results, "--plot", tmp_path / "p.png")
+    refused(done, "matplotlib", "pip install")
+    assert done.out == ""  # it is said at once
 
 
-def test_suspects_are_the_contradicted_labels_least_likely_first(trained, results, tmp_path):
-    result = call("evaluate", "--results", results, "--suspects", tmp_path / "s.csv")
-    assert result.code == 0, result.err
-    rows = list(csv.DictReader(open(tmp_path / "s.csv", newline="", encoding="utf-8")))
-    runs = [path.parent for path in results.glob("*/config.json")]
-    sound = [path for path in runs if not json.loads((path / "config.json").read_text())["results"]["collapsed"]]
-    mean = np.mean([np.load(path / "probabilities.npy") for path in sound or runs], axis=0)
-    titles, labels = store.open_features(trained / "features").titles()
-    classes = sorted(set(labels))
-    wrong = {i for i in range(90) if classes[mean[i].argmax()] != labels[i]}
-    assert {int(row["row"]) - 1 for row in rows} == wrong and rows
-    values = [float(row["probability_of_label"]) for row in rows]
-    assert values == sorted(values)
-    for row in rows:
-        i = int(row["row"]) - 1
-        assert (row["title"], row["label"], row["predicted"]) == (titles[i], labels[i], classes[mean[i].argmax()])
+# --- how many labels ----------------------------------------------------------------------------------------------
 
 
-def test_suspects_cannot_carry_formulas(tmp_path, bert, monkeypatch):
-    lines = ["title,category"] + [f"=HYPERLINK({i}),{'+a' if i % 2 else '@b'}" for i in range(40)]
-    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
-    monkeypatch.chdir(tmp_path)
-    assert call("extract", "--data", "t.csv", "--model", bert).code == 0
-    assert call("train", "--layers", "2", "--epochs", 1).code == 0
-    assert call("evaluate", "--suspects", "s.csv").code == 0
-    rows = list(csv.reader(open("s.csv", newline="")))[1:]
-    assert rows and all(cell.startswith("'") for row in rows for cell in row[1:4])
+def label_curve(folder, shares, words=(), **options):
+    """Runs that are wrong in these shares of titles, by the number of labels; and TF-IDF's."""
+    for size, share in shares.items():
+        run = write_run(folder, THREE, of_class(THREE, share, 1), labels=size, head="linear", **options)
+    for size, share in dict(words).items():
+        write_baseline(run, "tfidf", of_class(THREE, share, 2), size)
 
 
-def test_pictures_are_written_in_both_formats_and_are_the_same_twice(results, tmp_path):
-    for name in ("a.png", "a.svg"):
-        result = call("evaluate", "--results", results, "--plot", tmp_path / name)
-        assert result.code == 0, result.err
-        first = (tmp_path / name).read_bytes()
-        assert first[:4] == (b"\x89PNG" if name.endswith("png") else b"<?xm")
-        call("evaluate", "--results", results, "--plot", tmp_path / name)
-        assert (tmp_path / name).read_bytes() == first
-    refused(call("evaluate", "--results", results, "--plot", tmp_path / "a.gif"), ".png or .svg")
-    refused(call("evaluate", "--results", results, "--plot", tmp_path / "no" / "a.png"), "no such folder")
+def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
+    label_curve(tmp_path, {8: 0.5, 16: 0.3, None: 0.1}, layers=(1,))
+    label_curve(tmp_path, {8: 0.4, 32: 0.2}, {8: 0.6, 16: 0.35, 32: 0.1, None: 0.05}, layers=(2,))
+    text = evaluate(tmp_path)
+    assert [row["Layers"] for row in tables(text)[0]][:1] == ["1"]  # the runs on few titles are no rows of the first
+    two, one, words = tables(text)[1]
+    assert list(one) == ["Labels a category", "8", "16", "32", "all"]
+    assert one["Labels a category"] == "layer 1 (linear probe)" and one["32"] == "" and two["16"] == two["all"] == ""
+    wanted = {
+        size: f1_score(THREE, of_class(THREE, share, 1), average="macro") for size, share in ((8, 0.5), (16, 0.3))
+    }
+    assert [one["8"], one["16"]] == [f"{value:.4f}" for value in wanted.values()]
+    assert words["Labels a category"].startswith("TF-IDF") and "" not in words.values()
+    assert "Plain words (TF-IDF) score as high as layer 1 (linear probe) from all labels a category on" in text
 
 
-def test_verify_computes_everything_again(trained, results):
-    assert call("evaluate", "--results", results, "--baselines", "--features", trained / "features").code == 0
-    result = call("evaluate", "--results", results, "--verify", "--features", trained / "features")
-    assert result.code == 0 and result.err.count("verified") == len(list(results.glob("*/config.json"))), result.err
+def test_whether_the_curve_still_rises_at_its_end(tmp_path):
+    label_curve(tmp_path / "rises", {8: 0.5, 16: 0.3, None: 0.1})
+    said = re.search(
+        r"The last step, from 16 to all labels, brought (\S+) .*: it still rises", evaluate(tmp_path / "rises")
+    )
+    assert 0.15 < float(said[1]) < 0.25
+    label_curve(tmp_path / "flat", {8: 0.5, 16: 0.1, 32: 0.1})
+    text = evaluate(tmp_path / "flat")
+    assert "that it still rises is not shown" in text
+    assert "Nothing here was trained on all titles" in text and "Recommended" not in text
 
 
-def rewrite(folder, change):
-    """Change a run's configuration and make its checksum fit, as somebody would who wants another figure."""
-    config = store.read_json(folder / "config.json", "a run")
+# --- verify -------------------------------------------------------------------------------------------------------
+
+
+def rewrite(folder, change, *files):
+    """Change a run's configuration, and make all checksums fit, as somebody would who wants other figures."""
+    config = store.read_json(folder / "config.json", "a run", 2)
     change(config)
+    config["contents"].update({name: store.sha256(folder / name) for name in files})
     store.write_json(folder / "config.json", config)
 
 
-def test_verify_finds_a_figure_that_was_made_up(trained, results):
-    run = sorted(results.glob("*layers-2-epochs*"))[0]
-    rewrite(run, lambda config: config["results"].update(macro_f1=0.99))
-    refused(
-        call("evaluate", "--results", results, "--verify", "--features", trained / "features", "--quiet"),
-        "macro_f1",
-        "0.99",
-    )
+def test_verify_computes_everything_again(results):
+    evaluate(results, "--baselines")
+    done = call("evaluate", "--results", results, "--verify")
+    assert done.code == 0 and done.err.count("verified") == len(list(results.glob("*/config.json"))), done.err
 
 
-def test_verify_finds_probabilities_that_the_heads_did_not_give(trained, results):
-    run = sorted(results.glob("*layers-2-epochs*"))[0]
-    probabilities = np.load(run / "probabilities.npy")
-    np.save(run / "probabilities.npy", probabilities[::-1].copy())
-    rewrite(
-        run, lambda config: config["contents"].update({"probabilities.npy": store.sha256(run / "probabilities.npy")})
+@pytest.mark.parametrize("head", ["epochs-2", "linear", "linear-labels-4"])
+@pytest.mark.parametrize("figure, value", [("macro_f1", 0.99), ("temperature", 3.0), ("log_loss", 0.01)])
+def test_verify_finds_a_figure_that_was_made_up(results, head, figure, value):
+    run = sorted(results.glob(f"*-layers-2-*{head}*"))[0]
+    rewrite(run, lambda config: config["results"].update({figure: value}))
+    refused(call("evaluate", "--results", results, "--verify", "--quiet"), run.name, figure, str(value))
+
+
+@pytest.mark.parametrize("name", ["probabilities.npy", "heads.safetensors", "history.csv"])
+def test_verify_finds_files_that_were_changed(results, name):
+    run = next(path for path in results.iterdir() if path.name.endswith("layers-2-repeats-2-epochs-2"))
+    if name == "probabilities.npy":
+        np.save(run / name, np.load(run / name)[:, ::-1].copy())
+    elif name == "history.csv":
+        lines = (run / name).read_text().splitlines()
+        (run / name).write_text("\n".join([*lines[:-1], re.sub(r"[^,]+$", "0.999", lines[-1])]) + "\n")
+    else:
+        other = next(path for path in results.iterdir() if path.name.endswith("layers-1-repeats-2-epochs-2"))
+        shutil.copy(other / name, run / name)
+    found = refused(call("evaluate", "--results", results, "--verify", "--quiet"), run.name)
+    assert "changed since" in found
+    rewrite(run, lambda config: None, name)
+    found = refused(call("evaluate", "--results", results, "--verify", "--quiet"), run.name)
+    assert "changed since" not in found
+
+
+def test_verify_finds_a_baseline_that_words_did_not_give(results):
+    evaluate(results, "--baselines")
+    (folder,) = [path for path in results.glob("*-tfidf-*") if "labels" not in path.name]
+    probabilities = np.load(folder / "probabilities.npy")
+    np.save(folder / "probabilities.npy", np.roll(probabilities, 1, axis=2))
+    rewrite(folder, lambda config: None, "probabilities.npy")
+    refused(call("evaluate", "--results", results, "--verify", "--quiet"), folder.name)
+
+
+# --- suspects -----------------------------------------------------------------------------------------------------
+
+
+def suspects(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_suspects_are_the_contradicted_labels_least_likely_first(tmp_path):
+    """The opinions are those of the sound rows, calibrated, and of TF-IDF as much as of all rows together."""
+    titles, labels = [f"title {i}" for i in range(200)], np.arange(200) % 2
+    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
+    random, values = np.random.default_rng(1), []
+    for layer in (1, 2):
+        own = random.beta(5, 2, 200)
+        values.append(
+            np.where(labels[:, None] == np.arange(2), own[:, None], 1 - own[:, None]).astype(np.float32)[None]
+        )
+        run = write_run(tmp_path / "results", labels, values[-1], layers=(layer,), features=features)
+    write_run(tmp_path / "results", labels, np.zeros(200, int), layers=(2, 1), features=features)  # collapsed
+    for words in (False, True):
+        if words:
+            own = random.beta(5, 2, 200)
+            values.append(
+                np.where(labels[:, None] == np.arange(2), own[:, None], 1 - own[:, None]).astype(np.float32)[None]
+            )
+            write_baseline(run, "tfidf", values[-1])
+        done = call("evaluate", "--results", tmp_path / "results", "--suspects", tmp_path / "s.csv")
+        assert done.code == 0 and ("2 rows and TF-IDF" if words else "2 rows contradict") in done.err, done.err
+        calibrated = [metrics.sharpen(v[0], metrics.fit_temperature(labels, v[0])) for v in values]
+        mean = (calibrated[0] + calibrated[1]) / 2
+        mean = (mean + calibrated[2]) / 2 if words else mean
+        own = mean[np.arange(200), labels]
+        rows = suspects(tmp_path / "s.csv")
+        assert [int(row["row"]) - 1 for row in rows] == [i for i in np.argsort(own, kind="stable") if own[i] < 0.5]
+        for row in rows:
+            i = int(row["row"]) - 1
+            assert (row["title"], row["label"], row["predicted"]) == (titles[i], f"c{labels[i]}", f"c{1 - labels[i]}")
+            assert float(row["probability_of_label"]) == pytest.approx(own[i], abs=1e-4)
+            assert float(row["probability_of_predicted"]) == pytest.approx(1 - own[i], abs=1e-4)
+
+
+def test_suspects_cannot_carry_formulas(tmp_path):
+    labels, names = np.arange(40) % 2, ["+cmd|' /C calc'!A0", "@sum(1)"]
+    features = write_features(
+        tmp_path / "f", [f"=HYPERLINK({i})" for i in range(40)], [names[label] for label in labels]
     )
-    refused(
-        call("evaluate", "--results", results, "--verify", "--features", trained / "features", "--quiet"),
-        "probabilities.npy",
-    )
+    write_run(tmp_path / "r", labels, of_class(labels, 0.5, 1), features=features, classes=names)
+    evaluate(tmp_path / "r", "--suspects", tmp_path / "s.csv")
+    rows = suspects(tmp_path / "s.csv")
+    assert rows and all(row[key].startswith("'") for row in rows for key in ("title", "label", "predicted"))
+
+
+def test_suspects_where_all_runs_saw_few_labels(tmp_path):
+    labels = np.arange(40) % 2
+    features = write_features(tmp_path / "f", [f"title {i}" for i in range(40)], [f"c{label}" for label in labels])
+    write_run(tmp_path / "r", labels, of_class(labels, 0.5, 1), features=features, labels=8)
+    evaluate(tmp_path / "r", "--suspects", tmp_path / "s.csv")
+    assert len(suspects(tmp_path / "s.csv")) == (of_class(labels, 0.5, 1) != labels).sum()
+
+
+def test_other_features_than_the_runs_are_refused(results, tmp_path):
+    write_features(tmp_path / "other", ["one", "two"], ["a", "b"])
+    options = ["--suspects", tmp_path / "s.csv", "--features", tmp_path / "other", "--quiet"]
+    refused(call("evaluate", "--results", results, *options), "not the features", "--features")
+    assert not (tmp_path / "s.csv").exists()
+
+
+# --- files, commands, terminals -----------------------------------------------------------------------------------
+
+
+def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_computed(tmp_path):
+    labels = np.arange(40) % 2
+    features = write_features(tmp_path / "f", [f"title {i}" for i in range(40)], [f"c{label}" for label in labels])
+    for name in ("one", "two"):
+        encoder = {"name": name, "weights": name}
+        write_run(tmp_path / "r", labels, of_class(labels, 0.3, 1), encoder=encoder, features=features, data={})
+    (tmp_path / "p-2.svg").write_text("an older picture")
+    options = ["--plot", tmp_path / "p.svg", "--suspects", tmp_path / "s.csv", "--features", tmp_path / "f"]
+    (tmp_path / "s-2.csv").mkdir()
+    done = call("evaluate", "--results", tmp_path / "r", "--baselines", *options)
+    refused(done, "s-2.csv", "folder")
+    assert done.out == "" and not list(tmp_path.glob("r/*baseline*")) and not (tmp_path / "p.svg").exists()
+    (tmp_path / "s-2.csv").rmdir()
+    done = call("evaluate", "--results", tmp_path / "r", *options[:2])
+    assert done.code == 0, done.err
+    assert (tmp_path / "p.svg").exists() and "<svg" in (tmp_path / "p-2.svg").read_text()
+    assert f"Picture: {tmp_path / 'p-2.svg'}" in done.err
+
+
+def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
+    for option, name, word in (
+        ("--plot", "a.gif", ".png or .svg"),
+        ("--plot", "no/a.png", "no such folder"),
+        ("--suspects", "no/s.csv", "no such folder"),
+    ):
+        done = call("evaluate", "--results", results, option, tmp_path / name, "--quiet")
+        refused(done, option, word)
+        assert done.out == ""
+
+
+def test_every_command_named_as_next_works_when_pasted(tmp_path, bert, titles, monkeypatch):
+    (tmp_path / "ein Ordner").mkdir()
+    monkeypatch.chdir(tmp_path / "ein Ordner")
+    options = ["--model", bert, "--pooling", "mean", "--layers", "-1", "--out", "the features"]
+    done, ran = call("extract", "--data", titles, *options), []
+    while lines := re.findall(r"Next: (.*)", done.err):
+        python, script, *arguments = shlex.split(lines[-1])
+        assert Path(python).name.startswith("python")
+        ran.append(Path(script).stem)
+        done = call(ran[-1], *arguments)
+        assert done.code == 0, (lines[-1], done.err)
+    assert ran[:2] == ["train", "evaluate"]
+    # random features may teach nothing: then there is no row to apply
+    assert ran[2:] == ["predict"] or "Recommended: none" in done.out
+
+
+def test_the_commands_of_all_tables_are_named_and_quoted(tmp_path):
+    labels = np.arange(40) % 2
+    for name in ("one", "two"):
+        write_run(tmp_path / "my results", labels, labels, encoder={"name": name, "weights": name})
+    done = call("evaluate", "--results", tmp_path / "my results")
+    commands = [shlex.split(line) for line in re.findall(r"Next: (.*)", done.err)]
+    assert [Path(words[3]).parent.name for words in commands] == ["my results"] * 2
+    assert [Path(words[3]).name[:3] for words in commands] == ["one", "two"]
 
 
 def test_damaged_runs_are_refused_by_name(results):
-    run = sorted(results.glob("*layers-2-epochs*"))[0]
-    (run / "config.json").write_text((run / "config.json").read_text().replace('"macro_f1": 0', '"macro_f1": 1', 1))
+    run = sorted(results.glob("*layers-2-*epochs*"))[0]
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace('"macro_f1": 0', '"macro_f1": 1', 1))
     refused(call("evaluate", "--results", results), str(run), "checksum")
+    (run / "config.json").write_text(text)
+    rewrite(run, lambda config: config["results"].pop("fold_mean"))
+    refused(call("evaluate", "--results", results), str(run), "fold_mean")
 
 
 def test_changed_probabilities_are_refused_without_verify_too(results):
-    run = sorted(results.glob("*layers-2-epochs*"))[0]
-    (run / "probabilities.npy").write_bytes((run / "probabilities.npy").read_bytes()[:-1] + b"\0")
+    run = sorted(results.glob("*layers-2-*epochs*"))[0]
+    (run / "probabilities.npy").write_bytes((run / "probabilities.npy").read_bytes()[:-1] + b"\1")
     refused(call("evaluate", "--results", results), "probabilities.npy", "train again")
 
 
-def test_other_features_than_the_runs_are_refused(results, tmp_path, bert):
-    titles = write_titles(tmp_path / "other.csv", rows=45)
-    call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "other")
-    refused(
-        call(
-            "evaluate",
-            "--results",
-            results,
-            "--suspects",
-            tmp_path / "s.csv",
-            "--features",
-            tmp_path / "other",
-            "--quiet",
-        ),
-        "not the features",
-        "titles",
-    )
-    assert not (tmp_path / "s.csv").exists()
+def test_runs_of_other_labels_are_refused_in_one_table(tmp_path):
+    write_run(tmp_path, THREE, THREE)
+    run = write_run(tmp_path, (THREE + 1) % 3, THREE, layers=(2,))
+    refused(call("evaluate", "--results", tmp_path), run.name, "labels")
 
 
 def test_leftovers_are_mentioned_and_ignored(results):
     (results / ".unfinished-run").mkdir()
-    result = call("evaluate", "--results", results)
-    assert result.code == 0 and ".unfinished-run" in result.err and "ignored" in result.err
+    (results / "notes").mkdir()
+    done = call("evaluate", "--results", results)
+    assert done.code == 0 and ".unfinished-run" in done.err and "ignored" in done.err and "notes" not in done.err
 
 
 def test_nothing_trained_says_what_to_run(tmp_path):
-    refused(call("evaluate", "--results", tmp_path), "python train.py")
-    refused(call("evaluate", "--results", tmp_path / "nowhere"), "python train.py")
+    refused(call("evaluate", "--results", tmp_path), "train.py")
+    refused(call("evaluate", "--results", tmp_path / "nowhere"), "train.py")
 
 
-def test_the_table_needs_neither_torch_nor_transformers(trained):
+def test_the_table_needs_neither_torch_nor_transformers_nor_a_terminal_nor_a_home(trained, tmp_path):
+    """In a narrow, dumb, ASCII terminal of a user without a home: the table, the picture, and no warning."""
     code = (
-        "import sys, runpy; sys.modules['torch'] = sys.modules['transformers'] = None; "
-        f"sys.argv = ['evaluate.py', '--results', {str(trained / 'results')!r}]; "
+        f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); "
+        "sys.modules['torch'] = sys.modules['transformers'] = None; "
+        f"sys.argv = ['evaluate.py', '--results', {str(trained / 'results')!r}, '--plot', 'p.png']; "
         f"runpy.run_path({str(ROOT / 'evaluate.py')!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
+    odd = {"TERM": "dumb", "COLUMNS": "60", "PYTHONIOENCODING": "ascii", "HOME": "/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=os.environ | odd
+    )
     assert done.returncode == 0 and "| Layers |" in done.stdout, done.stderr
+    assert "\\xb1" in done.stdout and "arning" not in done.stderr and "matplotlib" not in done.stderr
+    assert (tmp_path / "p.png").stat().st_size > 10_000
+    assert json.loads((next((trained / "results").iterdir()) / "config.json").read_text())
