@@ -1,15 +1,20 @@
 """Macro-F1 with its uncertainty, the comparison of rows, and how far probabilities can be trusted, in numpy alone.
 
 Macro-F1 is a smooth function of counts, so what each title contributes to its error is known in closed form: the
-influence function, also called the infinitesimal jackknife (Efron 1982, ch. 6). Variances and covariances are sums over
-groups of titles that are copies of one another; no resampling of titles is needed, and the cost is one pass over them.
+influence function, also called the infinitesimal jackknife (Efron 1982, chapter 6). Variances and covariances are sums
+over groups of titles, nothing is resampled, and the cost is one pass over the titles. The constants below were chosen
+by simulation; tests/drill_comparison.py repeats it, and results/comparison.md is its outcome.
 """
+
+from statistics import NormalDist
 
 import numpy as np
 
 BLOCK = 65_536  # titles that are worked on at a time where a whole copy would take much memory
-DRAWS = 20_000  # Gaussian draws for critical values; verdicts closer to them than BORDER are said to be at the border
-BORDER = 0.05
+DRAWS = 20_000  # Gaussian draws for critical values, which are then known to about 0.5%
+BORDER = 0.05  # a verdict that a critical value 5% lower or higher would change is said to be at the border
+ENOUGH = 12  # effective titles of a class below which intervals cover too seldom
+PRIOR = 30  # effective titles whose weight the binomial variance has in that of a row
 TINY = 1e-12  # a probability of 0 would make the log loss infinite
 
 
@@ -31,7 +36,8 @@ def class_counts(labels, predictions, classes):
 
 def divide(a, b):
     """a / b, and 0 where b is 0."""
-    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(np.shape(a), np.shape(b))), where=np.asarray(b) > 0)
+    a, b = np.broadcast_arrays(np.asarray(a, dtype=np.float64), b)
+    return np.divide(a, b, out=np.zeros(a.shape), where=b != 0)
 
 
 def macro_f1(labels, predictions, classes):
@@ -41,26 +47,22 @@ def macro_f1(labels, predictions, classes):
     neither occurs nor is predicted has no F1 and is left out of the mean, as in scikit-learn.
     """
     hits, labelled, predicted = class_counts(labels, predictions, classes)
-    total = labelled + predicted
-    return float(divide(2 * hits, total).sum() / max((total > 0).sum(), 1))
+    return float(divide(2 * hits, labelled + predicted).sum() / max((labelled + predicted > 0).sum(), 1))
 
 
 def score(labels, predictions, folds, classes):
-    """The figures of a run. labels: (n,) int; predictions, folds: (repeats, n) int.
+    """The figures of a run, as JSON takes them. labels: (n,) int; predictions, folds: (repeats, n) int.
 
-    "macro_f1" is the mean over repeats of macro-F1 over all titles, "fold_mean" and "fold_deviation" (ddof 1) are over
+    "macro_f1" is the mean over repeats of macro-F1 over all titles; "fold_mean" and "fold_deviation" (ddof 1) are over
     all repeats × folds; "collapsed" lists the [repeat, fold] in which one class only is predicted.
     """
     labels, predictions, folds = np.asarray(labels), np.atleast_2d(predictions), np.atleast_2d(folds)
-    whole = [macro_f1(labels, predicted, classes) for predicted in predictions]
     parts, collapsed = [], []
     for repeat, (predicted, fold_of) in enumerate(zip(predictions, folds, strict=True)):
-        parts.append([])
-        for fold in range(fold_of.max() + 1):
-            held_out = fold_of == fold
-            parts[-1].append(macro_f1(labels[held_out], predicted[held_out], classes))
-            if len(np.unique(predicted[held_out])) == 1:
-                collapsed.append([repeat, fold])
+        tests = [fold_of == fold for fold in range(fold_of.max() + 1)]
+        parts.append([macro_f1(labels[test], predicted[test], classes) for test in tests])
+        collapsed += [[repeat, fold] for fold, test in enumerate(tests) if len(np.unique(predicted[test])) == 1]
+    whole = [macro_f1(labels, predicted, classes) for predicted in predictions]
     return {
         "macro_f1": float(np.mean(whole)),
         "repeat_macro_f1": whole,
@@ -72,9 +74,9 @@ def score(labels, predictions, folds, classes):
 
 
 def class_scores(labels, predictions, classes):
-    """Precision, recall, F1 (means over repeats) and number of titles of each class, a dict of (classes,) arrays.
+    """Precision, recall, F1 (means over repeats, 0 where there is none) and number of titles of each class.
 
-    predictions: (repeats, n) int. Precision of a class that is never predicted is 0.
+    predictions: (repeats, n) int. Returns a dict of (classes,) arrays.
     """
     counts = [class_counts(labels, predicted, classes) for predicted in np.atleast_2d(predictions)]
     mean = np.mean([[divide(h, p), divide(h, n), divide(2 * h, n + p)] for h, n, p in counts], axis=0)
@@ -83,86 +85,107 @@ def class_scores(labels, predictions, classes):
 
 def majority(labels, classes):
     """Macro-F1 of always predicting the commonest class."""
-    labelled = np.bincount(labels, minlength=classes)
-    return float(2 * labelled.max() / (labelled.sum() + labelled.max()) / (labelled > 0).sum())
+    return macro_f1(labels, np.full(len(labels), np.bincount(labels, minlength=classes).argmax()), classes)
 
 
 def chance(labels, predictions, classes):
-    """Macro-F1 expected of predictions that are as frequent as these, (repeats, n), and know nothing of the labels."""
-    values = []
-    for predicted in np.atleast_2d(predictions):
-        _, n, p = class_counts(labels, predicted, classes)
-        values.append(divide(2 * n * p / n.sum(), n + p).sum() / (n + p > 0).sum())
-    return float(np.mean(values))
+    """Macro-F1 to be expected of predictions as frequent as these, (repeats, n), that know nothing of the labels."""
+    counts = [class_counts(labels, predicted, classes) for predicted in np.atleast_2d(predictions)]
+    return float(np.mean([divide(2 * n * p / n.sum(), n + p).sum() / (n + p > 0).sum() for _, n, p in counts]))
 
 
-# --- uncertainty --------------------------------------------------------------------------------------------------
+# --- uncertainty of one row ---------------------------------------------------------------------------------------
 
 
 def influences(labels, predictions, classes, groups=None):
-    """What the intervals need to know of one row of a table; its memory is one float64 for each group.
+    """What the intervals need to know of one row of a table, a dict; its memory is one float64 for each group.
 
     labels: (n,) int; predictions: (repeats, n) int; groups: (n,) int, titles that are copies of one another and so are
     right or wrong together; None: each title is a group of its own.
 
-    The value is the mean over repeats of F = mean of 2h/(n + p) over K classes (h hits, n labelled, p predicted). A title
-    with label y and prediction q moves F by (2·[y = q]/(n_y + p_y) - f_y/(n_y + p_y) - f_q/(n_q + p_q)) / K, the
-    derivative of F by the title's weight; over all titles this sums to 0.
+    With h hits, n titles and p predictions of a class, F is the mean of f = 2h/(n + p) over K classes. A title with
+    label y and prediction q moves it by (2·[y = q]/(n_y + p_y) - f_y/(n_y + p_y) - f_q/(n_q + p_q)) / K, the derivative
+    of F by the title's weight; over all titles this sums to 0. The value is the mean of F over repeats.
     """
     labels, predictions = np.asarray(labels), np.atleast_2d(predictions)
     group = None if groups is None else np.unique(groups, return_inverse=True)[1]
-    size = len(labels) if group is None else int(group.max()) + 1
-    total, squares, values, counts = np.zeros(size), np.zeros(size), [], []
+    copies = np.ones(len(labels)) if group is None else np.bincount(group)
+    total, squares, each = np.zeros(len(copies)), 0.0, []
     for predicted in predictions:
         h, n, p = class_counts(labels, predicted, classes)
-        share = divide(1.0, (n + p) * (n + p > 0).sum())  # of one title in one class's F1, over the number of classes
-        pull = share * divide(2 * h, n + p)
-        moved = -pull[labels] - pull[predicted] + np.where(labels == predicted, 2 * share[labels], 0)
-        moved = moved if group is None else np.bincount(group, moved, size)
-        total += moved
-        squares += moved**2
-        values.append(divide(2 * h, n + p).sum() / (n + p > 0).sum())
-        counts.append((h, n, p))
-    repeats = len(predictions)
-    mean = total / repeats
-    # what titles vary by between repeats, each on its own: part of the variance of the mean, and of that of the values
-    noise = (squares.sum() - repeats * (mean**2).sum()) / max(repeats - 1, 1)
+        f = divide(2 * h, n + p)
+        share = divide(1.0, (n + p) * (n + p > 0).sum())
+        moved = 2 * share[labels] * (labels == predicted) - (share * f)[labels] - (share * f)[predicted]
+        moved = moved if group is None else np.bincount(group, moved)
+        total, squares = total + moved, squares + (moved**2).sum()
+        each.append((f.sum() / (n + p > 0).sum(), f))
+    values, class_f1 = zip(*each, strict=True)
+    repeats, mean = len(predictions), total / len(predictions)
+    between = float(np.var(values, ddof=1)) / repeats if repeats > 1 else 0.0
+    # titles that change between repeats, each on its own, are in the titles' variance already, and in this one as well
+    noise = (squares - repeats * (mean**2).sum()) / max(repeats - 1, 1) / repeats
+    independent = np.bincount(labels, None if group is None else 1 / copies[group], classes)  # groups of each class
     return {
         "value": float(np.mean(values)),
-        "values": np.array(values),
+        "repeats": repeats,
         "groups": mean,
-        "counts": np.mean(counts, axis=0),
-        "titles_variance": float((mean**2).sum() * size / max(size - 1, 1)),
-        "repeats_variance": max(0.0, float(np.var(values, ddof=1)) - noise) / repeats if repeats > 1 else 0.0,
+        "class_f1": np.mean(class_f1, axis=0),
+        "class_groups": independent.astype(np.float64),
+        "titles_variance": float((mean**2).sum()) * len(mean) / max(len(mean) - 1, 1),
+        "between": between,  # the whole variance between repeats, over their number
+        "repeats_variance": max(0.0, between - noise),  # the part of it that all titles share
     }
 
 
-def interval(row, level=0.95):
-    """The interval (low, high) of a row's macro-F1 from `influences` of that row alone; it lies within 0 … 1."""
-    z = normal_quantile((1 + level) / 2)
-    variance = row["titles_variance"] + row["repeats_variance"]
-    _, n, _ = row["counts"]
-    n = n[n > 0]
-    design = np.sum(1 / n) / len(n) ** 2
-    value = row["value"]
-    smooth = (value + design * z**2 / 2) / (1 + design * z**2)
-    floor = smooth * (1 - smooth) * design / 2
-    trials = smooth * (1 - smooth) / max(variance, floor)
-    centre = (value + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * np.sqrt(value * (1 - value) / trials + z**2 / (4 * trials**2))
-    return float(centre - half), float(centre + half)
+def t_quantile(probability, freedom):
+    """The quantile, at least 0.5, of Student's t with any degrees of freedom from 1, to about 1e-6.
+
+    With t = √freedom · tan(a) the density becomes cos(a)^(freedom - 1), which is integrated by the trapezoid rule.
+    """
+    if freedom > 1000:
+        return NormalDist().inv_cdf(probability)
+    angle = np.linspace(0, np.pi / 2, 20_001)
+    density = np.cos(angle) ** (freedom - 1)
+    mass = np.r_[0, np.cumsum(density[1:] + density[:-1])]
+    return float(np.sqrt(freedom) * np.tan(np.interp((2 * probability - 1) * mass[-1], mass, angle)))
 
 
-def normal_quantile(probability):
-    """The quantile of the standard normal distribution."""
-    from statistics import NormalDist
+def effective_titles(row):
+    """How many titles the variance rests on as far as each class goes, (classes,) float64; 0 for a class without any.
 
-    return NormalDist().inv_cdf(probability)
+    A class of n titles weighs 1/n, so rare classes may matter alone: n times Kish's effective number of classes.
+    """
+    weight = divide(1.0, row["class_groups"])
+    return row["class_groups"] * weight.sum() ** 2 / (weight**2).sum()
 
 
 def too_few(row):
-    """The classes that have too few titles for an interval."""
-    return []
+    """The classes, a list of int, with too few titles for `interval` to be trusted."""
+    return [int(c) for c in np.flatnonzero((row["class_groups"] > 0) & (effective_titles(row) < ENOUGH))]
+
+
+def interval(row, level=0.95):
+    """The interval (low, high), within 0 … 1, of a row's macro-F1 over the choice of titles and of repeats.
+
+    Wilson's score interval (1927) for as many trials as have the variance found, with Student's t and Satterthwaite's
+    degrees of freedom (1946), since few repeats say little of their own variance; with one repeat, titles only. A few
+    titles without an error do not show that there are none: the variance gets what a binomial one would from Wilson's
+    pseudo-counts over all classes, or from half a hit and half an error in each, and is pulled up towards that one.
+    """
+    value, present = row["value"], row["class_groups"] > 0
+    n, f = row["class_groups"][present], row["class_f1"][present]
+    design, z2 = (1 / n).sum() / len(n) ** 2, NormalDist().inv_cdf((1 + level) / 2) ** 2
+    smooth, each = (value + design * z2 / 2) / (1 + design * z2), (f * n + 0.5) / (n + 1)
+    plain = np.array([value * (1 - value) * design, (f * (1 - f) / n).sum() / len(n) ** 2])
+    smoothed = np.array([smooth * (1 - smooth) * design, (each * (1 - each) / n).sum() / len(n) ** 2])
+    variance = row["titles_variance"] + max(0.0, (smoothed - plain).max())
+    variance += max(0.0, smoothed.max() - variance) * PRIOR / (PRIOR + effective_titles(row)[present].min())
+    variance += row["repeats_variance"]
+    freedom = max(row["repeats"] - 1, 1) * (variance / max(row["between"], 1e-3 * variance)) ** 2
+    ratio = t_quantile((1 + level) / 2, max(freedom, 1.0)) ** 2 * variance / (smooth * (1 - smooth))
+    half = np.sqrt(ratio * value * (1 - value) + ratio**2 / 4)
+    low, high = (value + ratio / 2 - half) / (1 + ratio), (value + ratio / 2 + half) / (1 + ratio)
+    return float(max(low, 0.0)), float(min(high, 1.0))
 
 
 def shown_to_beat(row, value, level=0.95):
@@ -170,51 +193,54 @@ def shown_to_beat(row, value, level=0.95):
     return interval(row, 2 * level - 1)[0] > value
 
 
-# --- comparison ---------------------------------------------------------------------------------------------------
+# --- comparison of rows -------------------------------------------------------------------------------------------
 
 
-def compare(rows, best, candidates=None, level=0.95, seed=0):
-    """Compare all rows with one another, paired and simultaneously.
+def compare(rows, best, candidates=None, level=0.95):
+    """All rows against the best, paired, and simultaneously over all pairs, since the same titles choose the best.
 
     rows: list of `influences` on the same titles, groups and repeats; best: index of the best candidate; candidates:
-    (rows,) bool, rows among which the best is chosen (all); others are compared with the best, but never chosen.
+    (rows,) bool, those that compete for it (default: all); others are compared with it only.
+
+    Returns arrays (rows,): "difference" to the best, its "se", simultaneous interval "low" to "high", "told" whether it
+    leaves out 0, "border" whether that was close; "loss_bound", what a row loses at most against any candidate, with
+    one-sided confidence for all rows at once (Hsu's comparison with the best, 1984). "corrected" is the best value less
+    what it owes to having been chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou & Borboudakis
+    2018) in its Gaussian limit, where scores in the resample are off by e, and those out of it by -e.
     """
-    count = len(rows)
-    candidates = np.ones(count, bool) if candidates is None else np.asarray(candidates, bool)
-    value = np.array([row["value"] for row in rows])
+    chosen = np.arange(len(rows)) if candidates is None else np.flatnonzero(candidates)
+    value, repeats = np.array([row["value"] for row in rows]), rows[0]["repeats"]
     moved = np.stack([row["groups"] for row in rows])
-    size = moved.shape[1]
-    titles = moved @ moved.T * (size / max(size - 1, 1))
-    own = np.array([row["repeats_variance"] for row in rows])
-    repeats = np.maximum(own, np.median(own))
-    covariance = titles + np.diag(repeats)
-    same = np.array(
-        [[np.array_equal(a["groups"], b["groups"]) and a["value"] == b["value"] for b in rows] for a in rows]
-    )
+    titles = moved @ moved.T * (moved.shape[1] / max(moved.shape[1] - 1, 1))
+    # A variance from 3 repeats is often far too small: it counts (repeats + 1) / (repeats - 1) times, and is no less
+    # than the rows' median, over that of chi-squared (Wilson & Hilferty 1931).
+    between = np.array([row["between"] for row in rows])
+    typical = np.median(between) / (1 - 2 / (9 * max(repeats - 1, 1))) ** 3
+    repeated = np.maximum(between * (repeats + 1) / max(repeats - 1, 1), typical)
 
-    def pairs(c):
-        d = np.diag(c)
-        return np.where(same, 0, np.maximum(d[:, None] + d - 2 * c, 0))
+    def draws(covariance):
+        values, vectors = np.linalg.eigh(covariance)
+        normal = np.random.default_rng(0).standard_normal((DRAWS, len(rows)))
+        return normal @ (vectors * np.sqrt(np.maximum(values, 0))).T
 
-    variance = pairs(covariance)
-    se = np.sqrt(variance)
-    random = np.random.default_rng(seed)
-    eigenvalues, vectors = np.linalg.eigh(covariance)
-    root = vectors * np.sqrt(np.maximum(eigenvalues, 0))
-    z = random.standard_normal((DRAWS // 2, count)) @ root.T
-    z = np.concatenate([z, -z])
+    own = np.diag(titles)
+    apart = own[:, None] + own - 2 * titles
+    apart = np.where(apart > 1e-9 * (own[:, None] + own), apart, 0)  # equal predictions
+    together = np.where(apart > 0, repeated[:, None] + repeated, 0)
+    se, z = np.sqrt(apart + together), draws(titles + np.diag(repeated))
     largest, one_sided = np.zeros(DRAWS), 0.0
-    for row in np.flatnonzero(candidates):
-        t = divide(z - z[:, [row]], se[row] * np.ones((DRAWS, 1)))
-        np.maximum(largest, np.abs(t).max(1), out=largest)
-        one_sided = max(one_sided, np.quantile(t[:, candidates].max(1), level))
-    critical = float(np.quantile(largest, level))
-    difference = value - value[best]
+    for row in chosen:
+        t = divide(z - z[:, [row]], se[row])
+        largest = np.maximum(largest, np.abs(t).max(1))
+        one_sided = max(one_sided, np.quantile(t[:, chosen].max(1), level))
+    critical, difference = np.quantile(largest, level), value - value[best]
     t = np.abs(divide(difference, se[best]))
-    chosen = np.flatnonzero(candidates)
-    in_bag = value[chosen] + z[:, chosen]
-    pick = in_bag.argmax(1)
-    bound = (value[chosen] - value[:, None] + one_sided * se[:, chosen]).max(1)
+    # Few titles that two rows agree on do not show that they always do: the bound adds the variance of one title.
+    one_title = divide(1.0, rows[best]["class_groups"]).sum() / (rows[best]["class_groups"] > 0).sum() ** 2
+    losses, apart = value[chosen] - value[:, None], (apart + (1 - np.eye(len(rows))) * one_title**2)[:, chosen]
+    bound = losses + one_sided * np.sqrt(apart + together[:, chosen])
+    e = draws(titles + np.diag([row["repeats_variance"] for row in rows]))[:, chosen]
+    picked = (value[chosen] + e).argmax(1)
     return {
         "difference": difference,
         "se": se[best],
@@ -222,27 +248,25 @@ def compare(rows, best, candidates=None, level=0.95, seed=0):
         "high": difference + critical * se[best],
         "told": t > critical,
         "border": (t > 0) & (np.abs(t - critical) < BORDER * critical),
-        "loss_bound": bound,
-        "corrected": float((value[chosen][pick] - z[:, chosen][np.arange(DRAWS), pick]).mean()),
-        "critical": critical,
-        "one_sided": one_sided,
-        "best": best,
-        "titles_variance": pairs(titles),
-        "repeats_variance": variance - pairs(titles),
+        "loss_bound": bound.max(1),
+        "corrected": float((value[chosen][picked] - e[np.arange(DRAWS), picked]).mean()),
+        "settle": (losses, one_sided**2 * apart, one_sided**2 * together[:, chosen]),  # for `titles_needed`
     }
 
 
 def titles_needed(comparison, row, margin, titles):
-    """How many titles like these would settle whether a row loses at most the margin to the best; None if none would.
+    """How many titles like these would settle whether a row loses at most the margin, an int; None if no number would.
 
-    The titles' part of the variance shrinks with their number, that of the repeats does not.
+    The titles' part of the variance shrinks with their number; that of the repeats does not.
     """
-    best, c = comparison["best"], comparison["one_sided"]
-    room = (margin + comparison["difference"][row]) ** 2 - c**2 * comparison["repeats_variance"][row, best]
-    if room <= 0:
+    losses, apart, together = (part[row] for part in comparison["settle"])
+    away = losses - margin
+    against = [away.argmax()] if away.max() > 0 else away > -np.inf  # one that is better by more is enough
+    room = (away**2 - together)[against]
+    if (room <= 0).any():
         return None
-    needed = max(titles * c**2 * comparison["titles_variance"][row, best] / room, titles)
-    digits = 10 ** max(int(np.log10(needed)) - 1, 0)
+    needed = max(titles, titles * (apart[against] / room).max())
+    digits = 10 ** (int(np.log10(needed)) - 1)
     return int(np.ceil(needed / digits) * digits)
 
 
@@ -251,12 +275,12 @@ def titles_needed(comparison, row, margin, titles):
 
 def log_loss(labels, probabilities):
     """Mean of -log of the probability of the true class, in nats; labels (n,), probabilities (n, classes)."""
-    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    own = np.asarray(probabilities)[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(np.maximum(own, TINY)).mean())
 
 
 def expected_calibration_error(labels, probabilities, bins=15):
-    """Mean distance of how sure from how often right, over equal-width bins of the top probability (Guo et al. 2017)."""
+    """Mean gap between how sure and how often right, over equal-width bins of the top probability (Guo et al. 2017)."""
     sure, right = probabilities.max(1).astype(np.float64), probabilities.argmax(1) == labels
     bin_of = np.minimum((sure * bins).astype(np.int64), bins - 1)
     return float(np.abs(np.bincount(bin_of, sure - right, bins)).sum() / len(sure))
@@ -278,29 +302,27 @@ def sharpen(probabilities, temperature):
 
 
 def fit_temperature(labels, probabilities, bounds=(0.05, 20.0)):
-    """The temperature for which `sharpen` has the least log loss; 1.0 where that is no better than leaving them alone.
+    """The temperature with which `sharpen` has the least log loss; 1.0 where that gains no more than 1e-6.
 
-    Log loss is convex in 1/temperature, so its slope changes sign once: bisection finds it, between the bounds.
+    Log loss is convex in 1/temperature, so its slope changes sign once, and bisection finds where, within the bounds.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-    blocks = [slice(first, first + BLOCK) for first in range(0, len(labels), BLOCK)]
 
-    def slope(temperature):
-        total = 0.0
-        for block in blocks:
-            logits = np.log(np.maximum(probabilities[block], TINY, dtype=np.float64))
-            expected = (sharpen(probabilities[block], temperature) * logits).sum()
-            total += expected - logits[np.arange(len(logits)), labels[block]].sum()
-        return total
+    def mean(figure, temperature):
+        blocks = [slice(first, first + BLOCK) for first in range(0, len(labels), BLOCK)]
+        parts = (figure(labels[b], probabilities[b], sharpen(probabilities[b], temperature)) for b in blocks)
+        return sum(parts) / len(labels)
+
+    def slope(labels, before, after):
+        logits = np.log(np.maximum(before, TINY, dtype=np.float64))
+        return (after * logits).sum() - logits[np.arange(len(labels)), labels].sum()
+
+    def loss(labels, before, after):
+        return log_loss(labels, after) * len(labels)
 
     low, high = np.log(bounds)
-    for _ in range(30):
+    for _ in range(25):
         middle = (low + high) / 2
-        low, high = (low, middle) if slope(np.exp(middle)) < 0 else (middle, high)
+        low, high = (low, middle) if mean(slope, np.exp(middle)) < 0 else (middle, high)
     temperature = float(np.exp((low + high) / 2))
-
-    def loss(temperature):
-        sums = [log_loss(labels[b], sharpen(probabilities[b], temperature)) * len(labels[b]) for b in blocks]
-        return sum(sums) / len(labels)
-
-    return temperature if loss(temperature) < loss(1.0) - 1e-6 else 1.0
+    return temperature if mean(loss, temperature) < mean(loss, 1.0) - 1e-6 else 1.0
