@@ -1,0 +1,165 @@
+"""Pictures: they show the table's figures, whatever the names in it, and the same table gives the same bytes."""
+
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from conftest import call
+from sklearn.metrics import confusion_matrix, f1_score
+from synthetic import chances, guesses, write_baseline, write_run
+
+import evaluate
+import plot
+
+THREE = np.random.default_rng(0).integers(0, 3, 300)
+# Cyrillic, Hindi, emoji, markup, two that are equal once they are cut
+NAMES = [
+    "Международные новости и события в мире культуры, часть первая",
+    "खाना पकाने की विधि और भारतीय व्यंजनों का इतिहास जो सबको पसंद है",
+    "यात्रा",
+    "😀🎉 👩‍👩‍👧 videos that everybody loves so much indeed, oh yes",
+    "$x^2$ & _this_",
+    "a\x1b[31mred",
+    "category with the same beginning and (1) the same end",
+    "category with the same beginning and (2) the same end",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def table(folder):
+    """The only table of a results folder, as evaluate.py hands it over."""
+    (found,) = evaluate.read_tables(Path(folder), True)
+    if found["rows"]:
+        evaluate.compare(found, 0.01)
+    return found
+
+
+def figure(folder, picture=plot.draw_rows):
+    """The panels of a picture of a results folder, drawn."""
+    library, glyphs = plot.library()
+    drawn = library.figure.Figure(layout="constrained")
+    picture(drawn, table(folder), glyphs)
+    drawn.savefig("/dev/null", format="png")
+    return drawn
+
+
+def shown(texts):
+    return [text.get_text() for text in texts]
+
+
+def test_scores_by_layer_with_intervals_far_rows_and_baselines(tmp_path):
+    run = write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, 1, 2), layers=(2,))
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.87, 2, 2), layers=(1,))
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.88, 3, 2), layers=(2, 1), head="linear", poolings=("mean",))
+    write_run(tmp_path, THREE, np.zeros((2, 300), int), layers=(1,), standardize=True)
+    write_baseline(run, "majority", np.zeros((2, 300), int))
+    write_baseline(run, "tfidf", guesses(THREE, 3, 0.89, 4, 2))
+    drawn = figure(tmp_path)
+    left = drawn.axes[0]
+    assert shown(left.get_xticklabels()) == ["1", "2", "2, 1"] and left.get_xlabel() == "layers (2 = top)"
+    wrong = f1_score(THREE, np.zeros(300), average="macro")
+    assert shown(left.texts) == [f"← {wrong:.2f}"]  # below the picture, and so is the majority class
+    (legend,) = drawn.legends
+    heads, words = (
+        ["report's head", "linear probe, mean pooling"],
+        "TF-IDF of words and word pairs, logistic regression",
+    )
+    named = shown(legend.get_texts())
+    assert set(heads) <= set(named) and f"majority class ({wrong:.3f}, below)" in named
+    assert any(name.startswith(words) for name in named) and any(name.startswith("average of") for name in named)
+    rows = {run["folder"].name: run for run in table(tmp_path)["rows"]}
+    ends = [collection.get_segments() for collection in left.collections]
+    drawn_ends = {tuple(np.round(segment[:, 1], 6)) for segments in ends for segment in segments}
+    near = [run for run in rows.values() if run["influences"]["value"] > 0.5]
+    assert drawn_ends == {tuple(np.round(run["interval"], 6)) for run in near}
+
+
+def test_confusion_and_calibration_of_the_recommended_row(tmp_path):
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.5, 1, 2), classes=["a", "b", "c"])
+    predictions = guesses(THREE, 3, 0.9, 2, 2)
+    probabilities = np.stack([chances(p, 3, sure)[0] for p, sure in zip(predictions, (0.8, 0.8), strict=True)])
+    write_run(tmp_path, THREE, probabilities, layers=(2,), classes=["a", "b", "c"])
+    _, matrix, calibration = figure(tmp_path).axes
+    assert matrix.get_title() == "Recommended: layer 2 (report's head)"
+    wanted = np.mean([confusion_matrix(THREE, p) for p in predictions], axis=0)
+    assert shown(matrix.texts) == [f"{value:,.0f}" for value in wanted.ravel()]
+    assert shown(matrix.get_xticklabels()) == shown(matrix.get_yticklabels()) == ["a", "b", "c"]
+    dots = calibration.collections[0].get_offsets()
+    right = np.mean(np.all(predictions == THREE, axis=0)) / np.mean(predictions[0] == predictions[1])
+    assert dots[-1, 1] == pytest.approx(right, abs=0.02)  # where both repeats agree, the row is surest
+
+
+def test_names_that_the_font_cannot_show_or_that_are_long_stay_distinct(tmp_path):
+    labels = np.arange(160) % 8
+    write_run(tmp_path, labels, labels, classes=NAMES, encoder={"name": "/модель हिन्दी"}, data={"name": "日本 $x$.csv"})
+    left, matrix, _ = figure(tmp_path).axes
+    names = shown(matrix.get_yticklabels())
+    assert len(set(names)) == 8 and max(map(len, names)) <= 18, names
+    assert names[0].startswith("Междунар") and names[4] == "$x^2$ & _this_" and names[5] == r"a\x1b[31mred"
+    plot.draw(tmp_path / "p.svg", table(tmp_path))  # with no warning of a glyph that is missing
+
+
+def test_twelve_layers_with_six_heads_and_more_than_twenty_categories(tmp_path):
+    labels = np.arange(250) % 25
+    kinds = [{}, {"standardize": True}, {"reduction": "none"}, {"head": "linear"}]
+    kinds += [{"head": "linear", "poolings": poolings} for poolings in (("mean",), ("cls", "mean"))]
+    for layer in range(1, 13):
+        for i, kind in enumerate(kinds):
+            write_run(tmp_path, labels, guesses(labels, 25, 0.9, layer + i), layers=(layer,), depth=12, **kind)
+    drawn = figure(tmp_path)
+    left, matrix, _ = drawn.axes
+    assert drawn.get_figwidth() > 15 and len(drawn.legends[0].get_texts()) == 6
+    x = np.sort([segment[0, 0] for collection in left.collections for segment in collection.get_segments()])
+    assert len(x) == 72 and np.diff(x).min() > 0.1  # no two rows on top of one another
+    assert "the 20 commonest of 25 categories" in matrix.get_title().replace("\n", " ")
+    assert len(matrix.get_yticklabels()) == 20 and not matrix.texts
+
+
+@pytest.mark.parametrize("lines", [1, 12])
+def test_a_line_for_each_layer_and_head_by_labels(tmp_path, lines):
+    for layer in range(1, lines + 1):
+        for size, right in ((8, 0.6), (32, 0.8), (None, 0.9)):
+            values = guesses(THREE, 3, right, layer)
+            run = write_run(tmp_path, THREE, values, layers=(layer,), depth=12, head="linear", labels=size)
+    for size in (8, 32, None):
+        write_baseline(run, "tfidf", guesses(THREE, 3, 0.7, 99), size)
+    drawn = figure(tmp_path, plot.draw_labels)
+    (axes,) = drawn.axes
+    assert set(shown(axes.get_xticklabels())) == {"8", "32", "all"} and axes.get_xscale() == "log"
+    assert len(axes.lines) == len(axes.collections) == lines + 1 and axes.lines[-1].get_linestyle() == "--"
+    named = dict(zip(shown(drawn.legends[0].get_texts()), axes.lines, strict=True))
+    wanted = [f1_score(THREE, guesses(THREE, 3, right, 1)[0], average="macro") for right in (0.6, 0.8, 0.9)]
+    assert np.allclose(named["layer 1 (linear probe)"].get_ydata(), wanted)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_same_table_gives_the_same_bytes_whatever_the_users_settings(tmp_path, kind):
+    for size in (8, None):
+        write_run(tmp_path / "r", THREE, guesses(THREE, 3, 0.9), labels=size)
+    pictures = [tmp_path / f"p.{kind}", tmp_path / f"p-labels.{kind}"]
+    seen = []
+    for _ in range(2):
+        assert call("evaluate", "--results", tmp_path / "r", "--plot", pictures[0]).code == 0
+        seen.append([path.read_bytes() for path in pictures])
+        matplotlib.rcParams.update({"font.size": 20, "axes.facecolor": "red"})
+    assert seen[0] == seen[1] and all(data[:4] == {"png": b"\x89PNG", "svg": b"<?xm"}[kind] for data in seen[0])
+
+
+def test_runs_of_few_labels_alone_have_the_second_picture_only(tmp_path):
+    write_run(tmp_path / "r", THREE, guesses(THREE, 3, 0.9), labels=8)
+    done = call("evaluate", "--results", tmp_path / "r", "--plot", tmp_path / "p.png")
+    assert done.code == 0 and f"Picture: {tmp_path / 'p-labels.png'}" in done.err
+    assert [path.name for path in tmp_path.glob("*.png")] == ["p-labels.png"]
+
+
+def test_no_row_to_recommend_shows_the_best(tmp_path):
+    write_run(tmp_path, THREE, np.zeros(300, int))
+    assert figure(tmp_path).axes[1].get_title() == "Best: layer 1 (report's head)"
