@@ -14,10 +14,10 @@ for pooling in mean cls; do
     train "$OUT" --pooling $pooling --each --head linear            # the linear probe on every layer
 done
 train "$OUT" --pooling cls mean --layers all --head linear          # everything side by side
-train "$OUT" --pooling cls --each --standardize                     # was it the head, or the layers?
+train "$OUT" --pooling cls --standardize                            # was it the head, or the layers?
 train "$OUT" --pooling mean --layers -1 --standardize
 train "$OUT" --pooling cls --layers -1 --standardize --reduction none
-for fusion in conv mix concat; do                                   # was the report's fusion too weak?
+for fusion in mix concat; do                                        # was the report's fusion too weak?
     train "$OUT" --pooling cls --layers -1 -2 -3 -4 --standardize --fusion $fusion
 done
 for layer in -1 1; do                                               # how many labels does it take?
