@@ -268,14 +268,15 @@ def main(args):
             cli.say(f"going on after {done:,} of {source['rows']:,} titles", quiet)
         try:
             extract_windows(job, encoder, out, rank, world, quiet)
+            together(dist.barrier)
+            if rank > 0:
+                return
+            # float32 where the processor has no instructions for what the weights are rounded to
+            numbers = str(encoder.model.dtype).removeprefix("torch.")
+            manifest = finish(job, out, started, threads=torch.get_num_threads(), processes=world, arithmetic=numbers)
         except KeyboardInterrupt:
             safe = f"stopped after {recorded(out)[:, 1].sum():,} of {source['rows']:,} titles"
             raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
-        together(dist.barrier)
-        if rank > 0:
-            return
-        arithmetic = str(encoder.model.dtype).removeprefix("torch.")  # of another dtype where that has no instructions
-        manifest = finish(job, out, started, threads=torch.get_num_threads(), processes=world, arithmetic=arithmetic)
         made = f"{cli.count(len(job['names']), 'layer file')} from {encoder.name} in {job['settings']['dtype']}"
         taken = f"{time.time() - started:.1f} s{f' on {world} processes' if world > 1 else ''}"
         cli.say(f"{out}: {source['rows']:,} titles of {source['name']}, {made}, {taken}. {following}", quiet)
