@@ -138,7 +138,7 @@ def influences(labels, predictions, classes, groups=None):
 
 
 def t_quantile(probability, freedom):
-    """The quantile, at least 0.5, of Student's t with any degrees of freedom from 1, to about 1e-6.
+    """The quantile, at least 0.5, of Student's t with any degrees of freedom from 1, to about 1e-5.
 
     With t = √freedom · tan(a) the density becomes cos(a)^(freedom - 1), which is integrated by the trapezoid rule.
     """
@@ -220,15 +220,15 @@ def compare(rows, best, candidates=None, level=0.95):
 
     def draws(covariance):
         values, vectors = np.linalg.eigh(covariance)
-        normal = np.random.default_rng(0).standard_normal((DRAWS, len(rows)))
-        return normal @ (vectors * np.sqrt(np.maximum(values, 0))).T
+        normal = np.random.default_rng(0).standard_normal((DRAWS // 2, len(rows)))
+        return np.concatenate([normal, -normal]) @ (vectors * np.sqrt(np.maximum(values, 0))).T  # their mean is 0
 
     own = np.diag(titles)
     apart = own[:, None] + own - 2 * titles
     apart = np.where(apart > 1e-9 * (own[:, None] + own), apart, 0)  # equal predictions
     together = np.where(apart > 0, repeated[:, None] + repeated, 0)
     se, z = np.sqrt(apart + together), draws(titles + np.diag(repeated))
-    largest, one_sided = np.zeros(DRAWS), 0.0
+    largest, one_sided = np.zeros(len(z)), NormalDist().inv_cdf(level)
     for row in chosen:
         t = divide(z - z[:, [row]], se[row])
         largest = np.maximum(largest, np.abs(t).max(1))
@@ -249,7 +249,7 @@ def compare(rows, best, candidates=None, level=0.95):
         "told": t > critical,
         "border": (t > 0) & (np.abs(t - critical) < BORDER * critical),
         "loss_bound": bound.max(1),
-        "corrected": float((value[chosen][picked] - e[np.arange(DRAWS), picked]).mean()),
+        "corrected": float((value[chosen][picked] - e[np.arange(len(e)), picked]).mean()),
         "settle": (losses, one_sided**2 * apart, one_sided**2 * together[:, chosen]),  # for `titles_needed`
     }
 

@@ -1,8 +1,9 @@
-"""Metrics: macro-F1 is scikit-learn's, and the bootstrap interval holds the truth as often as it says."""
+"""Metrics: the figures are scikit-learn's, standard errors are those of a plain bootstrap, odd tables stay sound."""
 
 import conftest  # noqa: F401  puts the scripts on the path
 import numpy as np
 import pytest
+from scipy import optimize, stats
 from sklearn import metrics as scikit
 
 import metrics
@@ -12,7 +13,7 @@ CLASSES = 4
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn warns of classes that never occur
 @pytest.mark.parametrize("seed", range(20))
-def test_macro_f1_and_confusion_equal_scikit_learn(seed):
+def test_figures_of_classes_equal_scikit_learn(seed):
     random = np.random.default_rng(seed)
     classes = int(random.integers(2, 9))
     here = random.choice(classes, size=int(random.integers(1, classes + 1)), replace=False)  # some classes never occur
@@ -24,6 +25,14 @@ def test_macro_f1_and_confusion_equal_scikit_learn(seed):
         metrics.confusion_matrix(labels, predictions, classes),
         scikit.confusion_matrix(labels, predictions, labels=range(classes)),
     )
+    other = random.permutation(predictions)
+    figures = metrics.class_scores(labels, np.stack([predictions, other]), classes)
+    by_hand = [
+        scikit.precision_recall_fscore_support(labels, p, labels=range(classes), zero_division=0)
+        for p in (predictions, other)
+    ]
+    for key, values in zip(("precision", "recall", "f1", "titles"), np.mean(by_hand, axis=0), strict=True):
+        np.testing.assert_allclose(figures[key], values, atol=1e-12)
 
 
 def test_classes_that_never_occur_and_are_never_predicted_do_not_count():
@@ -34,92 +43,242 @@ def test_class_that_is_predicted_but_never_occurs_counts_as_zero():
     assert metrics.macro_f1([0, 0, 1, 1], [0, 0, 1, 2], 3) == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
-def simulated(random, n, copies=1):
-    """Labels and predictions of titles that come from one and the same population, and the groups of their copies."""
+def test_score_is_over_repeats_and_folds():
+    random = np.random.default_rng(0)
+    labels, folds = random.integers(0, 3, 90), np.stack([np.arange(90) % 5, np.arange(90) // 18])
+    predictions = np.where(random.random((2, 90)) < 0.7, labels, 0)
+    predictions[1, folds[1] == 2] = 1
+    figures = metrics.score(labels, predictions, folds, 3)
+    whole = [scikit.f1_score(labels, row, average="macro") for row in predictions]
+    assert figures["repeat_macro_f1"] == pytest.approx(whole) and figures["macro_f1"] == pytest.approx(np.mean(whole))
+    parts = [
+        [scikit.f1_score(labels[f == i], p[f == i], average="macro") for i in range(5)]
+        for p, f in zip(predictions, folds, strict=True)
+    ]
+    np.testing.assert_allclose(figures["fold_macro_f1"], parts)
+    assert figures["fold_mean"] == pytest.approx(np.mean(parts))
+    assert figures["fold_deviation"] == pytest.approx(np.std(parts, ddof=1))
+    assert figures["collapsed"] == [[1, 2]]
+
+
+def test_chance_is_what_shuffled_predictions_reach():
+    random = np.random.default_rng(1)
+    labels = random.choice(3, 2000, p=[0.7, 0.2, 0.1])
+    predictions = np.where(random.random((2, 2000)) < 0.6, labels, 0)
+    shuffled = [scikit.f1_score(labels, random.permutation(p), average="macro") for p in predictions for _ in range(50)]
+    assert metrics.chance(labels, predictions, 3) == pytest.approx(np.mean(shuffled), abs=0.003)
+    assert metrics.majority(labels, 3) == scikit.f1_score(labels, np.zeros(2000), average="macro", zero_division=0)
+
+
+def simulated(random, n, copies=1, repeats=3):
+    """Labels, predictions (repeats, titles) and groups of copies of titles from one population of unequal classes."""
     labels = random.choice(CLASSES, n, p=[0.4, 0.3, 0.2, 0.1])
     right = random.random(n) < np.array([0.95, 0.85, 0.75, 0.8])[labels]
-    predictions = np.where(right, labels, (labels + 1) % CLASSES)
+    changed = random.random((repeats, n)) < 0.1
+    predictions = np.where(right ^ changed, labels, (labels + 1) % CLASSES)
     sizes = random.integers(1, 2 * copies, n) if copies > 1 else np.ones(n, int)
-    return np.repeat(labels, sizes), np.repeat(predictions, sizes), np.repeat(np.arange(n), sizes)
+    return np.repeat(labels, sizes), np.repeat(predictions, sizes, axis=1), np.repeat(np.arange(n), sizes)
 
 
-def coverage(copies, groups, simulations=300):
-    """In how many simulated data sets the 95% interval holds the macro-F1 of the population."""
-    truth = metrics.macro_f1(*simulated(np.random.default_rng(0), 2_000_000)[:2], CLASSES)
-    random, held = np.random.default_rng(1), 0
-    for simulation in range(simulations):
-        labels, predictions, group = simulated(random, 300, copies)
-        scores = metrics.bootstrap_macro_f1(labels, predictions, CLASSES, group if groups else None, 400, simulation)
-        low, high = metrics.interval(scores)[:, 0]
-        held += low <= truth <= high
-    return held / simulations
-
-
-def test_interval_holds_the_truth_as_often_as_it_says():
-    assert 0.91 <= coverage(copies=1, groups=False) <= 0.985
-
-
-def test_interval_holds_the_truth_where_titles_have_copies_and_copies_are_groups():
-    assert 0.91 <= coverage(copies=4, groups=True) <= 0.985
-
-
-def test_interval_that_takes_copies_for_titles_of_their_own_is_too_narrow():
-    assert coverage(copies=4, groups=False) < 0.85
-
-
-def naive_bootstrap(labels, predictions, groups, resamples, seed):
-    """The bootstrap as a textbook says it: draw groups with replacement, take all their titles, score them."""
-    random, members = np.random.default_rng(seed), [np.flatnonzero(groups == g) for g in np.unique(groups)]
+def plain_bootstrap(labels, rows, groups, resamples):
+    """As a textbook says it: draw groups with replacement, take all their titles, score them; (rows, resamples)."""
+    random, members = np.random.default_rng(1), [np.flatnonzero(groups == g) for g in np.unique(groups)]
     scores = []
     for _ in range(resamples):
-        rows = np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
-        scores.append([scikit.f1_score(labels[rows], row[rows], average="macro") for row in predictions])
+        drawn = np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
+        scores.append([np.mean([metrics.macro_f1(labels[drawn], p[drawn], CLASSES) for p in row]) for row in rows])
     return np.array(scores).T
 
 
 @pytest.mark.parametrize("copies", [1, 4])
-def test_bootstrap_is_distributed_as_a_naive_one(copies):
+def test_standard_errors_are_those_of_a_plain_bootstrap(copies):
     random = np.random.default_rng(7)
-    labels, first, groups = simulated(random, 150, copies)
-    second = np.where(random.random(len(labels)) < 0.15, 0, first)
-    predictions = np.stack([first, second])
-    fast = metrics.bootstrap_macro_f1(labels, predictions, CLASSES, groups, 4000, 0)
-    naive = naive_bootstrap(labels, predictions, groups, 1500, 1)
-    for row in (0, 1):
-        spread = naive[row].std()
-        assert fast[row].std() == pytest.approx(spread, rel=0.12)
-        points = [0.025, 0.25, 0.5, 0.75, 0.975]
-        np.testing.assert_allclose(np.quantile(fast[row], points), np.quantile(naive[row], points), atol=0.2 * spread)
-    # rows see the same draws: their difference varies as much as in the naive loop, far less than unpaired rows would
-    assert (fast[0] - fast[1]).std() == pytest.approx((naive[0] - naive[1]).std(), rel=0.15)
+    labels, first, groups = simulated(random, 600, copies)
+    rows = [first, np.where(random.random(first.shape) < 0.1, 0, first)]
+    scores = plain_bootstrap(labels, rows, groups, 1000)
+    found = [metrics.influences(labels, row, CLASSES, groups) for row in rows]
+    for row, resampled in zip(found, scores, strict=True):
+        assert row["titles_variance"] ** 0.5 == pytest.approx(resampled.std(), rel=0.07)
+        assert row["groups"].sum() == pytest.approx(0, abs=1e-12)
+    apart = found[0]["groups"] - found[1]["groups"]
+    assert (apart**2).sum() ** 0.5 == pytest.approx((scores[0] - scores[1]).std(), rel=0.07)
+    single = metrics.influences(labels, first, CLASSES)["titles_variance"]
+    assert (
+        copies == 1 or single < 0.5 * found[0]["titles_variance"]
+    )  # copies taken for titles of their own say too much
 
 
-def test_rows_see_the_same_draws_and_a_row_does_not_depend_on_its_company():
-    labels, predictions, groups = simulated(np.random.default_rng(3), 200, 3)
-    rows = np.stack([predictions, predictions[::-1], predictions])
-    scores = metrics.bootstrap_macro_f1(labels, rows, CLASSES, groups, 300, 5)
-    assert scores.shape == (3, 300)
-    np.testing.assert_array_equal(scores[0], scores[2])
-    assert abs(scores[0] - scores[1]).max() > 0.1
-    np.testing.assert_array_equal(scores, metrics.bootstrap_macro_f1(labels, rows, CLASSES, groups, 300, 5))
-    assert not np.array_equal(scores, metrics.bootstrap_macro_f1(labels, rows, CLASSES, groups, 300, 6))
+def test_order_of_titles_classes_repeats_and_group_numbers_changes_nothing():
+    random = np.random.default_rng(3)
+    labels, predictions, groups = simulated(random, 300, 3)
+    titles, names = random.permutation(len(labels)), random.permutation(CLASSES)
+    row = metrics.influences(labels, predictions, CLASSES, groups)
+    moved = metrics.influences(
+        names[labels[titles]], names[predictions[::-1, titles]], CLASSES, 1000 - 3 * groups[titles]
+    )
+    np.testing.assert_allclose(metrics.interval(moved), metrics.interval(row), rtol=1e-9)
+    np.testing.assert_allclose(moved["groups"][::-1], row["groups"], atol=1e-15)
 
 
-def test_everything_right_is_one_in_every_resample():
-    labels = np.arange(100) % 5
-    assert (metrics.bootstrap_macro_f1(labels, labels, 5, resamples=100) == 1).all()
+@pytest.mark.parametrize("freedom", [1, 1.3, 2, 3.7, 10, 80, 999, 1e7])
+@pytest.mark.parametrize("probability", [0.5, 0.8, 0.95, 0.975, 0.995])
+def test_quantile_of_student_is_scipys(probability, freedom):
+    expected = stats.t.ppf(probability, freedom) if freedom < 1000 else stats.norm.ppf(probability)
+    assert metrics.t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
-def test_blocks_of_resamples_change_nothing_but_memory():
-    """A data set so rich in classes and rows that resamples are drawn in several blocks."""
-    random = np.random.default_rng(2)
-    labels = random.integers(0, 3000, 6000)
-    predictions = np.where(random.random(6000) < 0.7, labels, 0)
-    scores = metrics.bootstrap_macro_f1(labels, predictions, 3000, np.arange(6000), 1500)[0]
-    assert np.isfinite(scores).all() and scores.min() > 0.2 and len(np.unique(scores)) > 1490
+def test_few_titles_without_an_error_do_not_make_the_interval_a_point():
+    for counts in ([20] * 4, [5] * 8, [3], [1, 1]):
+        labels = np.repeat(np.arange(len(counts)), counts)
+        low, high = metrics.interval(metrics.influences(labels, [labels], len(counts)))
+        assert high == pytest.approx(1) and 0 <= low < 1 - 1 / len(labels)
+    nothing = metrics.influences(labels, [1 - labels], 2)
+    low, high = metrics.interval(nothing)
+    assert nothing["value"] == low == 0 and 0.3 < high <= 1
 
 
-def test_interval_is_the_percentile_interval_of_each_row():
-    scores = np.stack([np.arange(1001) / 1000, np.full(1001, 0.5)])
-    np.testing.assert_allclose(metrics.interval(scores), [[0.025, 0.5], [0.975, 0.5]])
-    np.testing.assert_allclose(metrics.interval(scores, 0.5)[:, 0], [0.25, 0.75])
+def test_class_of_two_titles_that_is_never_predicted():
+    """The interval does not pretend that the class could be absent, and the class is named as too small."""
+    labels = np.repeat([0, 1, 2], [150, 150, 2])
+    row = metrics.influences(labels, np.where(labels == 2, 0, labels)[None], 3)
+    low, high = metrics.interval(row)
+    assert row["value"] == pytest.approx(0.664, abs=0.002) and low < 0.6 and 0.75 < high < 0.95
+    assert metrics.too_few(row) == [2]
+    even = np.repeat(np.arange(8), 5)
+    assert metrics.too_few(metrics.influences(even, [even], 8)) == []
+
+
+def test_few_repeats_that_differ_widen_the_interval():
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 4, 3000)
+    wrong = np.argsort(random.random(3000))
+
+    def width(*errors):
+        rows = [np.where(np.isin(np.arange(3000), wrong[:e]), (labels + 1) % 4, labels) for e in errors]
+        low, high = metrics.interval(metrics.influences(labels, rows, 4))
+        return high - low
+
+    assert width(100) == pytest.approx(width(100, 100, 100))
+    assert width(50, 100, 150) > 1.5 * width(50, 150, 100, 50, 150, 100) > 1.5 * width(100)
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_collapsed_and_perfect_rows_compare_without_warnings():
+    random = np.random.default_rng(5)
+    labels, predictions, groups = simulated(random, 200)
+    other = np.where(random.random(predictions.shape) < 0.2, 0, predictions)
+    collapsed = np.zeros_like(predictions)
+    perfect = np.stack([labels] * 3)
+    for repeats in (1, 3):
+        table = [p[:repeats] for p in (predictions, predictions, other, collapsed, collapsed, perfect)]
+        rows = [metrics.influences(labels, row, CLASSES, groups) for row in table]
+        result = metrics.compare(rows[:5], 0)
+        assert result["difference"][1] == result["se"][1] == 0 and not result["told"][1] and not result["border"][1]
+        assert result["told"][3] and result["told"][4] and result["loss_bound"][3] == result["loss_bound"][4]
+        np.testing.assert_allclose((result["low"] + result["high"]) / 2, result["difference"], atol=1e-12)
+        assert metrics.compare(rows[:1], 0)["corrected"] == pytest.approx(rows[0]["value"], abs=1e-9)
+        best = metrics.compare(rows, 5)
+        assert best["told"][:5].all() and best["corrected"] == pytest.approx(1)
+        assert not metrics.shown_to_beat(rows[3], metrics.chance(labels, collapsed, CLASSES))
+        assert metrics.shown_to_beat(rows[0], metrics.majority(labels, CLASSES))
+        only = metrics.compare(rows, 0, candidates=[True, True, True, False, False, False])
+        assert only["told"][5] and only["loss_bound"][0] < 0.05 and only["corrected"] < 0.95
+
+
+def test_few_titles_that_rows_agree_on_do_not_show_that_rows_are_equal():
+    labels = np.arange(40) % 4
+    predictions = np.where(np.arange(40) < 4, (labels + 1) % 4, labels)
+    rows = [metrics.influences(labels, [predictions], 4)] * 2
+    assert 0.02 < metrics.compare(rows, 0)["loss_bound"][1] < 0.1
+    many = [metrics.influences(np.tile(labels, 50), [np.tile(predictions, 50)], 4)] * 2
+    assert metrics.compare(many, 0)["loss_bound"][1] < 0.002
+
+
+def test_titles_needed_are_enough_and_not_many_more():
+    random = np.random.default_rng(6)
+
+    def loss_bound(titles, second):
+        labels = np.arange(titles) % 4
+        wrong = (labels + 1) % 4
+        rare = (
+            random.permutation(np.arange(titles) < 0.03 * titles),
+            random.permutation(np.arange(titles) < second * titles),
+        )
+        rows = [metrics.influences(labels, [np.where(r, wrong, labels)], 4) for r in rare]
+        result = metrics.compare(rows, 0)
+        return result["loss_bound"][1], metrics.titles_needed(result, 1, 0.01, titles)
+
+    bound, needed = loss_bound(1000, 0.032)
+    assert bound > 0.01 and 1500 < needed < 5000
+    assert loss_bound(int(1.1 * needed), 0.032)[0] < 0.01 < loss_bound(int(needed / 1.1), 0.032)[0]
+    bound, needed = loss_bound(1000, 0.06)  # worse by more than the margin; that is what more titles would settle
+    assert needed and loss_bound(needed, 0.06)[0] > 0.01
+    noisy = {"settle": (np.zeros((2, 2)), np.full((2, 2), 1e-5), np.full((2, 2), 1e-3))}
+    assert metrics.titles_needed(noisy, 1, 0.01, 1000) is None  # repeats differ too much for any number of titles
+
+
+def test_verdicts_do_not_depend_on_the_draws(monkeypatch):
+    random = np.random.default_rng(8)
+    labels, predictions, groups = simulated(random, 400)
+    rows = [
+        metrics.influences(labels, np.where(random.random(predictions.shape) < p, 1, predictions), CLASSES, groups)
+        for p in np.linspace(0, 0.15, 20)
+    ]
+    results = []
+    for draws in (20_000, 10_000, 40_000):
+        monkeypatch.setattr(metrics, "DRAWS", draws)
+        results.append(metrics.compare(rows, 0))
+    for other in results[1:]:
+        np.testing.assert_array_equal((results[0]["told"] != other["told"]) & ~other["border"], False)
+        np.testing.assert_allclose(results[0]["loss_bound"], other["loss_bound"], rtol=0.015)
+
+
+def drawn(random, titles, classes=4):
+    """Probabilities, and labels drawn from them: perfectly calibrated."""
+    probabilities = random.dirichlet(np.full(classes, 0.3), titles)
+    return (random.random(titles)[:, None] > probabilities.cumsum(1)).sum(1).clip(0, classes - 1), probabilities
+
+
+def test_log_loss_is_scikit_learns_and_finite_at_zero():
+    labels, probabilities = drawn(np.random.default_rng(0), 500)
+    assert metrics.log_loss(labels, probabilities) == pytest.approx(
+        scikit.log_loss(labels, probabilities, labels=range(4))
+    )
+    assert metrics.log_loss([0, 1], np.eye(2, dtype=np.float32)[[1, 1]]) == pytest.approx(-np.log(metrics.TINY) / 2)
+
+
+def test_calibration_error_is_the_sum_over_bins():
+    labels, probabilities = drawn(np.random.default_rng(1), 3000)
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    by_hand = 0.0
+    for i in range(15):
+        inside = (sure >= i / 15) & ((sure < (i + 1) / 15) | (i == 14))
+        by_hand += abs(right[inside].mean() - sure[inside].mean()) * inside.mean() if inside.any() else 0
+    assert metrics.expected_calibration_error(labels, probabilities) == pytest.approx(by_hand)
+    assert by_hand < 0.03 < metrics.expected_calibration_error(labels, metrics.sharpen(probabilities, 0.5))
+
+
+def test_temperature_is_the_best_one_and_is_found_in_blocks(monkeypatch):
+    labels, probabilities = drawn(np.random.default_rng(2), 5000)
+    sharp = metrics.sharpen(probabilities, 0.4).astype(np.float32)
+    np.testing.assert_array_equal(sharp.argmax(1), probabilities.argmax(1))
+    np.testing.assert_allclose(sharp.sum(1), 1, rtol=1e-6)
+    found = metrics.fit_temperature(labels, sharp)
+    best = optimize.minimize_scalar(
+        lambda t: scikit.log_loss(labels, metrics.sharpen(sharp, t), labels=range(4)),
+        bounds=(0.05, 20),
+        method="bounded",
+    )
+    assert found == pytest.approx(best.x, rel=1e-3) == pytest.approx(2.5, rel=0.1)
+    monkeypatch.setattr(metrics, "BLOCK", 700)
+    assert metrics.fit_temperature(labels, sharp) == pytest.approx(found, rel=1e-6)
+
+
+def test_temperature_stays_within_bounds_and_is_kept_only_where_it_gains():
+    labels, probabilities = drawn(np.random.default_rng(3), 400)
+    assert metrics.fit_temperature(labels, np.full((400, 4), 0.25)) == 1.0
+    assert metrics.fit_temperature(labels, np.eye(4)[labels]) == 1.0
+    assert metrics.fit_temperature(labels, 0.6 * np.eye(4)[labels] + 0.1) == pytest.approx(0.05, rel=0.01)
+    assert metrics.fit_temperature(labels, np.eye(4)[(labels + 1) % 4] * 0.96 + 0.01) == pytest.approx(20, rel=0.01)
+    exact = metrics.sharpen(probabilities, metrics.fit_temperature(labels, probabilities))
+    assert metrics.fit_temperature(labels, exact) == 1.0
