@@ -18,26 +18,53 @@ import store
 SCRIPTS = ("extract", "train", "evaluate", "predict", "bench")
 
 
-def test_the_three_commands_letter_by_letter(tmp_path, bert12, monkeypatch):
-    """In a folder with a random 12-layer encoder named bert-base-uncased, and titles in place of the report's."""
+@pytest.fixture
+def stand_in(tmp_path, bert12, monkeypatch):
+    """A folder with a random 12-layer encoder named bert-base-uncased, and titles in place of the report's."""
     shutil.copytree(bert12, tmp_path / "bert-base-uncased")
     (tmp_path / "titles").mkdir()
     write_titles(tmp_path / "titles" / "youtube.csv", rows=80, classes=("travel", "art_music", "food", "history"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "HERE", tmp_path)
     monkeypatch.setattr(data, "YOUTUBE_SHA256", store.sha256(tmp_path / "titles" / "youtube.csv"))
+
+
+def cells(text):
+    """The cells of the first markdown table in a text, header and rows."""
+    lines = re.search(r"(?:^\|.*\n?)+", text, re.MULTILINE)[0].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    return rows[0], rows[2:]
+
+
+def test_the_three_commands_letter_by_letter(stand_in):
     extracted = call("extract", "--layers", "all")
     assert extracted.code == 0 and "12 layer files" in extracted.err, extracted.err
     one = call("train", "--layers", "12", "11")
-    assert one.code == 0 and "layers 12, 11: macro-F1" in one.err and "weights: layer 12" in one.err, one.err
+    assert one.code == 0 and re.search(r"layer 12 \(cls\), layer 11 \(cls\): macro-F1 0\.\d{4}", one.err), one.err
+    assert "weights: layer 12 (cls)" in one.err and "1 of 1 run trained" in one.err
     six = call("train")
-    assert six.code == 0 and "5 of 6 layer sets trained" in six.err and "trained already" in six.err, six.err
+    assert six.code == 0 and "5 of 6 runs trained" in six.err and "trained already" in six.err, six.err
     table = call("evaluate")
     assert table.code == 0, table.err
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.out.splitlines() if line.startswith("|")]
-    assert rows[0][0] == "Layers" and "F1-macro, last epoch" in rows[0] and "The report" in rows[0]
-    assert [row[0] for row in rows[2:]] == ["12", "11", "10", "9", "12, 11", "12, 11, 10, 9"]
-    assert [row[-1] for row in rows[2:]] == ["0.9565", "0.9032", "0.9034", "0.9023", "0.9546", "0.9114"]
+    header, rows = cells(table.out)
+    assert header[0] == "Layers" and "F1-macro, last epoch" in header and header[-1].startswith("The report")
+    assert [row[0] for row in rows] == ["12", "11", "10", "9", "12, 11", "12, 11, 10, 9"]
+    assert [row[-1] for row in rows] == ["0.9565", "0.9032", "0.9034", "0.9023", "0.9546", "0.9114"]
+    assert "**Recommended: " in table.out
+
+
+def test_the_linear_probe_on_every_layer_and_with_few_labels(stand_in):
+    assert call("extract", "--layers", "all").code == 0
+    each = call("train", "--each", "--head", "linear")
+    assert each.code == 0 and "12 of 12 runs trained" in each.err, each.err
+    some = call("train", "--each", "--layers", "12", "9", "6", "--head", "linear")
+    assert some.code == 0 and some.err.count("trained already") == 3, some.err
+    few = call("train", "--head", "linear", "--layers", "-1", "--labels", "4", "8")
+    assert few.code == 0 and "2 of 2 runs trained" in few.err, few.err
+    table = call("evaluate")
+    header, rows = cells(table.out)
+    assert [row[:2] for row in rows] == [[str(layer), "linear probe"] for layer in range(12, 0, -1)]
+    assert "| Labels a category | 4 | 8 | all |" in table.out and "The report" not in header
 
 
 def test_twelve_of_a_six_layer_encoder_says_what_to_type():
@@ -46,12 +73,16 @@ def test_twelve_of_a_six_layer_encoder_says_what_to_type():
 
 
 def test_the_same_commands_give_the_same_bytes(tmp_path, bert, titles, monkeypatch):
+    import pandas  # noqa: F401  (the versions of what this process has loaded are recorded)
+    import sklearn  # noqa: F401
+
     folders = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)
         assert call("extract", "--data", titles, "--model", bert).code == 0
-        assert call("train", "--epochs", 2).code == 0
+        assert call("train", "--epochs", 2, "--repeats", 2).code == 0
+        assert call("train", "--each", "--head", "linear", "--labels", 8, "all", "--repeats", 2).code == 0
         assert call("evaluate", "--baselines", "--plot", "p.svg", "--suspects", "s.csv").code == 0
         folders.append(
             {str(path.relative_to(tmp_path / name)): path for path in (tmp_path / name).rglob("*") if path.is_file()}
@@ -69,8 +100,9 @@ def test_the_same_commands_give_the_same_bytes(tmp_path, bert, titles, monkeypat
 def test_help_answers_at_once_without_the_slow_libraries():
     for script in SCRIPTS:
         code = (
-            f"import sys, runpy; sys.argv = ['{script}.py', '--help']\ntry: runpy.run_path({str(ROOT / script) + '.py'!r}, "
-            "run_name='__main__')\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))"
+            f"import sys, runpy; sys.argv = ['{script}.py', '--help']\n"
+            f"try: runpy.run_path({str(ROOT / script) + '.py'!r}, run_name='__main__')\n"
+            "except SystemExit: pass\nprint(sorted({'torch', 'transformers'} & set(sys.modules)))"
         )
         done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.endswith("[]\n") and "show this help" in done.stdout, (script, done.stderr)
@@ -80,6 +112,7 @@ def options_of(script):
     """The long options that a script's --help names."""
     return set(re.findall(r"--[a-z][a-z-]+", shell(script, "--help", env={"PATH": "", "COLUMNS": "200"}).stdout)) - {
         "--help",
+        "--version",
         "--nproc-per-node",
     }
 
@@ -105,7 +138,7 @@ def test_the_table_alone_goes_to_standard_output_from_any_folder(tmp_path, bert,
     monkeypatch.chdir(elsewhere)
     assert call("extract", "--data", titles, "--model", bert).out == ""
     trained = call("train", "--epochs", 1)
-    assert trained.out == "" and "Next: python evaluate.py" in trained.err
+    assert trained.out == "" and re.search("Next: .*evaluate.py", trained.err)
     shown = shell("evaluate", cwd=elsewhere)
     assert shown.returncode == 0 and shown.stdout.startswith("## ") and "Traceback" not in shown.stderr
     assert "\x1b" not in shown.stdout + shown.stderr and "%|" not in trained.err  # no colours, no bars in a file
@@ -129,26 +162,29 @@ def test_a_reader_that_stops_early_is_no_error(tmp_path, bert, titles, monkeypat
 
 
 def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
-    for script, *arguments in (
-        ["extract", "--data", titles, "--model", bert],
-        ["train", "--epochs", "1", "--layers", "2"],
-        ["evaluate", "--plot", "p.png"],
-        ["predict", "--run", "RUN", "a title"],
-    ):
-        if "RUN" in arguments:
-            arguments[1] = next(iter((tmp_path / "results").glob("*/config.json"))).parent
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(ROOT / f"{script}.py"), *map(str, arguments)],
-            text=True,
-            capture_output=True,
-            cwd=tmp_path,
-        )
-        assert done.returncode == 0 and "Warning" not in done.stderr, (script, done.stderr)
+    """The scripts one after the other in one fresh process, where a warning is an error."""
+    code = f"""if True:
+        import runpy, sys
+        from pathlib import Path
+        sys.path.insert(0, {str(ROOT)!r})
+        for script, *arguments in (
+            ["extract", "--data", {titles!r}, "--model", {bert!r}],
+            ["train", "--epochs", "1", "--repeats", "1", "--layers", "2"],
+            ["train", "--head", "linear", "--repeats", "1", "--layers", "2", "--labels", "8", "all"],
+            ["evaluate", "--plot", "p.png", "--baselines", "--suspects", "s.csv", "--verify"],
+            ["predict", "--run", "results/bert0-titles.csv-layers-2-linear-repeats-1", "a title"],
+        ):
+            sys.argv = [script + ".py", *arguments]
+            runpy.run_path({str(ROOT)!r} + "/" + script + ".py", run_name="__main__")
+        """
+    options = {"text": True, "capture_output": True, "cwd": tmp_path}
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], **options)
+    assert done.returncode == 0 and "Warning" not in done.stderr and done.stdout.endswith("a title\n"), done.stderr
 
 
 def test_the_sample_is_what_it_says():
     rows = list(data.read_table(ROOT / "titles" / "sample.csv", ["title", "category"]))[1:]
-    titles, labels = zip(*(cells for _, cells in rows))
+    titles, labels = zip(*(cells for _, cells in rows), strict=True)
     assert len(titles) >= 480 and set(labels) == {"travel", "art_music", "food", "history"}
     assert sum(not title.isascii() for title in titles) > 0.15 * len(titles) and max(map(len, titles)) <= 100
     groups = data.numbered(map(data.group_key, titles))
