@@ -143,17 +143,23 @@ def compare(table, margin):
 # --- what else people look at -------------------------------------------------------------------------------------
 
 
-def write_suspects(path, table, features):
-    """Write the titles that the rows contradict, the least likely labels first; returns (titles, what was averaged).
+def opinion(table):
+    """What the rows that did not collapse, and TF-IDF as much as all of them, say of the titles: calibrated, averaged.
 
-    The average is over the calibrated probabilities of all rows that did not collapse, and of TF-IDF where computed.
+    Returns probabilities, (titles, classes) float64, and in words what was averaged.
     """
     rows = table["rows"] or table["few"]
     sound = [run for run in rows if not run["config"]["results"]["collapsed"]] or rows
     words = [run for run in table.get("plain", []) if run["config"]["baseline"] == "tfidf"]
-    classes, labels = table["config"]["classes"], table["labels"]
     mean = sum(runs.mean_probabilities(run) for run in sound) / len(sound)
     mean = (mean + runs.mean_probabilities(words[0])) / 2 if words else mean
+    return mean, f"{cli.count(len(sound), 'row')}{' and TF-IDF' if words else ''}"
+
+
+def write_suspects(path, table, features):
+    """Write the titles that the opinion contradicts, the least likely labels first; returns (titles, its sources)."""
+    mean, sources = opinion(table)
+    classes, labels = table["config"]["classes"], table["labels"]
     own, predicted = mean[np.arange(len(labels)), labels], mean.argmax(1)
     titles, _ = runs.features_of(table["config"], features).titles()
     order = [i for i in np.lexsort((np.arange(len(own)), own)) if predicted[i] != labels[i]]
@@ -169,7 +175,7 @@ def write_suspects(path, table, features):
     )
     with store.atomic(path, "w", encoding="utf-8", newline="") as file:
         frame.to_csv(file, index=False, lineterminator="\n")
-    return len(frame), f"{cli.count(len(sound), 'row')}{' and TF-IDF' if words else ''}"
+    return len(frame), sources
 
 
 def verify(table, features, quiet):
