@@ -1,0 +1,106 @@
+"""Drill: labels are flipped with a seed; how many of them are among as many first suspects of evaluate.py?
+
+    python tests/drill_suspects.py [TITLES.csv] > results/suspects.md
+
+Beside it stand cleanlab's rankings of the same probabilities, where cleanlab is installed (pip install cleanlab).
+"""
+
+import csv
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import data  # noqa: E402
+import evaluate  # noqa: E402
+
+SHARE, SEEDS = 0.05, (0, 1, 2)
+RANKINGS = {"normalized_margin": "find_label_issues, by margin", "self_confidence": "find_label_issues, by confidence"}
+
+
+def run(script, *arguments):
+    """One of the scripts, as from a shell."""
+    subprocess.run([sys.executable, ROOT / f"{script}.py", *map(str, arguments), "--quiet"], check=True)
+
+
+def flip(path, seed, out):
+    """Copy titles with a share of their labels changed to another category; returns the rows that were, from 0 on."""
+    table = data.read_table(path, ["title", "category"])
+    header = list(next(table))
+    text, label = header.index("title"), header.index("category")
+    rows = [[cells[text], cells[label]] for _, cells in table]
+    names, random = sorted({label for _, label in rows}), np.random.default_rng(seed)
+    flipped = random.choice(len(rows), round(SHARE * len(rows)), replace=False)
+    for i in flipped:
+        rows[i][1] = str(random.choice([name for name in names if name != rows[i][1]]))
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("title", "category"), *rows])
+    return flipped
+
+
+def cleanlab_order(probabilities, labels, by):
+    """The rows that cleanlab takes for wrong labels, in its order; none where it is not installed."""
+    try:
+        from cleanlab.filter import find_label_issues
+    except ImportError:
+        return None
+    return find_label_issues(labels, probabilities, return_indices_ranked_by=by, n_jobs=1)
+
+
+def drill(path, seed):
+    """(flipped labels, {what was averaged: {ranking: flipped labels among as many first}}) for one seed."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder, found = Path(folder), {}
+        flipped = flip(path, seed, folder / "flipped.csv")
+        features, results = ["--features", folder / "features"], ["--results", folder / "results"]
+        run("extract", "--data", folder / "flipped.csv", "--model", "minilm", "--pooling", "mean", "--out", features[1])
+        run("train", *features, *results, "--each", "--head", "linear")
+        for options in ([], ["--baselines"]):
+            with open(folder / "table.md", "w") as quiet:
+                command = [*results, *options, "--suspects", folder / "s.csv", "--quiet"]
+                subprocess.run([sys.executable, ROOT / "evaluate.py", *map(str, command)], check=True, stdout=quiet)
+            with open(folder / "s.csv", newline="", encoding="utf-8") as file:
+                orders = {"evaluate.py --suspects": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
+            (table,) = evaluate.read_tables(results[1], True)
+            evaluate.compare(table, 0.01)
+            probabilities, sources = evaluate.opinion(table)
+            for by, name in RANKINGS.items():
+                orders[f"cleanlab {name}"] = cleanlab_order(probabilities, table["labels"], by)
+            found[sources] = {
+                name: order if order is None else len(np.intersect1d(order[: len(flipped)], flipped))
+                for name, order in orders.items()
+            }
+        return len(flipped), found
+
+
+def main(path):
+    drills = [drill(path, seed) for seed in SEEDS]
+    titles = sum(1 for _ in data.read_table(path, ["title", "category"])) - 1
+    print(f"# Flipped labels among the suspects\n\n{titles:,} titles of {Path(path).name}; with each of the seeds")
+    print(
+        f"{', '.join(map(str, SEEDS))}, {SHARE:.0%} of the labels were changed to another category. all-MiniLM-L6-v2,"
+    )
+    print("mean pooling, the linear probe on each layer. Counted are flipped labels among as many first suspects.\n")
+    print(f"| Average of | Ranking |{''.join(f' Seed {seed} |' for seed in SEEDS)} Together |")
+    print(f"| :--- | :--- |{' ---: |' * (len(SEEDS) + 1)}")
+    total = sum(flipped for flipped, _ in drills)
+    for sources, rankings in drills[0][1].items():
+        for name in rankings:
+            counts = [found[sources][name] for _, found in drills]
+            if None in counts:
+                cells = ["not installed"] * (len(SEEDS) + 1)
+            else:
+                cells = [f"{n} of {flipped}" for n, (flipped, _) in zip(counts, drills, strict=True)]
+                cells.append(f"{sum(counts)} of {total}, {sum(counts) / total:.1%}")
+            print(f"| {sources} | {name} | {' | '.join(cells)} |")
+    print("\nThe titles have wrong labels of their own, which are suspects as well. Made by:\n")
+    print("    python tests/drill_suspects.py TITLES.csv")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else ROOT / "titles" / "sample.csv")
