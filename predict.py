@@ -120,8 +120,8 @@ def predict(classifier, windows):
 
 
 def table(classifier, titles, window=4096):
-    """A pandas DataFrame of the predictions for a list of titles: title, prediction, probability, and "probability of …"
-    for each category; where a title has no text, the others are empty."""
+    """A pandas DataFrame of predictions, a row for each of a list of titles: title, prediction, probability, and
+    "probability of …" for each category; where a title has no text, the others are empty."""
     import pandas
 
     check_titles(titles := list(titles))
@@ -155,6 +155,10 @@ def standard_input(size):
         blocks = iter(lambda: os.read(source, 1 << 20), b"")
     except OSError:  # something else stands in for it, and has no descriptor
         source, blocks = None, [sys.stdin.read().encode()]
+    with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):  # Linux: more can wait while we compute
+        import fcntl
+
+        fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, 1 << 20)
     lines, begun = [], bytearray()
     for block in itertools.chain(blocks, [b""]):  # the end of the input ends its last line, too
         begun += block or b"\n" * bool(begun)
@@ -241,6 +245,8 @@ def report(classes, titles, labels, probabilities, training):
         unknown = [f"{name} ({labels.count(name):,})" for name in names[len(classes) :]]
         listed = cli.escape_markdown(", ".join(unknown[:8]) + ", …" * (len(unknown) > 8))
         text.append(f"Labels that the run does not know count as errors, and not in the log loss: {listed}.")
+    if few := metrics.too_few(row):
+        text.append(f"Too few titles for the interval to be trusted: {', '.join(shown[i] for i in few[:8])}.")
     if len(names) <= 12:
         matrix = metrics.confusion_matrix(truth, predictions, len(names))[:, : len(classes)].tolist()
         lines = [[name, *counts] for name, counts in zip(shown, matrix, strict=True)]

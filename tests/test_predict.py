@@ -3,85 +3,97 @@
 import csv
 import io
 import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import call, refused, write_bert, write_titles
+from conftest import ROOT, call, refused, write_bert, write_titles
+from safetensors.torch import load_file
+from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
+import cli
 import model
 import predict
 import store
 
 TITLES = ["how to cook the best pasta", "ancient egypt: war of empire | 10 things", 'a, "quoted" title']
+EVIL = "red \x1b[31m \x9b1m \x7f \u202egnp.exe"  # escape sequences, and letters turned around
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, bert):
-    """Features and one run on both layers and poolings, standardised, of a random encoder."""
+    """Features of a random encoder, and a run of each kind of head, the report's on both layers and poolings."""
     folder = tmp_path_factory.mktemp("kept")
     titles = write_titles(folder / "titles.csv", rows=90)
-    assert (
-        call(
-            "extract",
-            "--data",
-            titles,
-            "--model",
-            bert,
-            "--pooling",
-            "cls",
-            "mean",
-            "--out",
-            folder / "features",
-            "--dtype",
-            "float32",
-        ).code
-        == 0
-    )
+    features = ["--pooling", "cls", "mean", "--out", folder / "features", "--dtype", "float32"]
+    assert call("extract", "--data", titles, "--model", bert, *features).code == 0
     for options in (
-        ["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12],
-        ["--layers", "1", "--epochs", 12],
+        ["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12, "--repeats", 2],
+        ["--layers", "1", "--head", "linear", "--repeats", 1],
     ):
         result = call("train", "--features", folder / "features", "--results", folder / "results", *options)
         assert result.code == 0, result.err
-    (both,) = (folder / "results").glob("*-2-1-*")
-    (one,) = (folder / "results").glob("*layers-1-*")
-    return SimpleNamespace(folder=folder, features=folder / "features", run=both, one=one, titles=titles)
+    (mlp,) = (folder / "results").glob("*-2-1-*")
+    (linear,) = (folder / "results").glob("*linear*")
+    return SimpleNamespace(folder=folder, features=folder / "features", run=mlp, mlp=mlp, linear=linear, titles=titles)
 
 
-def by_hand(trained, rows):
-    """Probabilities of the first `rows` training titles from the cached features, one head and title after the other."""
-    config = store.read_json(trained.run / "config.json", "a run")
-    from safetensors.torch import load_file
-
-    state, features = load_file(trained.run / "heads.safetensors"), store.open_features(trained.features)
-    out = []
-    for row in range(rows):
-        x = torch.tensor(np.stack([features.read(*column)[row] for column in map(tuple, config["columns"])]))
-        heads = []
-        for fold in range(5):
-            head = model.build(config)
-            head.load_state_dict({name: value[fold] for name, value in state.items()})
-            heads.append(head(x[None]).softmax(-1)[0])
-        out.append(torch.stack(heads).mean(0).detach().numpy())
-    return np.stack(out), config["classes"]
+def changed(run, folder, **changes):
+    """A copy of a run with other values in its configuration, whose checksum is right; keys of parts as part__key."""
+    copy = shutil.copytree(run, folder)
+    config = store.read_json(copy / "config.json", "a run", 2)
+    for name, value in changes.items():
+        *parts, key = name.split("__")
+        place = config[parts[0]] if parts else config
+        if value is None:
+            del place[key]
+        else:
+            place[key] = value
+    store.write_json(copy / "config.json", config)
+    return copy
 
 
-def test_predictions_of_training_titles_agree_with_the_cached_features(trained, tmp_path):
-    result = call("predict", "--run", trained.run, "--csv", trained.titles, "--out", tmp_path / "o.csv", "--window", 13)
-    assert result.code == 0, result.err
-    rows = list(csv.reader(open(tmp_path / "o.csv", newline="", encoding="utf-8")))
-    wanted, classes = by_hand(trained, 90)
-    assert rows[0] == ["title", "category", "prediction", "probability", *(f"probability of {c}" for c in classes)]
-    got = np.array([[float(cell) for cell in row[4:]] for row in rows[1:]])
-    assert np.abs(got - wanted).max() < 1e-4
-    assert [row[2] for row in rows[1:]] == [classes[i] for i in got.argmax(1)]
-    original = list(csv.reader(open(trained.titles, newline="", encoding="utf-8")))
-    assert [row[:2] for row in rows] == original
-    assert "90 titles predicted" in result.err and result.out == ""
+def read(path):
+    return list(csv.reader(open(path, newline="", encoding="utf-8")))
+
+
+def by_hand(run, features, rows):
+    """Class probabilities of the first training titles from the cached features, one head after the other."""
+    config = store.read_json(run / "config.json", "a run", 2)
+    state, features = load_file(run / "heads.safetensors"), store.open_features(features)
+    x = torch.tensor(np.stack([features.read(*column)[:rows] for column in map(tuple, config["columns"])], axis=1))
+    logs = []
+    for number in range(config["options"]["folds"] * config["options"]["repeats"]):
+        head = model.build(config)
+        head.load_state_dict({name: value[number] for name, value in state.items()})
+        logs.append(head(x).log_softmax(-1))
+    mean = torch.stack(logs).mean(0).detach().double().numpy()
+    powers = np.exp(mean / config["results"]["temperature"])
+    return powers / powers.sum(1, keepdims=True), config["classes"]
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_predictions_of_training_titles_agree_with_the_cached_features(trained, tmp_path, kind):
+    runs = [getattr(trained, kind), changed(getattr(trained, kind), tmp_path / "hot", results__temperature=3.0)]
+    names = []
+    for run in runs:
+        result = call("predict", "--run", run, "--csv", trained.titles, "--out", tmp_path / "o.csv", "--window", 13)
+        assert result.code == 0, result.err
+        wanted, classes = by_hand(run, trained.features, 90)
+        rows = read(tmp_path / "o.csv")
+        assert rows[0] == ["title", "category", "prediction", "probability", *(f"probability of {c}" for c in classes)]
+        got = np.array([[float(cell) for cell in row[4:]] for row in rows[1:]])
+        assert np.abs(got - wanted).max() < 1e-4
+        names.append([row[2] for row in rows[1:]])
+        assert [row[:2] for row in rows] == read(trained.titles)
+        assert "90 titles predicted" in result.err and result.out == ""
+    assert names[0] == names[1] == [classes[i] for i in wanted.argmax(1)]  # no temperature changes what is predicted
 
 
 def test_arguments_lines_and_formats_agree(trained, monkeypatch):
@@ -89,54 +101,215 @@ def test_arguments_lines_and_formats_agree(trained, monkeypatch):
     assert text.code == 0, text.err
     lines = [line.split(maxsplit=2) for line in text.out.splitlines()]
     assert [line[2] for line in lines] == TITLES
-    piped = "\r\n".join(TITLES + ["", "  "]) + "\n"
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False, buffer=io.BytesIO(piped.encode())))
-    as_json = call("predict", "--run", trained.run, "--format", "jsonl")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeff" + "\r\n".join([*TITLES, "", "  ", "last"])))
+    as_json = call("predict", "--run", trained.run, "--format", "jsonl", "--window", 2)
     items = [json.loads(line) for line in as_json.out.splitlines()]
-    assert [item["title"].strip() for item in items] == TITLES + ["", ""]  # in step with what was read
-    assert [(item["prediction"], item["probabilities"]) for item in items[3:]] == [(None, {})] * 2
-    items = items[:3]
-    assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items] == lines
-    assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items)
-    assert "2 without text" in as_json.err
+    assert [item["title"].strip() for item in items] == [*TITLES, "", "", "last"]  # in step with what was read
+    assert [(item["prediction"], item["probabilities"]) for item in items[3:5]] == [(None, {})] * 2
+    assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items[:3]] == lines
+    assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items[:3])
+    assert "6 titles predicted" in as_json.err and "2 without text" in as_json.err
     as_csv = list(csv.DictReader(io.StringIO(call("predict", "--run", trained.run, "--format", "csv", *TITLES).out)))
     assert [row["title"] for row in as_csv] == TITLES
-    assert [row["prediction"] for row in as_csv] == [item["prediction"] for item in items]
+    assert [row["prediction"] for row in as_csv] == [item["prediction"] for item in items[:3]]
+
+
+def test_top_gives_the_likeliest_categories_in_every_format(trained, tmp_path):
+    ask = ["predict", "--run", trained.run, "--top", 2]
+    whole = json.loads(call("predict", "--run", trained.run, "--format", "jsonl", TITLES[0]).out)["probabilities"]
+    best = sorted(whole.items(), key=lambda item: -item[1])[:2]
+    item = json.loads(call(*ask, "--format", "jsonl", TITLES[0]).out)
+    assert list(item["probabilities"].items()) == best and item["prediction"] == best[0][0]
+    flat = [cell for name, value in best for cell in (name, f"{value:.6f}")]
+    header, row, blank = csv.reader(io.StringIO(call(*ask, "--format", "csv", TITLES[0], " ").out))
+    assert header == ["title", "prediction", "probability", "prediction 2", "probability 2"]
+    assert row[1:] == flat and blank == [" ", "", "", "", ""]
+    words = call(*ask, TITLES[0]).out.split()[:4]
+    assert words == [cell for name, value in best for cell in (name, f"{value:.3f}")]
+    assert call(*ask, "--csv", trained.titles, "--out", tmp_path / "o.csv").code == 0
+    rows = read(tmp_path / "o.csv")
+    assert rows[0][2:] == header[1:] and all(row[2] and row[4] and row[2] != row[4] for row in rows[1:])
+
+
+def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(trained, tmp_path):
+    labels = ["-1", "=x", EVIL]
+    run = changed(trained.run, tmp_path / "run", classes=labels)
+    outs = {
+        kind: call("predict", "--run", run, "--format", kind, "--top", 3, EVIL) for kind in ("text", "csv", "jsonl")
+    }
+    for kind, result in outs.items():
+        assert result.code == 0, result.err
+        assert all(c.isprintable() or c == "\n" for c in result.out), (kind, result.out)
+    item = json.loads(outs["jsonl"].out)
+    assert item["title"] == EVIL and set(item["probabilities"]) == set(labels)  # JSON loses nothing
+    _, row = csv.reader(io.StringIO(outs["csv"].out))
+    assert {"-1", "'=x"} < set(row)
+    assert [cli.escape_cell(text) for text in ("+2", "3.5", "-1e-5", "-a", "+1+1", "-")] == [
+        *("+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-")
+    ]
+
+
+def test_a_pipe_is_answered_line_by_line_whatever_the_machine(trained):
+    """The writer waits for each answer, so that an answer that waits for more input never comes."""
+    odd = {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "COLUMNS": "20"}
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HOME"} | odd
+    command = [sys.executable, ROOT / "predict.py", "--run", trained.linear, "--format", "jsonl", "--window", "2"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        for burst in (["café 🍰"], ["one", "two", "three", "four", "five"], ["", "six"]):
+            process.stdin.write("".join(f"{title}\n" for title in burst).encode())
+            process.stdin.flush()
+            assert [json.loads(process.stdout.readline())["title"] for _ in burst] == burst
+        out, err = process.communicate(b"no end of line")
+    assert json.loads(out)["title"] == "no end of line"
+    assert process.returncode == 0 and b"9 titles predicted" in err and len(err.splitlines()) == 1, err
+
+
+def test_without_standard_input(trained, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it is closed
+    refused(call("predict", "--run", trained.linear), "no titles", "--csv")
+    assert call("predict", "--run", trained.linear, "a").code == 0
+
+
+def test_three_lines_of_python_give_a_table_and_three_give_features(trained):
+    """In a process of its own, whose command line is no business of predict.py."""
+    code = f"""
+import predict
+classifier = predict.load({str(trained.linear)!r})
+frame = predict.table(classifier, [*{TITLES!r}, " "])
+
+import store
+features = store.open_features({str(trained.features)!r})
+x, (titles, labels) = features.read("mean", 2), features.titles()
+from sklearn.linear_model import LogisticRegression
+print(LogisticRegression().fit(x, labels).score(x, labels) > 0.5, x.shape, len(titles))
+print(frame.to_json())
+"""
+    options = {"cwd": ROOT, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code, "--nonsense"], **options)
+    assert done.returncode == 0, done.stderr
+    first, table = done.stdout.splitlines()
+    assert first == "True (90, 24) 90"
+    frame = {name: list(column.values()) for name, column in json.loads(table).items()}
+    names = ["art", "food", "travel"]
+    assert list(frame) == ["title", "prediction", "probability", *(f"probability of {name}" for name in names)]
+    items = call("predict", "--run", trained.linear, "--format", "jsonl", *TITLES, " ").out.splitlines()
+    items = [json.loads(item) for item in items]
+    assert frame["prediction"] == [item["prediction"] for item in items]
+    for name in names:
+        assert frame[f"probability of {name}"][:3] == pytest.approx(
+            [i["probabilities"][name] for i in items[:3]], abs=1e-5
+        )
+    assert frame["probability of art"][3] is None
+
+
+def test_what_is_no_title_is_refused_in_python_too(trained):
+    classifier = predict.load(trained.linear)
+    assert predict.table(classifier, []).shape == (0, 6)
+    for title in (None, float("nan"), "caf\udce9"):
+        with pytest.raises(cli.Problem, match="title"):
+            predict.table(classifier, ["fine", title])
 
 
 def test_the_encoder_runs_no_deeper_than_the_run_needs(trained):
-    classifier = predict.load_classifier(trained.one)
+    classifier = predict.load(trained.linear)
     calls = []
     for number, block in enumerate(classifier[1].blocks, 1):
         block.register_forward_hook(lambda *_, number=number: calls.append(number))
-    ((_, probabilities, _),) = predict.predict(classifier, [(0, TITLES)])
-    assert set(calls) == {1} and probabilities.shape == (3, 3)
+    assert predict.table(classifier, TITLES).shape == (3, 6) and set(calls) == {1}
+
+
+def test_another_dtype_gives_nearly_the_same(trained):
+    exact = predict.table(predict.load(trained.linear), TITLES)
+    rounded = predict.load(trained.linear, dtype="bfloat16")
+    assert rounded[1].dtype == torch.bfloat16
+    off = np.abs(predict.table(rounded, TITLES)["probability of art"] - exact["probability of art"]).max()
+    assert 0 < off < 0.1
 
 
 def test_all_columns_are_kept_whatever_the_file(trained, tmp_path):
     (tmp_path / "in.tsv").write_text('id\tname\tx\n1\t=1+1\ta\n2\t \tb\n3\tmuseum tour\t"c\nd"\n', encoding="utf-8-sig")
-    result = call(
-        "predict",
-        "--run",
-        trained.run,
-        "--csv",
-        tmp_path / "in.tsv",
-        "--out",
-        tmp_path / "o.csv",
-        "--text-column",
-        "name",
-        "--window",
-        1,
-    )
+    files = ["--csv", tmp_path / "in.tsv", "--out", tmp_path / "o.csv"]
+    result = call("predict", "--run", trained.run, *files, "--text-column", "name", "--window", 1)
     assert result.code == 0 and "1 without text" in result.err, result.err
-    rows = list(csv.reader(open(tmp_path / "o.csv", newline="", encoding="utf-8")))
-    assert [row[:3] for row in rows] == [
-        ["id", "name", "x"],
-        ["1", "=1+1", "a"],
-        ["2", " ", "b"],
-        ["3", "museum tour", "c\nd"],
-    ]
+    rows = read(tmp_path / "o.csv")
+    kept = [["id", "name", "x"], ["1", "=1+1", "a"], ["2", " ", "b"], ["3", "museum tour", "c\nd"]]
+    assert [row[:3] for row in rows] == kept
     assert rows[2][3:] == [""] * 5 and rows[1][3] and rows[3][3]
+
+
+# --- a test file --------------------------------------------------------------------------------------------------
+
+
+def cells_of(markdown):
+    """The rows of the markdown tables in a text, the lines under the headings left out."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def write_test(path, trained):
+    """20 new titles, 2 of them with a label that no run knows, and 10 that were in training, in other letters."""
+    old = read(trained.titles)[1:11]
+    new = [
+        (f"how to see rome and egypt {i}", ("art", " food ", "travel", "news")[min(i % 3 + 3 * (i > 17), 3)])
+        for i in range(20)
+    ]
+    rows = [("title", "label"), *new, *((title.upper() + "!", label) for title, label in old)]
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return [title for title, _ in rows[1:]], [label.strip() for _, label in rows[1:]]
+
+
+def test_a_test_file_is_scored(trained, tmp_path):
+    titles, labels = write_test(tmp_path / "test.csv", trained)
+    ask = ["predict", "--run", trained.linear, "--csv", tmp_path / "test.csv", "--label-column", "label"]
+    result = call(*ask)
+    assert result.code == 0, result.err
+    table = predict.table(predict.load(trained.linear), titles)
+    assert "10 were in training" in result.out and "news (2)" in result.out
+    lines = cells_of(result.out)
+    p, names = table.filter(like="probability of ").to_numpy(), ["art", "food", "travel"]
+    for line, rows in ((lines[1], range(30)), (lines[2], range(20))):
+        true, guess = [labels[i] for i in rows], table["prediction"][rows]
+        known = [i for i in rows if labels[i] in names]
+        f1 = f1_score(true, guess, average="macro", zero_division=0)
+        loss = log_loss([labels[i] for i in known], p[known], labels=names)
+        sure, right = p[rows].max(1), np.array([g == t for g, t in zip(guess, true, strict=True)])
+        bins = np.ceil(sure * 15)  # by hand, as the mean of each bin
+        error = sum(abs((sure - right)[bins == b].sum()) for b in np.unique(bins)) / len(rows)
+        assert line[1:3] == [str(len(rows)), f"{f1:.4f}"] and line[4:] == [f"{loss:.4f}", f"{error:.4f}"]
+        low, high = map(float, line[3].split(" to "))
+        assert 0 <= low < f1 < high <= 1
+    counts = [[int(cell) for cell in line[1:]] for line in lines[4:]]
+    assert counts == confusion_matrix(labels, table["prediction"], labels=[*names, "news"])[:, :3].tolist()
+    both = call(*ask, "--out", tmp_path / "o.csv")
+    assert both.out == result.out and [row[2] for row in read(tmp_path / "o.csv")[1:]] == table["prediction"].tolist()
+
+
+def test_a_test_file_is_scored_where_the_features_are_gone_or_elsewhere(trained, tmp_path):
+    write_test(tmp_path / "test.csv", trained)
+    run = changed(trained.linear, tmp_path / "run", made__features=str(tmp_path / "gone"))
+    ask = ["predict", "--run", run, "--csv", tmp_path / "test.csv", "--label-column", "label"]
+    alone = call(*ask)
+    assert alone.code == 0 and "in training" not in alone.out and len(cells_of(alone.out)) == 7
+    (line,) = [line for line in alone.err.splitlines() if "in training cannot be checked" in line]
+    assert "--features" in line
+    assert "10 were in training" in call(*ask, "--features", trained.features).out
+    refused(call(*ask, "--features", tmp_path), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "rows, words", [("", "no row"), ("a,b\n ,b\n", "row 2"), ("a,b\nc,\n", "row 2"), ("a\n", "row 1")]
+)
+def test_a_test_file_that_lacks_something_is_refused(trained, tmp_path, rows, words):
+    (tmp_path / "test.csv").write_text("title,label\n" + rows)
+    ask = ["predict", "--run", trained.linear, "--csv", tmp_path / "test.csv", "--label-column"]
+    refused(call(*ask, "label"), "test.csv", words)
+    refused(call(*ask, "kind"), "'kind'")
+    refused(call(*ask, "title"), "--label-column")
+
+
+# --- what cannot be used ------------------------------------------------------------------------------------------
 
 
 def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(trained, tmp_path, monkeypatch, bert):
@@ -146,14 +319,16 @@ def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(trained, tmp_
     there = call("predict", "--run", copy, "--model", "encoder", *TITLES)
     assert there.code == 0 and there.out == call("predict", "--run", trained.run, *TITLES).out
     card = (copy / "README.md").read_text(encoding="utf-8")
-    config = store.read_json(copy / "config.json", "a run")
+    config = store.read_json(copy / "config.json", "a run", 2)
     assert f"{config['results']['macro_f1']:.4f}" in card and config["data"]["sha256"] in card
     assert all(f"- {name}" in card for name in config["classes"])
 
 
-def test_another_version_of_the_encoder_is_refused(trained, tmp_path):
+def test_the_encoder_has_to_be_the_runs_own(trained, tmp_path):
     other = write_bert(tmp_path / "other", seed=1)
     refused(call("predict", "--run", trained.run, "--model", other, "a"), "not the encoder", "weights")
+    moved = changed(trained.run, tmp_path / "moved", encoder__name="./enc")
+    refused(call("predict", "--run", moved, "a"), "moved", "--model", "./enc")
 
 
 def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
@@ -161,24 +336,46 @@ def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
     heads = copy / "heads.safetensors"
     heads.write_bytes(heads.read_bytes()[:-4] + b"\1\2\3\4")
     refused(call("predict", "--run", copy, "a"), "heads.safetensors")
-    refused(call("predict", "--run", tmp_path, "a"), "no run is there")
+    refused(call("predict", "--run", tmp_path / "none", "a"), "no run is there")
+    for number, change in enumerate(
+        [{"classes": None}, {"settings": None}, {"results__temperature": None}, {"options__head": None}]
+        + [{"encoder__hidden": size} for size in (2**33, 2**70, -1)]  # no memory is taken for more than there is
+        + [{"options__hidden": 2**40}, {"options__repeats": 7}, {"options__fusion": None}]
+    ):
+        refused(call("predict", "--run", changed(trained.run, tmp_path / f"{number}", **change), "a"), f"{number}/")
     call("evaluate", "--results", trained.folder / "results", "--baselines", "--features", trained.features)
     baseline = next((trained.folder / "results").glob("*baseline-majority*"))
     refused(call("predict", "--run", baseline, "a"), "baseline")
 
 
+def test_a_folder_of_results_stands_for_its_only_run(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    refused(call("predict", "--run", "results", "a"), "no run is there")
+    assert "in results" not in refused(call("predict", "a"), "--run")
+    shutil.copytree(trained.linear, "results/only")
+    (tmp_path / "results" / "broken").mkdir()
+    (tmp_path / "results" / "broken" / "config.json").write_text("{}")
+    assert call("predict", "--run", "results", "a").out == call("predict", "--run", trained.linear, "a").out
+    for number in range(10):
+        changed(trained.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
+    for named in (["--run", "results"], []):
+        line = refused(call("predict", *named, "a"), "--run", "in results")
+        assert re.findall(r"\brun\d", line) == [f"run{number}" for number in range(9, 1, -1)]
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["a"], ["--run"]),
-        (["--run", "RUN", "--csv", "in.csv"], ["--csv and --out go together"]),
-        (["--run", "RUN", "--out", "o.csv"], ["--csv and --out go together"]),
+        (["--run", "RUN", "--csv", "in.csv"], ["--csv needs --out", "--label-column"]),
+        (["--run", "RUN", "--out", "o.csv"], ["need --csv"]),
+        (["--run", "RUN", "--label-column", "x", "a"], ["need --csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
         (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "not a plain file"]),
-        (["--run", "RUN", "caf\udce9"], ["TITLE", "not UTF-8"]),
+        (["--run", "RUN", "caf\udce9"], ["title", "not UTF-8"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
         (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),
