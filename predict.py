@@ -5,7 +5,7 @@
     python predict.py --run results/RUN --csv new.csv --out labelled.csv
     python predict.py --run results/RUN --csv test.csv --label-column category
 
-The probabilities of the run's heads are averaged, then its temperature is applied. The encoder runs no deeper than the
+The opinions of the run's heads are pooled, then its temperature is applied. The encoder runs no deeper than the
 run needs. From Python: predict.table(predict.load("results/RUN"), ["a title", "another"]).
 """
 
