@@ -230,7 +230,7 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
     text = f"layers {', '.join(str(layer) for _, layer in config['columns'])}"
     with cli.progress(total, " penalties" if linear else " epochs", args.quiet, desc=text) as bar:
         if linear:
-            state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar)
+            state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
             extra = {"penalties": extra}
         else:
             state, history, probabilities = train_heads(x, labels, folds, config, [rows for rows, _ in drawn], bar)
