@@ -144,21 +144,28 @@ def compare(table, margin):
 
 
 def opinion(table):
-    """What the rows that did not collapse, and TF-IDF as much as all of them, say of the titles: calibrated, averaged.
+    """What is known of the titles' categories: calibrated probabilities, (titles, classes) float64, and whose they are.
 
-    Returns probabilities, (titles, classes) float64, and in words what was averaged.
+    They are the average of all rows that did not collapse, or the best row's, and either of them averaged with TF-IDF's
+    where computed: of these, what has the lowest log loss. Weak layers, and words that say little, would blur it.
     """
     rows = table["rows"] or table["few"]
     sound = [run for run in rows if not run["config"]["results"]["collapsed"]] or rows
-    words = [run for run in table.get("plain", []) if run["config"]["baseline"] == "tfidf"]
-    mean = sum(runs.mean_probabilities(run) for run in sound) / len(sound)
-    mean = (mean + runs.mean_probabilities(words[0])) / 2 if words else mean
-    return mean, f"{cli.count(len(sound), 'row')}{' and TF-IDF' if words else ''}"
+    best = min(sound, key=lambda run: run["config"]["results"]["log_loss"])
+    found = {report.row_label(best): runs.mean_probabilities(best)}
+    if len(sound) > 1:
+        found[f"the average of {len(sound)} rows"] = sum(map(runs.mean_probabilities, sound)) / len(sound)
+    for run in table.get("plain", []):
+        if run["config"]["baseline"] == "tfidf":
+            words = runs.mean_probabilities(run)
+            found |= {f"{name} with TF-IDF": (values + words) / 2 for name, values in found.items()}
+    source = min(found, key=lambda name: metrics.log_loss(table["labels"], found[name]))
+    return found[source], source
 
 
 def write_suspects(path, table, features):
-    """Write the titles that the opinion contradicts, the least likely labels first; returns (titles, its sources)."""
-    mean, sources = opinion(table)
+    """Write the titles that the opinion contradicts, the least likely labels first; returns (titles, whose it is)."""
+    mean, source = opinion(table)
     classes, labels = table["config"]["classes"], table["labels"]
     own, predicted = mean[np.arange(len(labels)), labels], mean.argmax(1)
     titles, _ = runs.features_of(table["config"], features).titles()
@@ -175,7 +182,7 @@ def write_suspects(path, table, features):
     )
     with store.atomic(path, "w", encoding="utf-8", newline="") as file:
         frame.to_csv(file, index=False, lineterminator="\n")
-    return len(frame), sources
+    return len(frame), source
 
 
 def verify(table, features, quiet):
@@ -258,8 +265,8 @@ def main(args):
             pictures += plot.draw(numbered_path(args.plot, index), table)
         if args.suspects:
             path = numbered_path(args.suspects, index)
-            count, averaged = write_suspects(path, table, args.features)
-            cli.say(f"{path}: {count:,} titles whose label the average of {averaged} contradicts", args.quiet)
+            count, source = write_suspects(path, table, args.features)
+            cli.say(f"{path}: {cli.count(count, 'title')} with a label that {source} contradicts", args.quiet)
     counts = cli.count(sum(len(t["rows"] + t["few"]) for t in tables), "run"), cli.count(len(tables), "table")
     cli.say(f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s", args.quiet)
     choices = [table["choice"]["folder"] for table in tables if table.get("choice")]

@@ -464,23 +464,19 @@ def test_suspects_are_the_contradicted_labels_least_likely_first(tmp_path):
     """The opinions are those of the sound rows, calibrated, and of TF-IDF as much as of all rows together."""
     titles, labels = [f"title {i}" for i in range(200)], np.arange(200) % 2
     features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
-    random, values = np.random.default_rng(1), []
+    own, values = np.random.default_rng(1).beta(5, 2, 200), []  # of the own label, nearly always above a half
+    for away in (0, 70, 140):  # all are as good, each on other titles
+        p = np.roll(own, away)
+        values.append(np.where(labels[:, None] == (0, 1), p[:, None], 1 - p[:, None])[None])
+    values = np.array(values, np.float32)
     for layer in (1, 2):
-        own = random.beta(5, 2, 200)
-        values.append(
-            np.where(labels[:, None] == np.arange(2), own[:, None], 1 - own[:, None]).astype(np.float32)[None]
-        )
-        run = write_run(tmp_path / "results", labels, values[-1], layers=(layer,), features=features)
+        run = write_run(tmp_path / "results", labels, values[layer - 1], layers=(layer,), features=features)
     write_run(tmp_path / "results", labels, np.zeros(200, int), layers=(2, 1), features=features)  # collapsed
     for words in (False, True):
         if words:
-            own = random.beta(5, 2, 200)
-            values.append(
-                np.where(labels[:, None] == np.arange(2), own[:, None], 1 - own[:, None]).astype(np.float32)[None]
-            )
-            write_baseline(run, "tfidf", values[-1])
+            write_baseline(run, "tfidf", values[2])
         done = call("evaluate", "--results", tmp_path / "results", "--suspects", tmp_path / "s.csv")
-        assert done.code == 0 and ("2 rows and TF-IDF" if words else "2 rows contradict") in done.err, done.err
+        assert done.code == 0 and f"the average of 2 rows {'with TF-IDF ' * words}contradicts" in done.err
         calibrated = [metrics.sharpen(v[0], metrics.fit_temperature(labels, v[0])) for v in values]
         mean = (calibrated[0] + calibrated[1]) / 2
         mean = (mean + calibrated[2]) / 2 if words else mean
@@ -492,6 +488,21 @@ def test_suspects_are_the_contradicted_labels_least_likely_first(tmp_path):
             assert (row["title"], row["label"], row["predicted"]) == (titles[i], f"c{labels[i]}", f"c{1 - labels[i]}")
             assert float(row["probability_of_label"]) == pytest.approx(own[i], abs=1e-4)
             assert float(row["probability_of_predicted"]) == pytest.approx(1 - own[i], abs=1e-4)
+
+
+def test_suspects_are_not_blurred_by_what_knows_little(tmp_path):
+    """A row that is right in 95% of the titles stands beside rows, and words, that hardly know anything."""
+    titles, labels = [f"title {i}" for i in range(400)], np.arange(400) % 2
+    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
+    knowing = of_class(labels, 0.05, 1)
+    run = write_run(tmp_path / "results", labels, knowing, layers=(2,), features=features)
+    for pooling in ("cls", "mean"):
+        options = {"poolings": (pooling,), "features": features}
+        write_run(tmp_path / "results", labels, chances(of_class(labels, 0.45, len(pooling)), 2, 0.55), **options)
+    write_baseline(run, "tfidf", chances(of_class(labels, 0.45, 9), 2, 0.55))
+    done = call("evaluate", "--results", tmp_path / "results", "--suspects", tmp_path / "s.csv")
+    assert "with a label that layer 2 (report's head) contradicts" in done.err
+    assert {int(row["row"]) - 1 for row in suspects(tmp_path / "s.csv")} == set(np.flatnonzero(knowing != labels))
 
 
 def test_suspects_cannot_carry_formulas(tmp_path):
