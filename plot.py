@@ -15,8 +15,6 @@ import store
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito 2008
 GRAY, MARKERS, STYLES = "#555555", "osD^vPX*", {"majority": ":", "tfidf": "--", "average": "-."}
-FAR = 0.85  # rows below this share of the best score are values at the lower edge
-BINS = 15  # of how sure a row is, as in the expected calibration error
 
 
 def library():
@@ -41,8 +39,7 @@ def labels_path(path):
 def draw(path, table):
     """Draw the pictures of a table that evaluate.compare filled, to .png or .svg files; returns their paths.
 
-    The first, at `path`, shows the rows that were trained on all titles, the second those of --labels; a picture
-    without rows is not drawn. The same table gives the same bytes.
+    The first shows the rows trained on all titles, the second those of --labels; without rows there is no picture.
     """
     matplotlib, glyphs = library()
     pictures = {Path(path): draw_rows} if table["rows"] else {}
@@ -70,45 +67,51 @@ def readable(names, glyphs, longest=16):
 
 def draw_rows(figure, table, glyphs):
     """Macro-F1 by layer; how the recommended row (or, where there is none, the best) confuses, and how sure it is."""
-    width = 7.2 + 0.12 * max(0, len(table["rows"]) - 24)
+    run, width = table["choice"] or table["best"], 7.2 + 0.12 * max(0, len(table["rows"]) - 24)
     figure.set_size_inches(width + 4.6, 6.4)
     grid = figure.add_gridspec(2, 2, width_ratios=(width, 4.6), height_ratios=(2.7, 1))
-    left, run = figure.add_subplot(grid[:, 0]), table["choice"] or table["best"]
+    left, matrix, calibration = (figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1]))
     draw_scores(left, table, glyphs)
-    draw_confusion(figure.add_subplot(grid[0, 1]), table, run, glyphs)
-    draw_calibration(figure.add_subplot(grid[1, 1]), runs.mean_probabilities(run), table["labels"])
+    draw_confusion(matrix, table, run, glyphs)
+    sure = runs.mean_probabilities(run)
+    right, sure = sure.argmax(1) == table["labels"], sure.max(1)
+    _, place, count = np.unique((sure * 15).astype(int), return_inverse=True, return_counts=True)  # 15 bins
+    x, y = (np.bincount(place, weights) / count for weights in (sure, right))
+    calibration.plot((0, 1), (0, 1), color=GRAY, linestyle=":", linewidth=1)
+    calibration.scatter(x, y, 8 + 250 * count / len(sure), color=COLORS[0], alpha=0.6, linewidth=0, clip_on=False)
+    calibration.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="how sure (area: share of titles)", ylabel="how often right")
     return left
 
 
 def draw_scores(axes, table, glyphs):
     """Macro-F1 with its interval: a place for each set of layers, a colour and a marker for each kind of head."""
-    floor, depth = FAR * table["best"]["influences"]["value"], table["config"]["encoder"]["layers"]
-    by_set, by_kind, places, handles = {}, {}, {}, []
-    for run in table["rows"]:
-        by_set.setdefault(tuple(report.layers_of(run)), []).append(run)
-    for i, layers in enumerate(sorted(by_set, key=lambda layers: (len(layers) > 1, len(layers), layers))):
-        places[", ".join(map(str, layers))] = place = i + 0.6 * (len(layers) > 1)  # several layers stand apart
-        for run, beside in zip(by_set[layers], np.arange(0.5, len(by_set[layers])) / len(by_set[layers]), strict=True):
-            point = place + 0.7 * (beside - 0.5), run["influences"]["value"], *run["interval"], len(layers) == 1
-            by_kind.setdefault(report.head_label(run["config"]), []).append(point)
-    for i, (kind, points) in enumerate(by_kind.items()):
-        points, color, marker = np.array(points), COLORS[i % 8], MARKERS[(i + i // 8) % 8]
-        x, y, low, high, single = points[points[:, 1] >= floor].T
-        style = {"color": color, "fmt": marker, "markersize": 5, "linewidth": 1.2, "capsize": 2, "label": kind}
-        handles.append(axes.errorbar(x, y, (y - low, high - y), **style))
-        axes.plot(x[single > 0], y[single > 0], color=color, linewidth=1, alpha=0.5)
+    rows, handles, depth = table["rows"], [], table["config"]["encoder"]["layers"]
+    kinds = list(dict.fromkeys(report.head_label(run["config"]) for run in rows))
+    sets = sorted({tuple(report.layers_of(run)) for run in rows}, key=lambda layers: (len(layers), layers))
+    places = {layers: i + 0.6 * (len(layers) > 1) for i, layers in enumerate(sets)}  # several layers stand apart
+    for i, kind in enumerate(kinds):
+        members = [run for run in rows if report.head_label(run["config"]) == kind]
+        place = np.array([places[tuple(report.layers_of(run))] for run in members])
+        x, y = place + 0.7 * ((i + 0.5) / len(kinds) - 0.5), np.array([run["influences"]["value"] for run in members])
+        errors = np.abs(np.transpose([run["interval"] for run in members]) - y)
+        near, color = y >= 0.85 * table["best"]["influences"]["value"], COLORS[i % 8]  # others are named at the edge
+        single = near & [len(report.layers_of(run)) == 1 for run in members]
+        style = {"color": color, "fmt": MARKERS[(i + i // 8) % 8], "markersize": 5, "capsize": 2, "label": kind}
+        handles.append(axes.errorbar(x[near], y[near], errors[:, near], linewidth=1.2, **style))
+        axes.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
         style = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "center", "color": color, "fontsize": 8}
-        for x, value, *_ in points[points[:, 1] < floor]:
-            axes.text(x, 0.01, f"← {value:.2f}", **style)
+        for far in np.flatnonzero(~near):
+            axes.text(x[far], 0.01, f"← {y[far]:.2f}", **style)
     low, high = axes.get_ylim()
-    low -= 0.15 * (high - low) * any(run["influences"]["value"] < floor for run in table["rows"])
+    low -= 0.15 * (high - low) * bool(axes.texts)
     for run in table["plain"]:
         value, style = run["influences"]["value"], STYLES[run["config"]["baseline"]]
         high = max(high, value + 0.03 * (high - low))
         label = f"{report.head_label(run['config'])} ({value:.3f}{', below' if value < low else ''})"
         handles.append(axes.axhline(value, color=GRAY, linestyle=style, linewidth=1, label=label))
     crowded = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9} if len(places) > 14 else {}
-    axes.set_xticks(list(places.values()), readable(places, glyphs), **crowded)
+    names = readable([", ".join(map(str, layers)) for layers in places], glyphs)
+    axes.set_xticks(list(places.values()), names, **crowded)
     axes.set(xlabel=f"layers ({depth} = top)", xlim=(-0.5, max(places.values()) + 0.5), ylim=(low, high))
     axes.figure.legend(handles=handles, loc="outside lower left", ncols=3)
 
@@ -133,17 +136,6 @@ def draw_confusion(axes, table, run, glyphs):
     for i, j in np.ndindex(*matrix.shape) if len(names) <= 12 else ():
         color = "white" if share[i, j] > 0.5 else "black"
         axes.text(j, i, f"{matrix[i, j]:,.0f}", ha="center", va="center", fontsize=size, color=color)
-
-
-def draw_calibration(axes, probabilities, labels):
-    """How often the first choice is right against how sure it is, in bins; a dot's area is its share of the titles."""
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    place = np.minimum((sure * BINS).astype(int), BINS - 1)
-    count = np.bincount(place, minlength=BINS)
-    x, y = (metrics.divide(np.bincount(place, weights, BINS), count)[count > 0] for weights in (sure, right))
-    axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":", linewidth=1)
-    axes.scatter(x, y, 8 + 250 * count[count > 0] / len(sure), color=COLORS[0], alpha=0.6, linewidth=0, clip_on=False)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="how sure (area: share of titles)", ylabel="how often right")
 
 
 def draw_labels(figure, table, _):
