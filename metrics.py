@@ -212,11 +212,11 @@ def compare(rows, best, candidates=None, level=0.95):
     value, repeats = np.array([row["value"] for row in rows]), rows[0]["repeats"]
     moved = np.stack([row["groups"] for row in rows])
     titles = moved @ moved.T * (moved.shape[1] / max(moved.shape[1] - 1, 1))
-    # A variance from 3 repeats is often far too small: it counts (repeats + 1) / (repeats - 1) times, and is no less
+    # A variance from 3 repeats is often far too small: it counts repeats / (repeats - 1) times, and is no less
     # than the rows' median, over that of chi-squared (Wilson & Hilferty 1931).
     between = np.array([row["between"] for row in rows])
     typical = np.median(between) / (1 - 2 / (9 * max(repeats - 1, 1))) ** 3
-    repeated = np.maximum(between * (repeats + 1) / max(repeats - 1, 1), typical)
+    repeated = np.maximum(between * repeats / max(repeats - 1, 1), typical)
 
     def draws(covariance):
         values, vectors = np.linalg.eigh(covariance)

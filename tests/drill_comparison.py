@@ -82,7 +82,8 @@ def of_counts(random, counts, accuracies, even):
         chances[c, c] = accuracy
     cells = counts[:, None] * chances
     truth = (2 * np.diag(cells) / (cells.sum(0) + cells.sum(1))).mean()
-    labels = random.choice(kinds, int(counts.sum()), p=counts / counts.sum())
+    drawn = np.maximum(random.multinomial(int(counts.sum()), counts / counts.sum()), 2)  # a class with one has no folds
+    labels = np.repeat(np.arange(kinds), drawn)
     predictions = (random.random(len(labels))[:, None] > chances.cumsum(1)[labels]).sum(1).clip(0, kinds - 1)
     return labels, predictions[None], truth
 
@@ -143,12 +144,12 @@ def false_alarms(titles, rows, repeats, seeds, tables, before=True, seed=0):
 
 
 def power(titles, rows, seeds, tables, seed=0):
-    """Share of tables in which every row that is 0.03 worse (all but two) is told from the best."""
+    """Of rows that are 0.03 worse than the best two: how many are told from the best."""
     random, found = np.random.default_rng(seed), []
     truth = np.r_[0.95, 0.95, np.full(rows - 2, 0.92)]
     for _ in range(tables):
         _, best, compared = compare(*simulate(random, titles, truth, 3, seeds))
-        found.append(best < 2 and compared["told"][2:].all())
+        found.append((best < 2) * compared["told"][2:].mean())
     return np.mean(found)
 
 
@@ -252,9 +253,9 @@ def main():
     )
     table(
         "Real differences are found",
-        "Two rows of 0.95, the others 0.92, 3,000 titles, 3 repeats: share of 100 tables in which all others are told.",
-        ("rows", "seeds 0", "seeds 0.0045"),
-        [(m, percent(power(3000, m, 0, 100)), percent(power(3000, m, 0.0045, 100))) for m in (6, 12, 35)],
+        "Two rows of 0.95, the others 0.92, 3,000 titles, 3 repeats, 100 tables: share of the others that are told.",
+        ("rows", "seeds 0", "seeds 0.0025", "seeds 0.0045"),
+        [(m, *(percent(power(3000, m, seeds, 100)) for seeds in (0, 0.0025, 0.0045))) for m in (6, 12, 35)],
     )
     table(
         "What the recommendation costs",
