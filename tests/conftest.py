@@ -20,11 +20,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-WORDS = """how to cook the best street food in rome travel vlog cheap flights hidden beaches paint a sunset guitar lesson
-history of war empire king queen recipe chocolate cake pasta museum tour night market piano cover love song ancient egypt
-battle 10 things 2019 my first trip ep 1 ! ? | : - , . ' " ( ) & # @ = + ##s ##ing ##er a b c d e f g h i j k l m n o p q
-r s t u v w x y z 0 1 2 3 4 5 6 7 8 9 ##a ##b ##c ##d ##e ##f ##g ##h ##i ##j ##k ##l ##m ##n ##o ##p ##q ##r ##t ##u ##v
-##w ##x ##y ##z ##0 ##1 ##2 ##3 ##4 ##5 ##6 ##7 ##8 ##9""".split()
+VOCABULARY = """
+how to cook the best street food in rome travel vlog cheap flights hidden beaches paint a sunset guitar lesson
+history of war empire king queen recipe chocolate cake pasta museum tour night market piano cover love song
+ancient egypt battle 10 things 2019 my first trip ep 1 ! ? | : - , . ' " ( ) & # @ = + ##s ##ing ##er a b c d
+e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9 ##a ##b ##c ##d ##e ##f ##g ##h ##i ##j ##k
+##l ##m ##n ##o ##p ##q ##r ##t ##u ##v ##w ##x ##y ##z ##0 ##1 ##2 ##3 ##4 ##5 ##6 ##7 ##8 ##9
+"""
+WORDS = VOCABULARY.split()
 
 
 def write_tokenizer(folder, **options):
@@ -97,9 +100,8 @@ def write_titles(path, rows=60, classes=("art", "food", "travel"), header="title
     lines = [header]
     for i in range(rows):
         word = WORDS[(i * 7) % 60].strip('",') or "x"
-        lines.append(
-            f"{'how to' if i % 2 else 'the best'} {word} {classes[i % len(classes)][:1]} {i},{classes[i % len(classes)]}"
-        )
+        name = classes[i % len(classes)]
+        lines.append(f"{'how to' if i % 2 else 'the best'} {word} {name[:1]} {i},{name}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return str(path)
 
