@@ -20,12 +20,13 @@ import data  # noqa: E402
 import evaluate  # noqa: E402
 
 SHARE, SEEDS = 0.05, (0, 1, 2)
-RANKINGS = {"normalized_margin": "find_label_issues, by margin", "self_confidence": "find_label_issues, by confidence"}
+RANKINGS = ("normalized_margin", "self_confidence")
 
 
 def run(script, *arguments):
-    """One of the scripts, as from a shell."""
-    subprocess.run([sys.executable, ROOT / f"{script}.py", *map(str, arguments), "--quiet"], check=True)
+    """One of the scripts, as from a shell; what it prints is not for our own output."""
+    command = [sys.executable, ROOT / f"{script}.py", *map(str, arguments), "--quiet"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def flip(path, seed, out):
@@ -53,51 +54,46 @@ def cleanlab_order(probabilities, labels, by):
 
 
 def drill(path, seed):
-    """(flipped labels, {what was averaged: {ranking: flipped labels among as many first}}) for one seed."""
+    """(flipped labels, {(evaluate.py's options, ranking): flipped labels among as many first}) for one seed."""
     with tempfile.TemporaryDirectory() as folder:
         folder, found = Path(folder), {}
         flipped = flip(path, seed, folder / "flipped.csv")
         features, results = ["--features", folder / "features"], ["--results", folder / "results"]
         run("extract", "--data", folder / "flipped.csv", "--model", "minilm", "--pooling", "mean", "--out", features[1])
         run("train", *features, *results, "--each", "--head", "linear")
-        for options in ([], ["--baselines"]):
-            with open(folder / "table.md", "w") as quiet:
-                command = [*results, *options, "--suspects", folder / "s.csv", "--quiet"]
-                subprocess.run([sys.executable, ROOT / "evaluate.py", *map(str, command)], check=True, stdout=quiet)
+        for options in ("--suspects", "--baselines --suspects"):
+            run("evaluate", *results, *options.split(), folder / "s.csv")
             with open(folder / "s.csv", newline="", encoding="utf-8") as file:
-                orders = {"evaluate.py --suspects": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
+                orders = {f"evaluate.py {options}": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
             (table,) = evaluate.read_tables(results[1], True)
             evaluate.compare(table, 0.01)
-            probabilities, sources = evaluate.opinion(table)
-            for by, name in RANKINGS.items():
-                orders[f"cleanlab {name}"] = cleanlab_order(probabilities, table["labels"], by)
-            found[sources] = {
-                name: order if order is None else len(np.intersect1d(order[: len(flipped)], flipped))
-                for name, order in orders.items()
-            }
+            probabilities, source = evaluate.opinion(table)
+            print(f"seed {seed}, {options}: {source}", file=sys.stderr)
+            for by in RANKINGS:
+                orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table["labels"], by)
+            for name, order in orders.items():
+                hits = None if order is None else len(np.intersect1d(order[: len(flipped)], flipped))
+                found[options, name] = hits
         return len(flipped), found
 
 
 def main(path):
     drills = [drill(path, seed) for seed in SEEDS]
-    titles = sum(1 for _ in data.read_table(path, ["title", "category"])) - 1
+    titles, total = sum(1 for _ in data.read_table(path, ["title", "category"])) - 1, sum(n for n, _ in drills)
     print(f"# Flipped labels among the suspects\n\n{titles:,} titles of {Path(path).name}; with each of the seeds")
-    print(
-        f"{', '.join(map(str, SEEDS))}, {SHARE:.0%} of the labels were changed to another category. all-MiniLM-L6-v2,"
-    )
-    print("mean pooling, the linear probe on each layer. Counted are flipped labels among as many first suspects.\n")
-    print(f"| Average of | Ranking |{''.join(f' Seed {seed} |' for seed in SEEDS)} Together |")
-    print(f"| :--- | :--- |{' ---: |' * (len(SEEDS) + 1)}")
-    total = sum(flipped for flipped, _ in drills)
-    for sources, rankings in drills[0][1].items():
-        for name in rankings:
-            counts = [found[sources][name] for _, found in drills]
-            if None in counts:
-                cells = ["not installed"] * (len(SEEDS) + 1)
-            else:
-                cells = [f"{n} of {flipped}" for n, (flipped, _) in zip(counts, drills, strict=True)]
-                cells.append(f"{sum(counts)} of {total}, {sum(counts) / total:.1%}")
-            print(f"| {sources} | {name} | {' | '.join(cells)} |")
+    print(f"{', '.join(map(str, SEEDS))}, {SHARE:.0%} of the labels were changed to another category. The encoder is")
+    print("all-MiniLM-L6-v2 with mean pooling, with a linear probe on each layer. Counted are the flipped labels among")
+    print("as many first suspects, beside the rankings of cleanlab's find_label_issues for the same probabilities.\n")
+    print(f"| Ranking |{''.join(f' Seed {seed} |' for seed in SEEDS)} Together |")
+    print(f"| :--- |{' ---: |' * (len(SEEDS) + 1)}")
+    for options, name in drills[0][1]:
+        counts = [found[options, name] for _, found in drills]
+        if None in counts:
+            cells = ["not installed"] * (len(SEEDS) + 1)
+        else:
+            cells = [f"{n} of {flipped}" for n, (flipped, _) in zip(counts, drills, strict=True)]
+            cells.append(f"{sum(counts)} of {total}, {sum(counts) / total:.1%}")
+        print(f"| {name} | {' | '.join(cells)} |")
     print("\nThe titles have wrong labels of their own, which are suspects as well. Made by:\n")
     print("    python tests/drill_suspects.py TITLES.csv")
 
