@@ -22,16 +22,17 @@ def draw_titles(labels, groups, folds, seed, size=None):
     """The titles that each head learns from: a list of (rows, parts), repeat by repeat and fold by fold.
 
     labels, groups: (titles,) int; folds: (repeats, titles) int; size: so many titles of each category at most, copies
-    counted once, or None for all. The titles of a smaller size are among those of a larger one. rows: int32, ascending;
-    parts: (rows,) int8 from 0 to 3, quarters of each category with copies together, to be held out while something is
-    chosen (halves, where no category has four titles).
+    within it counted once, or None for all. The titles of a smaller size are among those of a larger one. rows: int32,
+    ascending; parts: (rows,) int8 from 0 to 3, quarters of each category with copies together, to be held out while
+    something is chosen (halves, where no category has four titles).
     """
-    drawn = []
+    drawn, classes = [], int(labels.max()) + 1
     for repeat, held in enumerate(folds):
         order = np.random.default_rng([seed, repeat, 1]).permutation(len(labels))
         for fold in range(int(held.max()) + 1):
             rows = order[held[order] != fold]
-            first = rows[np.sort(np.unique(groups[rows], return_index=True)[1])]  # one of each group, in this order
+            copies = groups[rows].astype(np.int64) * classes + labels[rows]
+            first = rows[np.sort(np.unique(copies, return_index=True)[1])]  # one of each, in this order
             by_class = np.argsort(labels[first], kind="stable")
             sizes = np.bincount(labels[first])
             rank = np.empty(len(first), dtype=np.int64)  # among those of its category
