@@ -18,12 +18,9 @@ done
 if [ "$MODEL" != minilm ]; then                                     # the small encoder leaves these to the large one
     train "$OUT-random" --pooling cls --split random                # copies of a title on both sides of the split
     train "$OUT" --pooling cls --standardize                        # was it the head, or the layers?
-    train "$OUT" --pooling mean --layers -1 --standardize
-    train "$OUT" --pooling cls --layers -1 --standardize --reduction none
     for fusion in mix concat; do                                    # was the report's fusion too weak?
         train "$OUT" --pooling cls --layers -1 -2 -3 -4 --standardize --fusion $fusion
     done
-    train "$OUT" --pooling cls mean --layers all --head linear      # everything side by side
 fi
 if [ "$MODEL" = minilm ]; then                                      # does half the precision cost anything?
     for dtype in float32 bfloat16; do
