@@ -20,8 +20,8 @@ def parse_arguments(argv=None):
     add("--runs", type=cli.number(int, 1), default=3, help="rounds over all contenders; scale has one")
     add("--data", default="youtube", metavar="youtube|sample|FILE", help="extract, busy, answer: the titles")
     add("--titles", type=cli.number(int, 40), help="extract, busy, answer: so many, drawn (default: 1200; answer: all)")
-    what = "extract, answer: encoders; random is bert-base's shape with random weights, as fast as trained ones"
-    add("--model", nargs="+", metavar="NAME", help=f"{what} (default: random; answer: minilm random)")
+    what = "answer: encoders; random is bert-base's shape with random weights, as fast as trained ones"
+    add("--model", nargs="+", default=["minilm", "random"], metavar="NAME", help=what)
     add("--tokenizer", default="minilm", metavar="NAME", help="tokenizer of the encoders that are made here")
     add("--features", metavar="FOLDER", help="train: what extract.py made; its last layer (default: made-up features)")
     add("--epochs", type=cli.number(int, 1), default=30, help="train, busy: passes of the report's head")
@@ -35,12 +35,12 @@ if __name__ == "__main__":
 
 import functools
 import importlib.metadata
-import importlib.util
 import itertools
 import os
 import platform
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -63,11 +63,9 @@ import store
 import train
 from encoder import choose_dtype, embed, find_model, load_encoder, quiet_library, tokenise
 
-WORDS = ["how", "to", "make", "the", "best", "street", "food", "in", "rome", "cheap", "flights", "hidden", "beach", "paint", "sunset", "guitar", "lesson", "of", "war"]
-SPINNING = {
-    "GOMP_SPINCOUNT": "300000",
-    "OPENBLAS_THREAD_TIMEOUT": "26",
-}  # the libraries' defaults, which cli.begin sets
+PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
+WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
+SPINNING = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}  # as the libraries do where nothing is set
 # runs a command from a process that is itself small: a child starts with the peak memory of the one that made it
 MEASURE = """import resource, subprocess, sys, time
 started = time.time()
@@ -76,13 +74,14 @@ print(time.time() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_max
 sys.exit(code)"""
 
 
-def table(columns, rows, *packages):
+def table(columns, rows):
     """Print the line that says where, with what and how, and a markdown table."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     processor = re.search(r"model name\s*: (.*)", info)
     units = {"AMX": "amx_tile", "AVX512-BF16": "avx512_bf16", "AVX2": "avx2"}
     units = [f"{k} {'yes' if getattr(torch.cpu, f'_is_{v}_supported', bool)() else 'no'}" for k, v in units.items()]
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", *packages))
+    installed = {each.name: each.version for each in importlib.metadata.distributions(path=sys.path)}
+    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
     where = f"{processor[1] if processor else platform.machine()}, {torch.get_num_threads()} threads"
     command = f"`python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
     print(f"{where}, {', '.join(units)}; {versions}; {time.strftime('%Y-%m-%d')}; {command}\n")
@@ -90,14 +89,14 @@ def table(columns, rows, *packages):
 
 
 def rounds(contenders, runs):
-    """Median seconds of each contender, {name: seconds}: all of them in turn, `runs` times over."""
-    seconds = {name: [] for name in contenders}
+    """(median seconds, last result) of each contender: all of them in turn, `runs` times over."""
+    seconds, results = {name: [] for name in contenders}, {}
     for turn, (name, work) in itertools.product(range(runs), contenders.items()):
         started = time.perf_counter()
-        work()
+        results[name] = work()
         seconds[name].append(time.perf_counter() - started)
         cli.say(f"round {turn + 1} of {runs}: {name}, {seconds[name][-1]:.2f} s")
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: (statistics.median(values), results[name]) for name, values in seconds.items()}
 
 
 def run(script, *options, **environment):
@@ -112,7 +111,7 @@ def run(script, *options, **environment):
 
 
 def read_titles(args, most):
-    """Titles and categories of --data as a table with these two columns, at most so many rows, drawn by a fixed seed."""
+    """Titles and categories of --data as a table, at most so many rows, drawn by a fixed seed."""
     rows = data.read_table(data.find_titles(args.data), ["title", "category"])
     head = next(rows)
     found = pd.DataFrame([cells for _, cells in rows], columns=head)[["title", "category"]]
@@ -161,46 +160,46 @@ def plain_loop(model, tokenizer, titles):
 
 
 def bench_extract(args, temporary):
-    titles, runs = read_titles(args, args.titles or 1200)["title"].tolist(), {}
-    st = importlib.util.find_spec("sentence_transformers") and importlib.import_module("sentence_transformers")
-    if not st:
-        cli.say("sentence-transformers is missing, its rows are left out; pip install -r requirements-bench.txt")
-    for name in args.model or ["random"]:
-        folder = make_encoder(temporary / name, args.tokenizer) if name == "random" else find_model(name)[0]
-        kinds = {torch.float32: "float32", choose_dtype("auto", torch.device("cpu")): "auto"}
-        runs, plain = {}, transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        lengths = np.array([len(ids) for ids in tokenizer(titles, truncation=True, max_length=128)["input_ids"]])
-        fourth = [titles[i] for i in sorted(np.argsort(lengths, kind="stable")[2::4])]
+    titles, auto = read_titles(args, args.titles or 1200)["title"].tolist(), choose_dtype("auto", torch.device("cpu"))
+    folder, kinds, about = (
+        make_encoder(temporary / "base", args.tokenizer),
+        {torch.float32: "float32", auto: "auto"},
+        {},
+    )
+    plain = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    lengths = np.array([len(ids) for ids in tokenizer(titles, truncation=True, max_length=128)["input_ids"]])
+    fourth = [titles[i] for i in sorted(np.argsort(lengths, kind="stable")[2::4])]  # every fourth by length
+    for dtype, kind in kinds.items():
+        encoder = load_encoder(folder, "cpu", kind)
+        work = functools.partial(lambda e: embed(e, tokenise(e, titles), range(1, 13), ("cls",)), encoder)
+        about[f"this project, all layers, {kind}"] = dtype, titles, work
+    try:
+        from sentence_transformers import SentenceTransformer
+
         for dtype, kind in kinds.items():
-            encoder = load_encoder(folder, "cpu", kind)
-            layers = range(1, encoder.info["layers"] + 1)
-            work = functools.partial(lambda e, layers: embed(e, tokenise(e, titles), layers, ("cls",)), encoder, layers)
-            runs[f"this project, all layers, --dtype {kind}"] = dtype, titles, work
-        for dtype, kind in kinds.items() if st else ():
-            other = st.SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
+            other = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
             work = functools.partial(other.encode, titles, show_progress_bar=False)
-            runs[f"sentence-transformers encode, last layer, {kind}"] = dtype, titles, work
-        pipe = transformers.pipeline("feature-extraction", model=plain, tokenizer=tokenizer, device="cpu")
-        runs["transformers feature-extraction pipeline, last layer"] = torch.float32, fourth, lambda p=pipe: p(fourth)
-        work = functools.partial(plain_loop, plain, tokenizer, fourth)
-        runs["loop, all layers, 32 titles padded to the longest"] = torch.float32, fourth, work
-        limits = {dtype: [] for dtype in kinds}
-        measure = {"products": lambda: [limits[dtype].append(product_limit(dtype)) for dtype in limits]}
-        seconds = rounds({**measure, **{name: work for name, (_, _, work) in runs.items()}}, args.runs)
-        limits = {dtype: max(values) for dtype, values in limits.items()}
-        linears = [m for n, m in plain.named_modules() if isinstance(m, torch.nn.Linear) and "pooler" not in n]
-        flop = 2 * lengths.mean() * sum(module.weight.numel() for module in linears)
-        speed = {name: len(timed) / seconds[name] for name, (_, timed, _) in runs.items()}
-        ours = [value for name, value in speed.items() if name.startswith("this")][-1]
-        rows = [
-            (name, f"{v:.1f}", f"{ours / v:.2f}", f"{v * flop / limits[runs[name][0]]:.0%}")
-            for name, v in speed.items()
-        ]
-        columns = (f":encoder {name}", "titles/s", "`auto` is times as fast", "share of the product limit")
-        table((f":{len(titles):,} titles", *columns[1:]), rows, "transformers", *["sentence-transformers"] * bool(st))
-        tops = ", ".join(f"{value / 1e12:.3f} TFLOP/s in {str(d)[6:]}" for d, value in limits.items())
-        print(f"{lengths.mean():.1f} tokens a title. Limit, the fastest product of matrices in this run: {tops}.\n")
+            about[f"sentence-transformers encode, last layer, {kind}"] = dtype, titles, work
+    except ImportError:
+        cli.say("sentence-transformers is missing, its rows are left out; pip install -r requirements-bench.txt")
+    pipe = transformers.pipeline("feature-extraction", model=plain, tokenizer=tokenizer, device="cpu")
+    about["transformers pipeline, last layer"] = torch.float32, fourth, functools.partial(pipe, fourth)
+    loop = functools.partial(plain_loop, plain, tokenizer, fourth)
+    about["loop, all layers, 32 titles padded to the longest"] = torch.float32, fourth, loop
+    limits = {f"limit {kind}": functools.partial(product_limit, dtype) for dtype, kind in kinds.items()}
+    with torch.inference_mode():
+        found = rounds(limits | {name: work for name, (_, _, work) in about.items()}, args.runs)
+    linears = [m for n, m in plain.named_modules() if isinstance(m, torch.nn.Linear) and "pooler" not in n]
+    flop = 2 * lengths.mean() * sum(module.weight.numel() for module in linears)
+    speed = {name: len(timed) / found[name][0] for name, (_, timed, _) in about.items()}
+    ours, rows = speed["this project, all layers, auto"], []
+    for name, value in speed.items():
+        share = value * flop / found[f"limit {kinds[about[name][0]]}"][1]
+        rows.append((name, f"{value:.1f}", f"{ours / value:.2f}", f"{share:.0%}"))
+    table((f":{len(titles):,} titles", "titles/s", "`auto` is times as fast", "share of the product limit"), rows)
+    tops = ", ".join(f"{found[name][1] / 1e12:.3f} TFLOP/s ({name[6:]})" for name in limits)
+    print(f"{lengths.mean():.1f} tokens a title. Fastest product of matrices in this run: {tops}.\n")
 
 
 def usual_heads(x, labels, folds, config):
@@ -223,18 +222,18 @@ def usual_heads(x, labels, folds, config):
     return probabilities
 
 
-def usual_probe(x, labels, cv):
-    """Out-of-fold probabilities as scikit-learn gives them, over the same grid of penalties; (titles, classes)."""
+def usual_probe(x, labels, folds):
+    """Out-of-fold probabilities as scikit-learn gives them, over the same grid of penalties; (1, titles, classes)."""
     from sklearn.linear_model import LogisticRegressionCV
-    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit, cross_val_predict
+    from sklearn.model_selection import PredefinedSplit, StratifiedKFold, StratifiedShuffleSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     few = len(x) * 4 // 5 <= probe.FEW  # the probe holds each quarter out in turn, or, of many titles, one
     inner = StratifiedKFold(4) if few else StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
-    options = {"scoring": "neg_log_loss", "max_iter": 10_000, "use_legacy_attributes": False}
+    options = {"scoring": "neg_log_loss", "max_iter": 10_000, "l1_ratios": (0,), "use_legacy_attributes": False}
     solver = make_pipeline(StandardScaler(), LogisticRegressionCV(Cs=probe.GRID, cv=inner, **options))
-    return cross_val_predict(solver, x, labels, cv=cv, method="predict_proba")
+    return cross_val_predict(solver, x, labels, cv=PredefinedSplit(folds), method="predict_proba")[None]
 
 
 def bench_train(args, temporary):
@@ -247,35 +246,26 @@ def bench_train(args, temporary):
         x = (generator.normal(size=(3599, 1, 384)) + generator.normal(0, 0.1, (4, 1, 384))[labels]).astype(np.float32)
     names = list(map(str, range(labels.max() + 1)))
     x, shape = torch.from_numpy(x), {"classes": names, "columns": [("mean", 1)], "encoder": {"hidden": x.shape[2]}}
-    found = {}
     for head, repeats, usual in (("mlp", 3, "DataLoader loop"), ("linear", 1, "scikit-learn LogisticRegressionCV")):
-        options = {**cli.OPTIONS, "head": head, "epochs": args.epochs, "repeats": repeats}
-        config, groups = {**shape, "options": options}, np.arange(len(labels))
-        folds = splits.repeat_folds(labels, groups, options, names)
-        drawn = splits.draw_titles(labels, groups, folds, 0)
-
-        def ours(head=head, folds=folds, config=config, drawn=drawn):
-            if head == "linear":
-                own = x.clone()
-                found[head] = probe.train(own, probe.rescale(own), labels, folds, config, drawn)[2]
-            else:
-                found[head] = train.train_heads(x, labels, folds, config, [rows for rows, _ in drawn])[2]
-
-        def theirs(head=head, folds=folds, config=config, usual=usual):
-            if head == "mlp":
-                found[usual] = usual_heads(x, labels, folds, config)
-            else:
-                from sklearn.model_selection import PredefinedSplit
-
-                found[usual] = usual_probe(x.flatten(1).numpy(), labels, PredefinedSplit(folds[0]))[None]
-
-        seconds = rounds({head: ours, usual: theirs}, args.runs)
-        figures = {name: metrics.macro_f1(labels, found[name][0].argmax(1), len(names)) for name in seconds}
-        rows = [(n, f"{s:.2f}", f"{s / seconds[head]:.2f}", f"{figures[n]:.4f}") for n, s in seconds.items()]
-        rows[0] = (f"this project, --head {head}", *rows[0][1:])
-        work = f"{len(labels):,} × {x.shape[2]}, {len(names)} classes, {repeats} × 5 folds"
-        work += f", {args.epochs} epochs" if head == "mlp" else f", {len(probe.GRID)} penalties"
-        table((f":{work}", "seconds", "times as long", "macro-F1"), rows, *["scikit-learn"] * (head == "linear"))
+        config = {**shape, "options": {**cli.OPTIONS, "head": head, "epochs": args.epochs, "repeats": repeats}}
+        folds = splits.repeat_folds(labels, np.arange(len(labels)), config["options"], names)
+        drawn = splits.draw_titles(labels, np.arange(len(labels)), folds, 0)
+        ours, arguments = f"this project, --head {head}", (labels, folds, config)
+        if head == "mlp":
+            mine = functools.partial(train.train_heads, x, *arguments, [rows for rows, _ in drawn])
+            other = functools.partial(usual_heads, x, *arguments)
+            work = f"{args.epochs} epochs"
+        else:  # what rescale does in place is done once, before the first round
+            mine = functools.partial(probe.train, x, probe.rescale(x), *arguments, drawn)
+            other = functools.partial(usual_probe, x.flatten(1).numpy(), labels, folds[0])
+            work = f"{len(probe.GRID)} penalties"
+        found, rows = rounds({ours: mine, usual: other}, args.runs), []
+        for name, (seconds, result) in found.items():
+            probabilities = result[2] if name == ours else result
+            score = metrics.macro_f1(labels, probabilities[0].argmax(1), len(names))
+            rows.append((name, f"{seconds:.2f}", f"{seconds / found[ours][0]:.2f}", f"{score:.4f}"))
+        size = f":{len(labels):,} × {x.shape[2]}, {len(names)} classes, {repeats} × 5 folds, {work}"
+        table((size, "seconds", "times as long", "macro-F1"), rows)
 
 
 def bench_scale(args, temporary):
@@ -290,7 +280,7 @@ def bench_scale(args, temporary):
         with open(titles, "w", encoding="utf-8") as file:
             file.write("title,category\n")
             for row in range(size):
-                words = generator.choices(WORDS[row % 4 * 5 :], k=generator.randint(3, 12))
+                words = generator.choices(WORDS.split()[row % 4 * 5 :], k=generator.randint(3, 12))
                 file.write(f"{' '.join(words)} {row},category {row % 4}\n")
         fit = ("--features", features, "--results", results, "--layers", "-1", "--repeats", 1, "--quiet")
         steps = {
@@ -307,7 +297,7 @@ def bench_scale(args, temporary):
             seconds[size, name] = taken
             rows.append((f"{size:,}", name, f"{taken:.1f}", f"{taken / size * 1e6:,.1f}", f"{peak:,.0f}"))
             cli.say(f"{size:,} titles, {name}: {taken:.1f} s, {peak:.0f} MB")
-    table((":titles", ":step", "seconds", "µs a title", "peak memory, MB"), rows, "transformers")
+    table((":titles", ":step", "seconds", "µs a title", "peak memory, MB"), rows)
     (least, *_, last), before = sizes, sizes[-2]
     for name in steps if before > least else ():
         net = [(seconds[n, name] - seconds[least, name]) / (n - least) for n in (before, last)]
@@ -318,13 +308,13 @@ def bench_scale(args, temporary):
 
 
 def bench_busy(args, temporary):
-    titles, features, turn = temporary / "busy.csv", temporary / "busy-features", itertools.count()
+    titles, features, turn = temporary / "busy.csv", temporary / "features", itertools.count()
     read_titles(args, args.titles or 1200).to_csv(titles, index=False)
     extraction = ("extract.py", "--data", titles, "--model", "minilm", "--quiet", "--out")
-    run(*extraction, features)
     training = ("train.py", "--features", features, "--layers", "-1", "--epochs", args.epochs, "--quiet", "--results")
+    run(*extraction, features)
 
-    def work(step, busy, environment):
+    def work(step, environment, busy):
         other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
         try:
             run(*step, temporary / f"busy-{next(turn)}", **environment)
@@ -333,66 +323,75 @@ def bench_busy(args, temporary):
                 other.kill()
                 other.wait()
 
-    kinds = {"cli.begin's settings": {}, "the libraries' own": SPINNING}
-    names = {"training": training, "extraction": extraction}
-    cases = list(itertools.product(names, kinds, (False, True)))
-    label = "{}, {}, {}".format
-    contenders = {label(*case): functools.partial(work, names[case[0]], case[2], kinds[case[1]]) for case in cases}
-    seconds, rows = rounds(contenders, args.runs), []
-    for name, kind in itertools.product(names, kinds):
-        alone, busy = (seconds[label(name, kind, state)] for state in (False, True))
-        rows.append((name, kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
-    table((":work", ":threads that wait", "alone, s", "beside a busy process, s", "times as long"), rows)
-
-
-def usual_answer(folder, path):
-    """What one would write with transformers and scikit-learn; prints the seconds of features and probes."""
-    from sklearn.model_selection import StratifiedKFold
-
-    found = pd.read_csv(path, keep_default_na=False)
-    started, (titles, labels) = time.time(), (found[name].tolist() for name in ("title", "category"))
-    model, tokenizer = (
-        transformers.AutoModel.from_pretrained(folder),
-        transformers.AutoTokenizer.from_pretrained(folder),
-    )
-    features, labels = plain_loop(model.eval(), tokenizer, titles), np.array(labels)
-    encoded = time.time()
-    for x in features.values():
-        probabilities = usual_probe(x, labels, StratifiedKFold(5, shuffle=True, random_state=0))
-        metrics.macro_f1(np.unique(labels, return_inverse=True)[1], probabilities.argmax(1), probabilities.shape[1])
-    print(encoded - started, time.time() - encoded)
+    kinds, steps = {"as the scripts set them": {}, "as the libraries do": SPINNING}, (training, extraction)
+    cases = list(itertools.product(steps, kinds))
+    contenders = {
+        (step[0], kind, busy): functools.partial(work, step, kinds[kind], busy)
+        for step, kind in cases
+        for busy in (False, True)
+    }
+    found, rows = rounds(contenders, args.runs), []
+    for step, kind in cases:
+        alone, busy = (found[step[0], kind, state][0] for state in (False, True))
+        rows.append((step[0], kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
+    table((":script", ":waiting threads", "alone, s", "beside a busy process, s", "times as long"), rows)
 
 
 def bench_answer(args, temporary):
-    titles, turn = temporary / "answer.csv", itertools.count()
-    count = len(read_titles(args, args.titles).to_csv(titles, index=False) or pd.read_csv(titles))
-    for name in args.model or ["minilm", "random"]:
-        folder = make_encoder(temporary / "answer", args.tokenizer) if name == "random" else find_model(name)[0]
-        stages = {"features": [], "probes": [], "table": [], "all": []}, {"features": [], "probes": [], "all": []}
+    titles, found = temporary / "answer.csv", read_titles(args, args.titles)
+    found.to_csv(titles, index=False)
+    labels = found["category"].to_numpy()
+    folds = data.make_folds(np.unique(labels, return_inverse=True)[1], np.arange(len(labels)), 5, 0)
+    for name in args.model:
+        folder = make_encoder(temporary / "base", args.tokenizer) if name == "random" else find_model(name)[0]
+        place, features = temporary / f"features-{name}", {}
+        fit = (
+            "--features",
+            place,
+            "--results",
+            place / "runs",
+            "--head",
+            "linear",
+            "--each",
+            "--repeats",
+            1,
+            "--quiet",
+        )
 
-        def ours(folder=folder, stages=stages[0]):
-            place = temporary / f"answer-{next(turn)}"
-            fit = ("--features", place, "--results", place / "results", "--head", "linear", "--each", "--repeats", 1)
-            encode = ("--data", titles, "--model", folder, "--pooling", "cls", "mean", "--out", place, "--quiet")
-            stages["features"].append(run("extract.py", *encode)[0])
-            both = [run("train.py", *fit, "--quiet", "--pooling", pooling)[0] for pooling in cli.POOLINGS]
-            stages["probes"].append(sum(both))
-            stages["table"].append(run("evaluate.py", "--results", place / "results", "--quiet")[0])
+        def encode(folder=folder, place=place):
+            shutil.rmtree(place, ignore_errors=True)
+            run(
+                "extract.py", "--data", titles, "--model", folder, "--pooling", *cli.POOLINGS, "--out", place, "--quiet"
+            )
 
-        def theirs(folder=folder, stages=stages[1]):
-            call = [sys.executable, "-c", "import sys, bench; bench.usual_answer(*sys.argv[1:])", folder, titles]
-            done = subprocess.run(list(map(str, call)), cwd=data.HERE, text=True, check=True, stdout=subprocess.PIPE)
-            for stage, value in zip(stages, done.stdout.split(), strict=False):
-                stages[stage].append(float(value))
+        def probes(fit=fit):
+            for pooling in cli.POOLINGS:
+                run("train.py", *fit, "--pooling", pooling)
 
-        whole = rounds({f"{name}, this project": ours, f"{name}, usual": theirs}, args.runs).values()
-        cells = [{k: statistics.median(v) for k, v in own.items() if v} for own in stages]
-        rows = [(f"{k}", f"{v:.1f}", f"{cells[1][k]:.1f}" if k in cells[1] else "") for k, v in cells[0].items()]
-        rows = [(*row, f"{cells[1][row[0]] / cells[0][row[0]]:.1f}" if row[2] else "") for row in rows]
-        mine, other = whole
-        rows.append(("all, start-up too", f"{mine:.1f}", f"{other:.1f}", f"{other / mine:.1f}"))
-        columns = (f":{name}, {count:,} titles: seconds", "this project", "transformers + scikit-learn", "ratio")
-        table(columns, rows, "transformers", "scikit-learn")
+        def usual_encode(folder=folder, features=features):
+            model = transformers.AutoModel.from_pretrained(folder).eval()
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            features.update(plain_loop(model, tokenizer, found["title"].tolist()))
+
+        def usual_probes(features=features):
+            return [usual_probe(x, labels, folds) for x in features.values()]
+
+        table_of = functools.partial(run, "evaluate.py", "--results", place / "runs", "--quiet")
+        ours = {"features": encode, "probes": probes, "table with intervals": table_of}
+        usual = {"features, usual": usual_encode, "probes, usual": usual_probes}
+        seconds = {stage: value for stage, (value, _) in rounds(ours | usual, args.runs).items()}
+        seconds["all"], seconds["all, usual"] = (sum(map(seconds.get, stages)) for stages in (ours, usual))
+        rows = []
+        for stage in (*ours, "all"):
+            mine, other = seconds[stage], seconds.get(f"{stage}, usual")
+            rows.append((stage, f"{mine:.1f}", *((f"{other:.1f}", f"{other / mine:.1f}") if other else ("", ""))))
+        columns = (
+            f":{name}, {len(labels):,} titles: seconds",
+            "this project",
+            "transformers and scikit-learn",
+            "ratio",
+        )
+        table(columns, rows)
 
 
 def main(args):
