@@ -89,6 +89,13 @@ def test_weaker_penalties_are_chosen_where_the_features_tell_more():
     assert all(np.isclose(value, probe.GRID).any() for value in (*easy, *hard))
 
 
+@pytest.mark.xfail(reason="the walk over the grid ends where the first steps change the log loss by less than 1%")
+def test_few_labels_do_not_end_the_search_at_the_strongest_penalty():
+    x, labels = noisy(rows=300, noise=0.5)
+    _, chosen, probabilities, _, _ = solve(x, labels, 8)
+    assert np.min(chosen) > 1e-3 and probabilities.max(2).mean() > 0.5
+
+
 def test_kept_weights_apply_to_the_features_as_they_are():
     x, labels = noisy(layers=2)
     state, _, probabilities, folds, _ = solve(x, labels, repeats=2)
@@ -104,13 +111,13 @@ def test_kept_weights_apply_to_the_features_as_they_are():
 @pytest.mark.parametrize("size", [None, 8])
 def test_held_out_titles_change_nothing_of_their_head(size):
     """Other features and labels of one fold's titles: the head that is scored on them stays what it was."""
-    x, labels = noisy(rows=300, noise=0.5)
+    x, labels = noisy(rows=300, hidden=200, noise=0.5)
     state, chosen, _, folds, drawn = solve(x, labels, size)
     held, random = folds[0] == 1, np.random.default_rng(1)
     other, wrong = x.copy(), np.where(held, (labels + 1) % 4, labels)
     other[held] = 5 * random.normal(size=other[held].shape) + 3
     options = {**cli.OPTIONS, "head": "linear", "folds": 3, "repeats": 1}
-    config = {"columns": [("cls", 0)], "classes": list(range(4)), "encoder": {"hidden": 30}, "options": options}
+    config = {"columns": [("cls", 0)], "classes": list(range(4)), "encoder": {"hidden": 200}, "options": options}
     tensor = torch.from_numpy(other)
     scale = probe.rescale(tensor)
     again = splits.draw_titles(wrong, np.arange(300), folds, 0, size)

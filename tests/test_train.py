@@ -1,6 +1,5 @@
-"""Training: the head is the report's, all folds at once equals one by one, no head sees its held-out titles."""
+"""Training: the head is the report's, all heads at once equal one after the other, no head sees its held-out titles."""
 
-import hashlib
 import json
 import os
 import re
@@ -13,57 +12,57 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, call, refused
+from filelock import FileLock
 from safetensors.numpy import load_file
+from torch.nn.functional import cross_entropy
 
-import bench
 import cli
-import data
 import model
+import runs
+import splits
 import store
 import train
 
 CLASSES = ("art", "food", "history", "travel")
 
 
-def write_features(folder, arrays, names, depth=2, titles=None):
+def write_features(folder, arrays, names, depth=2, titles=None, encoder="some/encoder", data="titles.csv"):
     """A features folder with the given arrays, {(pooling, layer): (titles, hidden) float32}, and labels."""
     folder.mkdir(parents=True)
     titles = titles or [f"title number {i}" for i in range(len(names))]
-    text = "title,label\n" + "".join(f"{title},{name}\n" for title, name in zip(titles, names))
-    (folder / "titles.csv").write_text(text)
+    lines = [f"{title},{name}\n" for title, name in zip(titles, names, strict=True)]
+    (folder / "titles.csv").write_text("title,label\n" + "".join(lines), encoding="utf-8")
     files = {}
-    for (pooling, layer), array in arrays.items():
-        path = folder / store.feature_file(pooling, layer)
+    for column, array in arrays.items():
+        path = folder / store.feature_file(*column)
         np.save(path, array.astype(np.float32))
         files[path.name] = {"bytes": path.stat().st_size, "sha256": store.sha256(path)}
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    store.write_json(
-        folder / "manifest.json",
-        {
-            "format": store.FORMAT,
-            "encoder": {
-                "name": "some/encoder",
-                "revision": None,
-                "kind": "bert",
-                "layers": depth,
-                "hidden": next(iter(arrays.values())).shape[1],
-                "weights": "w",
-                "tokenizer": "t",
-            },
-            "data": {
-                "name": "titles.csv",
-                "sha256": "s",
-                "text_column": "title",
-                "label_column": "category",
-                "rows": len(names),
-                "titles": digest,
-                "classes": {n: names.count(n) for n in sorted(set(names))},
-            },
-            "settings": {"max_length": 128, "dtype": "float32", "store": "float32", "window": 4096, "device": "cpu"},
-            "truncated": 0,
-            "files": files,
+    hidden = next(iter(arrays.values())).shape[1]
+    manifest = {
+        "format": store.FORMAT,
+        "encoder": {
+            "name": encoder,
+            "revision": None,
+            "kind": "bert",
+            "layers": depth,
+            "hidden": hidden,
+            "weights": "w",
+            "tokenizer": "t",
         },
-    )
+        "data": {
+            "name": data,
+            "sha256": "s",
+            "text_column": "title",
+            "label_column": "category",
+            "rows": len(names),
+            "titles": store.sha256(folder / "titles.csv"),
+            "classes": {n: names.count(n) for n in sorted(set(names))},
+        },
+        "settings": {"max_length": 128, "dtype": "float32", "store": "float32"},
+        "truncated": 0,
+        "files": files,
+    }
+    store.write_json(folder / "manifest.json", manifest)
     return folder
 
 
@@ -85,22 +84,36 @@ def planted(tmp_path):
     return write_features(tmp_path / "features", *made_up(poolings=("cls", "mean")))
 
 
-def trained(features, results, *options, epochs=3):
+def train_on(features, results, *options):
+    """Call train.py on a features folder; what takes long is small, unless `options` say otherwise."""
+    small = ["--folds", 3, "--repeats", 2]
+    small += [] if "linear" in options else ["--epochs", 2, "--hidden", 16]
+    return call("train", "--features", features, "--results", results, *small, *options)
+
+
+def trained(features, results, *options):
     """Train on a features folder; returns what the script said, after asserting that it worked."""
-    result = call("train", "--features", features, "--results", results, "--epochs", epochs, *options)
-    assert result.code == 0, result.err
-    return result
+    result = train_on(features, results, *options)
+    assert result.code == 0 and result.out == "", result.err
+    return result.err
 
 
-def runs(results):
-    return sorted(path.name for path in results.iterdir() if not path.name.startswith("."))
+def folders(results):
+    """The runs in a folder of results, by name."""
+    return sorted(path for path in results.iterdir() if not path.name.startswith("."))
 
 
-def config_of(rows=90, layers=2, hidden=16, classes=3, **options):
-    """Random inputs and a configuration for train.train_heads: (x, labels, folds, config)."""
+def settings(results):
+    """The configurations of the runs in a folder of results, by name of the run."""
+    return [json.loads((folder / "config.json").read_text(encoding="utf-8")) for folder in folders(results)]
+
+
+def config_of(rows=90, layers=2, hidden=16, classes=3, size=None, **options):
+    """Random inputs for train.train_heads: (x, labels, folds, config, training)."""
     random = np.random.default_rng(5)
     labels = random.permutation(np.arange(rows) % classes)
-    options = {**cli.HEAD, "hidden": 20, "epochs": 3, "batch_size": 16, **options}
+    small = {"hidden": 20, "epochs": 3, "batch_size": 16, "repeats": 2, "folds": 3}
+    options = {**cli.OPTIONS, **small, **options}
     x = torch.from_numpy(random.normal(size=(rows, layers, hidden)).astype(np.float32) * 3 + 1)
     config = {
         "columns": [("cls", n) for n in range(layers)],
@@ -108,7 +121,34 @@ def config_of(rows=90, layers=2, hidden=16, classes=3, **options):
         "encoder": {"hidden": hidden},
         "options": options,
     }
-    return x, labels, data.make_folds(labels, np.arange(rows), options["folds"], 0), config
+    folds = splits.repeat_folds(labels, np.arange(rows), options)
+    drawn = splits.draw_titles(labels, np.arange(rows), folds, options["seed"], size)
+    return x, labels, folds, config, [titles for titles, _ in drawn]
+
+
+def plain_loop(x, labels, folds, config, training):
+    """The same training, one head after the other: ordinary modules and optimizers on the same batches.
+
+    Returns (heads, probabilities of (repeats, titles, classes)).
+    """
+    options, heads, target = config["options"], train.new_heads(config), torch.as_tensor(labels)
+    probabilities = torch.zeros(*folds.shape, len(config["classes"]))
+    for number, (head, rows) in enumerate(zip(heads, training, strict=True)):
+        if options["standardize"]:
+            head.mean.copy_(x[rows].mean(0))
+            head.deviation.copy_(x[rows].std(0, correction=0))
+        optimizer = torch.optim.Adam(head.parameters(), lr=options["lr"])
+        for epoch in range(1, options["epochs"] + 1):
+            for batch, weights in zip(*train.epoch_batches(training, options, epoch), strict=True):
+                titles = batch[number][weights[number] > 0]
+                optimizer.zero_grad()
+                cross_entropy(head(x[titles]), target[titles]).backward()
+                optimizer.step()
+        repeat, fold = divmod(number, options["folds"])
+        held = torch.from_numpy(folds[repeat] == fold)
+        with torch.no_grad():
+            probabilities[repeat, held] = head(x[held]).softmax(1)
+    return heads, probabilities.numpy()
 
 
 # --- the head -----------------------------------------------------------------------------------------------------
@@ -199,418 +239,360 @@ def test_new_mix_weighs_all_layers_alike():
     torch.testing.assert_close(head(x).squeeze(1), x.mean(1))
 
 
-# --- all folds in one loop ----------------------------------------------------------------------------------------
+# --- all heads in one loop ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "layers, options",
     [
         (1, {}),
-        (3, {}),
-        (1, {"standardize": True}),
-        (2, {"standardize": True, "fusion": "mix"}),
-        (2, {"fusion": "concat"}),
-        (2, {"reduction": "none"}),
-        (1, {"folds": 3, "batch_size": 7, "seed": 9}),
+        (3, {"standardize": True}),
+        (2, {"standardize": True, "fusion": "mix", "size": 8}),
+        (2, {"fusion": "concat", "reduction": "none"}),
+        (1, {"folds": 4, "repeats": 1, "batch_size": 7, "seed": 9}),
         (2, {"batch_size": 1000}),
     ],
 )
-def test_training_all_folds_at_once_equals_one_after_the_other(layers, options):
-    x, labels, folds, config = config_of(layers=layers, **options)
-    state, history, probabilities = train.train_heads(x, labels, folds, config)
-    heads, expected = bench.plain_loop(x, labels, folds, config)
-    assert len(heads) == config["options"]["folds"]
-    for fold, head in enumerate(heads):
+def test_training_all_heads_at_once_equals_one_after_the_other(layers, options):
+    inputs = config_of(layers=layers, **options)
+    config = inputs[3]
+    state, history, probabilities = train.train_heads(*inputs)
+    heads, expected = plain_loop(*inputs)
+    assert len(heads) == config["options"]["folds"] * config["options"]["repeats"]
+    for number, head in enumerate(heads):
         assert set(state) == set(head.state_dict())
         for name, value in head.state_dict().items():
-            torch.testing.assert_close(state[name][fold], value, rtol=1e-3, atol=2e-5)
+            torch.testing.assert_close(state[name][number], value, rtol=1e-3, atol=2e-5)
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    assert len(history) == len(heads) * config["options"]["epochs"]
     fresh = train.new_heads(config)
     assert not torch.allclose(fresh[0].mlp[0].weight, state["mlp.0.weight"][0], atol=1e-3)  # they did learn
 
 
-def test_first_weights_of_a_fold_do_not_depend_on_the_other_folds():
-    five, three = (train.new_heads(config_of(folds=folds)[3]) for folds in (5, 3))
-    for one, other in zip(five, three):
-        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
-    assert not torch.equal(five[0].mlp[0].weight, five[1].mlp[0].weight)
+def test_first_weights_depend_on_seed_repeat_and_fold_alone():
+    def first(**options):
+        config = config_of(**options)[3]
+        heads = [head.mlp[0].weight for head in train.new_heads(config)]
+        return dict(zip(np.ndindex(config["options"]["repeats"], config["options"]["folds"]), heads, strict=True))
+
+    many, few, other = first(folds=5, repeats=3), first(folds=3, repeats=2, epochs=9), first(seed=1)
+    assert all(torch.equal(many[place], weight) for place, weight in few.items())
+    assert len({weight.detach().numpy().tobytes() for weight in (*many.values(), *other.values())}) == 21
+
+
+def test_making_heads_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train.new_heads(config_of()[3])
+    assert torch.equal(torch.rand(2), expected)
 
 
 @pytest.mark.parametrize("rows, folds, size", [(90, 5, 16), (91, 2, 64), (17, 4, 1), (33, 3, 1000), (128, 2, 64)])
 def test_an_epoch_shows_each_training_title_once(rows, folds, size):
-    held = np.random.default_rng(rows).permutation(np.arange(rows) % folds)
+    training = config_of(rows=rows, folds=folds, classes=2)[4]
     options = {"folds": folds, "batch_size": size, "seed": 3}
-    numbers, weights = train.epoch_batches(held, options, 1)
-    assert numbers.shape == weights.shape and numbers.shape[2] <= max(
-        size, 2
-    )  # single titles: a fold may have one more
+    numbers, weights = train.epoch_batches(training, options, 1)
+    assert numbers.shape == weights.shape and numbers.shape[1] == 2 * folds
+    assert numbers.shape[2] <= max(size, 2)  # single titles: a fold may have one more
     np.testing.assert_allclose(weights.sum(2), 1, rtol=1e-6)
-    for fold in range(folds):
-        shown = numbers[:, fold][weights[:, fold] > 0]
-        assert sorted(shown) == np.flatnonzero(held != fold).tolist()
-        for batch in weights[:, fold]:  # all titles of a batch count alike
+    for head, titles in enumerate(training):
+        assert sorted(numbers[:, head][weights[:, head] > 0]) == titles.tolist()
+        for batch in weights[:, head]:  # all titles of a batch count alike
             assert len(set(batch[batch > 0])) == 1
-    assert not np.array_equal(numbers, train.epoch_batches(held, options, 2)[0])
-    assert not np.array_equal(numbers, train.epoch_batches(held, {**options, "seed": 4}, 1)[0])
+    assert not np.array_equal(numbers, train.epoch_batches(training, options, 2)[0])
+    assert not np.array_equal(numbers, train.epoch_batches(training, {**options, "seed": 4}, 1)[0])
 
 
-def test_standardization_is_measured_on_the_training_folds_alone():
-    x, _, folds, _ = config_of(rows=60, layers=2)
-    x = x + 100 * torch.from_numpy(folds == 1)[:, None, None]  # the held-out titles of fold 1 are far away
-    mean, deviation = train.standardization(x, folds)
-    for fold in range(5):
-        kept = x.double().numpy()[folds != fold]
-        np.testing.assert_allclose(mean[fold], kept.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(deviation[fold], kept.std(0), rtol=1e-5)
-    assert (mean[1].abs() < 10).all() and (mean[0] > 10).all()
-
-
-def test_standardization_of_a_large_mean_and_a_tiny_deviation_keeps_its_digits():
-    x, _, folds, _ = config_of(rows=200, layers=1)
-    x = 10 + 1e-3 * x
-    mean, deviation = train.standardization(x, folds)
-    kept = x.double().numpy()[folds != 2]
-    np.testing.assert_allclose(deviation[2], kept.std(0), rtol=1e-4)
-    np.testing.assert_allclose(mean[2], kept.mean(0), rtol=1e-6)
+@pytest.mark.parametrize("shift, scale", [(0, 1), (10, 1e-3)])  # the second: digits are easily lost
+def test_standardization_is_measured_on_the_training_titles_alone(shift, scale):
+    x, _, folds, _, training = config_of(rows=60)
+    x = shift + scale * (x + 100 * torch.from_numpy(folds[0] == 1)[:, None, None])  # fold 1 is far away
+    mean, deviation = train.standardization(x, training)
+    assert mean.shape == deviation.shape == (6, 2, 16)
+    for head, titles in enumerate(training):
+        kept = x.double().numpy()[titles]
+        np.testing.assert_allclose(mean[head], kept.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(deviation[head], kept.std(0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
 def test_constant_dimension_stays_finite(constant):
-    x, labels, folds, config = config_of(standardize=True)
-    x[:, 0, 3] = constant
-    state, _, probabilities = train.train_heads(x, labels, folds, config)
+    inputs = config_of(standardize=True)
+    inputs[0][:, 0, 3] = constant
+    state, _, probabilities = train.train_heads(*inputs)
     assert np.isfinite(probabilities).all()
     assert (state["deviation"][:, 0, 3] == 1).all()
     np.testing.assert_allclose(state["mean"][:, 0, 3], constant, rtol=1e-6)
 
 
 def test_probabilities_come_from_the_head_that_has_not_seen_the_title():
-    x, labels, folds, config = config_of(layers=2, standardize=True)
-    state, _, probabilities = train.train_heads(x, labels, folds, config)
-    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
-    for row, fold in enumerate(folds):
-        logits = head_by_hand(
-            {name: value[fold] for name, value in state.items()}, x[row : row + 1], "conv", "conv", True
-        )[0]
+    x, labels, folds, config, training = config_of(standardize=True)
+    state, _, probabilities = train.train_heads(x, labels, folds, config, training)
+    np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-5)
+    for repeat, row in np.ndindex(*folds.shape):
+        own = {name: value[repeat * 3 + folds[repeat, row]] for name, value in state.items()}
+        logits = head_by_hand(own, x[row : row + 1], "conv", "conv", True)[0]
         expected = np.exp(logits - logits.max())
-        np.testing.assert_allclose(probabilities[row], expected / expected.sum(), atol=1e-5)
+        np.testing.assert_allclose(probabilities[repeat, row], expected / expected.sum(), atol=1e-5)
 
 
-def test_labels_of_held_out_titles_are_never_learned():
-    """Change the labels of one fold: its own head, and so its probabilities, must stay what they were."""
-    x, labels, folds, config = config_of()
-    other = np.where(folds == 2, (labels + 1) % 3, labels)
-    before, after = (train.train_heads(x, y, folds, config)[2] for y in (labels, other))
-    np.testing.assert_allclose(before[folds == 2], after[folds == 2], atol=1e-6)
-    assert abs(before[folds == 0] - after[folds == 0]).max() > 1e-3
+def test_held_out_titles_are_never_learned():
+    """Change features and labels of one fold: its own head's weights must stay what they were."""
+    x, labels, folds, config, training = config_of(standardize=True, repeats=1)
+    held = folds[0] == 2
+    other, wrong = x.clone(), np.where(held, (labels + 1) % 3, labels)
+    other[held] = 50 - other[held]
+    before, after = (train.train_heads(*pair, folds, config, training)[0] for pair in ((x, labels), (other, wrong)))
+    for name, value in before.items():
+        torch.testing.assert_close(value[2], after[name][2], rtol=1e-3, atol=1e-5)
+    assert abs(before["mlp.0.weight"][0] - after["mlp.0.weight"][0]).max() > 1e-3
 
 
 def test_blocks_of_titles_change_no_probability():
-    x, labels, folds, config = config_of()
-    head = train.new_heads(config)
-    state, _ = torch.func.stack_module_state(head)
-    whole, parts = (model.held_out_probabilities(model.stacked(head[0]), state, x, folds, block) for block in (4096, 5))
+    x, _, folds, config, _ = config_of()
+    heads = train.new_heads(config)
+    state, _ = torch.func.stack_module_state(heads)
+    whole, parts = (model.held_out_probabilities(heads[0], state, x, folds, block) for block in (1 << 21, 500))
     np.testing.assert_allclose(whole, parts, atol=1e-6)
 
 
 # --- the script ---------------------------------------------------------------------------------------------------
 
 
-def test_default_is_the_reports_six_sets(tmp_path):
-    features = write_features(tmp_path / "features", *made_up(rows=40, layers=range(9, 13)), depth=12)
-    result = trained(features, tmp_path / "results", "--folds", "2", epochs=1)
-    found = [
-        json.loads((tmp_path / "results" / name / "config.json").read_text())["columns"]
-        for name in runs(tmp_path / "results")
-    ]
-    assert sorted([layer for _, layer in columns] for columns in found) == [
-        [9],
-        [10],
-        [11],
-        [12],
-        [12, 11],
-        [12, 11, 10, 9],
-    ]
-    assert "6 of 6 layer sets" in result.err and result.out == ""
+def test_default_is_the_reports_six_sets_of_which_those_not_extracted_are_left_out(tmp_path):
+    whole = write_features(tmp_path / "whole", *made_up(rows=40, layers=range(9, 13)), depth=12)
+    said = trained(whole, tmp_path / "a", "--epochs", 1)
+    found = sorted([layer for _, layer in config["columns"]] for config in settings(tmp_path / "a"))
+    assert found == [[9], [10], [11], [12], [12, 11], [12, 11, 10, 9]]
+    assert "6 of 6 runs" in said and "left out" not in said
+    part = write_features(tmp_path / "part", *made_up(rows=40, layers=(9, 12)), depth=12)
+    said = trained(part, tmp_path / "b", "--epochs", 1)
+    assert sorted(config["columns"] for config in settings(tmp_path / "b")) == [[["cls", 9]], [["cls", 12]]]
+    assert "since not extracted with cls: 11; 10; 12, 11; 12, 11, 10, 9" in said
+    none = write_features(tmp_path / "none", *made_up(rows=40, layers=(3,)), depth=12)
+    refused(train_on(none, tmp_path / "c", "--quiet"), "none of the report's layer sets", "--layers", "--each")
 
 
-def test_default_of_a_shallow_encoder_leaves_out_what_does_not_exist(tmp_path, features):
-    trained(features, tmp_path / "results", "--folds", "2", epochs=1)
-    names = runs(tmp_path / "results")
-    assert len(names) == 3 and all(re.search(r"-layers-(2|1|2-1)-folds-2-epochs-1$", name) for name in names), names
+def test_each_layer_alone_and_pooling_is_cls_where_there_is(tmp_path):
+    features = write_features(tmp_path / "features", *made_up(layers=(1, 3, 4), poolings=("mean", "cls")), depth=6)
+    for name, options in (("all", []), ("two", ["--layers", "4", "1"])):
+        trained(features, tmp_path / name, "--each", "--head", "linear", *options)
+    assert sorted(c["columns"][0] for c in settings(tmp_path / "all")) == [["cls", 1], ["cls", 3], ["cls", 4]]
+    assert sorted(c["columns"] for c in settings(tmp_path / "two")) == [[["cls", 1]], [["cls", 4]]]
+    mean = write_features(tmp_path / "mean", *made_up(poolings=("mean",)))
+    trained(mean, tmp_path / "results", "--layers", "-1", "--head", "linear")
+    assert settings(tmp_path / "results")[0]["columns"] == [["mean", 2]]
 
 
-def test_each_layer_alone(tmp_path):
-    features = write_features(tmp_path / "features", *made_up(layers=(1, 3, 4)), depth=6)
-    trained(features, tmp_path / "results", "--each", epochs=1)
-    assert [re.search(r"layers-([\d-]+)-epochs", name)[1] for name in runs(tmp_path / "results")] == ["1", "3", "4"]
-
-
-def test_what_a_run_keeps(tmp_path, planted):
-    trained(planted, tmp_path / "results", "--layers", "2", "1", "--folds", "3", "--batch-size", "8", epochs=4)
-    folder = tmp_path / "results" / runs(tmp_path / "results")[0]
-    config = json.loads((folder / "config.json").read_text())
-    labels, folds, probabilities = (np.load(folder / f"{name}.npy") for name in ("labels", "folds", "probabilities"))
-    assert config["classes"] == sorted(CLASSES) and config["columns"] == [["cls", 2], ["cls", 1]]
-    assert [config["classes"][label] for label in labels] == made_up()[1]
-    assert probabilities.shape == (120, 4) and probabilities.dtype == np.float32
+def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
     from sklearn.metrics import f1_score
 
-    predicted = probabilities.argmax(1)
-    assert config["results"]["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-12)
-    for fold in range(3):
-        expected = f1_score(labels[folds == fold], predicted[folds == fold], average="macro")
-        assert config["results"]["fold_macro_f1"][fold] == pytest.approx(expected, abs=1e-12)
-    assert config["results"]["macro_f1"] > 0.5  # the classes can be told apart, and were
-    history = np.loadtxt(folder / "history.csv", delimiter=",", skiprows=1)
-    assert [tuple(row[:2]) for row in history] == [(epoch, fold) for epoch in range(1, 5) for fold in range(3)]
-    assert history[-1, 2] < history[0, 2]
-    assert all(value.shape[0] == 3 for value in load_file(folder / "heads.safetensors").values())
-    for name, checksum in config["contents"].items():
-        assert store.sha256(folder / name) == checksum
+    monkeypatch.chdir(tmp_path)
+    trained("features", "results", "--layers", "2", "1", "--batch-size", "8", "--epochs", "9", "--hidden", "64")
+    (folder,), (config,) = folders(tmp_path / "results"), settings(tmp_path / "results")
+    labels, folds, probabilities = (np.load(folder / f"{name}.npy") for name in ("labels", "folds", "probabilities"))
+    assert config["classes"] == sorted(CLASSES) and config["columns"] == [["cls", 2], ["cls", 1]]
+    assert config["made"]["features"] == str(planted.resolve())  # wherever the next command is typed
+    assert [config["classes"][label] for label in labels] == made_up()[1]
+    assert probabilities.shape == (2, 120, 4) and probabilities.dtype == np.float32
+    for repeat, predicted in enumerate(probabilities.argmax(2)):
+        whole = f1_score(labels, predicted, average="macro")
+        assert config["results"]["repeat_macro_f1"][repeat] == pytest.approx(whole, abs=1e-12)
+        assert whole > 0.5  # the classes can be told apart, and were
+    lines = (folder / "history.csv").read_text().split()
+    assert lines[0] == "repeat,fold,epoch,loss,macro_f1"
+    history = [[float(cell) for cell in line.split(",")] for line in lines[1:]]
+    assert sorted(row[:3] for row in history) == [[r, f, e] for r in range(2) for f in range(3) for e in range(1, 10)]
+    for repeat, fold, epoch, loss, score in history:
+        assert loss > 0
+        if epoch == 9:
+            assert score == pytest.approx(config["results"]["fold_macro_f1"][int(repeat)][int(fold)])
+    assert all(len(value) == 6 for value in load_file(folder / "heads.safetensors").values())
+    assert all(store.sha256(folder / name) == checksum for name, checksum in config["contents"].items())
     assert set(config["contents"]) | {"config.json", "README.md"} == {path.name for path in folder.iterdir()}
+    card = (folder / "README.md").read_text()
+    for text in ("pipeline_tag: text-classification", folder.name, "some/encoder", *CLASSES):
+        assert text in card
+    assert f"{config['results']['macro_f1']:.4f}" in card and "predict.py --run" in card
 
 
 def test_learned_layer_weights_are_printed_and_kept(tmp_path, planted):
-    for fusion in ("conv", "mix"):
-        said = trained(planted, tmp_path / fusion, "--layers", "2", "1", "--fusion", fusion).err
-        folder = tmp_path / fusion / runs(tmp_path / fusion)[0]
-        state = load_file(folder / "heads.safetensors")
-        if fusion == "conv":
-            weights = state["fuse.weight"][:, 0, :, 0].mean(0)
-        else:
-            weights = (np.exp(state["weights"]) / np.exp(state["weights"]).sum(1, keepdims=True)).mean(0)
-            assert weights.sum() == pytest.approx(1)
-        kept = json.loads((folder / "config.json").read_text())["results"]["layer_weights"]
-        np.testing.assert_allclose(kept, weights, rtol=1e-5)
-        assert f"layer 2 (cls) {weights[0]:+.3f}, layer 1 (cls) {weights[1]:+.3f}" in said
-    assert "weights:" not in trained(planted, tmp_path / "one", "--layers", "2").err
+    said = trained(planted, tmp_path / "results", "--layers", "2", "1", "--fusion", "mix")
+    state = load_file(folders(tmp_path / "results")[0] / "heads.safetensors")
+    weights = (np.exp(state["weights"]) / np.exp(state["weights"]).sum(1, keepdims=True)).mean(0)
+    np.testing.assert_allclose(settings(tmp_path / "results")[0]["results"]["layer_weights"], weights, rtol=1e-5)
+    assert f"layer 2 (cls) {weights[0]:+.3f}, layer 1 (cls) {weights[1]:+.3f}" in said
 
 
 def contents(results):
-    """Every file of every run: {name: bytes}, config.json without what says when and how it was made."""
+    """Every file of every run: {name: content}, without what says when, where and how it was made."""
     found = {}
     for path in sorted(results.glob("*/*")):
-        found[path.relative_to(results).as_posix()] = path.read_bytes()
+        found[path.name] = path.read_bytes()
         if path.name == "config.json":
-            config = json.loads(path.read_text())
-            del config["made"], config["checksum"]
-            found[path.relative_to(results).as_posix()] = config
+            found[path.name] = json.loads(path.read_text())
+            for part in ("made", "checksum", "software", "machine"):
+                del found[path.name][part]
         if path.name == "README.md":
-            found[path.relative_to(results).as_posix()] = re.sub(r"Made with `.*?`", "", path.read_text())
+            found[path.name] = re.sub(r"Made with `.*?`", "", path.read_text())
     return found
 
 
-def test_same_seed_same_bytes_other_seed_other_heads(tmp_path, planted):
+@pytest.mark.parametrize("head", [["--standardize"], ["--head", "linear"], ["--head", "linear", "--labels", "4"]])
+def test_same_command_same_bytes_other_seed_other_heads(tmp_path, planted, head):
     for results, seed in (("a", 1), ("b", 1), ("c", 2)):
-        trained(planted, tmp_path / results, "--layers", "2", "1", "--standardize", "--seed", seed)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b") and len(contents(tmp_path / "a")) == 8
-    arrays = [np.load(next((tmp_path / results).glob("*/probabilities.npy"))) for results in "ac"]
-    assert abs(arrays[0] - arrays[1]).max() > 1e-4
+        trained(planted, tmp_path / results, "--layers", "2", "1", "--seed", seed, *head)
+    one, two, other = (contents(tmp_path / results) for results in "abc")
+    assert one == two and len(one) == 8 - ("linear" in head)
+    assert one["heads.safetensors"] != other["heads.safetensors"] and one["folds.npy"] != other["folds.npy"]
+
+
+def test_a_run_for_each_number_of_labels(tmp_path, planted):
+    said = trained(planted, tmp_path / "results", "--layers", "2", "--head", "linear", "--labels", "all", "4", "500")
+    assert sorted(str(config["options"]["labels"]) for config in settings(tmp_path / "results")) == ["4", "None"]
+    assert "left out: --labels 500" in said and "2 of 2 runs" in said
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
         (["--layers", "9"], ["9", "2 layers"]),
-        (["--layers", "one"], ["--layers one"]),
         (["--layers", "2", "2"], ["twice"]),
         (["--layers", "0"], ["--layers 0", "--pooling mean"]),
         (["--device", "gpu"], ["--device gpu"]),
+        (["--head", "linear", "--lr", "0.1"], ["--lr", "--head mlp"]),
+        (["--head", "linear", "--batch-size", "8"], ["--batch-size", "--head mlp"]),
+        (["--folds", "31"], ["distinct titles", "--folds 31"]),
+        (["--labels", "1000"], ["--labels 1000", "--labels all"]),
     ],
 )
 def test_refusals(tmp_path, planted, options, words):
-    refused(call("train", "--features", planted, "--results", tmp_path / "results", *options), *words)
+    refused(train_on(planted, tmp_path / "results", "--quiet", *options), *words)
     assert not list(tmp_path.glob("results/*"))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA, so asking for it is right")
-def test_cuda_where_there_is_none_is_refused(tmp_path, planted):
-    refused(call("train", "--features", planted, "--results", tmp_path / "results", "--device", "cuda"), "--device cpu")
 
 
 @pytest.mark.parametrize(
     "options",
-    [
-        ("--folds", "1"),
-        ("--epochs", "0"),
-        ("--lr", "0"),
-        ("--lr", "-1"),
-        ("--lr", "nan"),
-        ("--batch-size", "0"),
-        ("--hidden", "0"),
-        ("--seed", "-1"),
-        ("--fusion", "sum"),
-        ("--layers", "2", "--each"),
-    ],
+    ["--folds 1", "--repeats 0", "--epochs 0", "--lr 0", "--lr nan", "--batch-size 0", "--hidden 0", "--seed -1"]
+    + ["--labels 0", "--fusion sum", "--head tree"],
 )
 def test_meaningless_options_are_refused_before_anything_is_read(tmp_path, options, capsys):
     with pytest.raises(SystemExit) as stop:
-        train.parse_arguments(["--features", str(tmp_path / "nowhere"), *options])
+        train.parse_arguments(["--features", str(tmp_path / "nowhere"), *options.split()])
     assert stop.value.code == 2
-    assert f"argument {options[-1] if '--each' in options else options[0]}" in capsys.readouterr().err.splitlines()[-1]
+    assert f"argument {options.split()[0]}" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_layers_that_are_not_extracted_are_refused_with_the_command_that_adds_them(tmp_path):
+def test_what_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path):
     features = write_features(tmp_path / "features", *made_up(layers=(1, 3)), depth=4)
-    line = refused(call("train", "--features", features, "--results", tmp_path / "results", "--layers", "3", "2", "4"))
-    assert "extract.py --layers 4 2" in line
-    refused(call("train", "--features", features, "--results", tmp_path / "results"), "extract.py --layers 4")
+    for options, words in (
+        (["--layers", "3", "2", "4"], "extract.py --layers 4 2"),
+        (["--pooling", "mean"], "extract.py --pooling mean"),
+    ):
+        refused(train_on(features, tmp_path / "results", *options), words)
+    refused(train_on(tmp_path / "none", tmp_path / "results"), "python extract.py")
 
 
-def test_pooling_that_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path):
-    features = write_features(tmp_path / "features", *made_up())
-    refused(
-        call("train", "--features", features, "--results", tmp_path / "results", "--pooling", "mean"),
-        "extract.py --pooling mean",
-    )
-
-
-def test_no_features(tmp_path):
-    refused(call("train", "--features", tmp_path / "none", "--results", tmp_path / "results"), "python extract.py")
-
-
-def test_category_with_fewer_titles_than_folds_is_refused_by_name(tmp_path):
-    arrays, names = made_up(rows=40)
-    names[0:4] = ["rare"] * 4
-    features = write_features(tmp_path / "features", arrays, names)
-    refused(call("train", "--features", features, "--results", tmp_path / "results"), "'rare'", "--folds 5")
-
-
-def test_copies_of_a_title_stand_on_one_side_unless_random(tmp_path):
-    titles = [f"{'Copy ' if i % 2 else 'copy'}{i // 8}{'!' * (i % 2)}" for i in range(160)]
-    arrays, names = made_up(rows=160, classes=("a", "b"))
-    names = ["a" if (i // 8) % 2 else "b" for i in range(160)]
-    features = write_features(tmp_path / "features", arrays, names, titles=titles)
-    torn = {}
-    for split in ("grouped", "random"):
-        trained(features, tmp_path / split, "--layers", "2", "--split", split, epochs=1)
-        folds = np.load(next((tmp_path / split).glob("*/folds.npy")))
-        torn[split] = sum(len(set(folds[start : start + 8])) > 1 for start in range(0, 160, 8))
-        assert sorted(np.bincount(folds)) == [32] * 5
-    assert torn["grouped"] == 0 and torn["random"] > 10
+def test_results_that_are_a_file_or_in_use_are_refused(tmp_path, planted):
+    (tmp_path / "file").write_text("mine")
+    refused(train_on(planted, tmp_path / "file", "--layers", "2"), "file", "name a folder")
+    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "results").mkdir()
+    with FileLock(tmp_path / "results" / ".lock"):
+        refused(train_on(planted, tmp_path / "results", "--layers", "2"), "a training is running in this folder")
+    trained(planted, tmp_path / "results", "--layers", "2")
 
 
 def test_exploding_loss_is_one_line_and_leaves_no_run(tmp_path):
     arrays, names = made_up()
     features = write_features(tmp_path / "features", {key: 1e12 * value for key, value in arrays.items()}, names)
-    result = call(
-        "train",
-        "--features",
-        features,
-        "--results",
-        tmp_path / "results",
-        "--layers",
-        "2",
-        "--lr",
-        "1e9",
-        "--epochs",
-        "20",
-        "--quiet",
-    )
-    refused(result, "smaller --lr", "--standardize")
-    assert runs(tmp_path / "results") == []
+    options = ["--layers", "2", "--lr", "1e9", "--epochs", "20", "--quiet"]
+    refused(train_on(features, tmp_path / "results", *options), "smaller --lr", "--standardize")
+    assert folders(tmp_path / "results") == []
 
 
 def test_collapsed_heads_are_said_in_words_with_a_remedy_that_works(tmp_path):
     arrays, names = made_up(layers=(2,))
     features = write_features(tmp_path / "features", {key: 50 + 1e-4 * value for key, value in arrays.items()}, names)
-    said = trained(features, tmp_path / "results", "--layers", "2", epochs=4).err
-    assert "predicts one class only in 5 of 5 folds; try --standardize" in said
-    said = trained(features, tmp_path / "results", "--layers", "2", "--standardize", "--batch-size", "8", epochs=4).err
-    assert "predicts one class only" not in said
-    scores = sorted(
-        json.loads(p.read_text())["results"]["macro_f1"] for p in (tmp_path / "results").glob("*/config.json")
-    )
-    assert scores[0] < 0.2 and scores[1] > 0.5
+    options = ["--layers", "2", "--epochs", "6", "--batch-size", "8", "--hidden", "64"]
+    assert "predicts one class only in 6 of 6 heads; try --standardize" in trained(features, tmp_path / "a", *options)
+    assert "predicts one class only" not in trained(features, tmp_path / "b", *options, "--standardize")
+    (bad,), (good,) = (settings(tmp_path / results) for results in "ab")
+    assert bad["results"]["macro_f1"] < 0.2 and good["results"]["macro_f1"] > 0.5
+    assert bad["results"]["collapsed"] == [[r, f] for r in range(2) for f in range(3)]
 
 
-def test_second_identical_training_changes_nothing(tmp_path, planted):
+def test_run_that_is_there_is_kept_and_one_on_other_features_is_refused(tmp_path, planted):
     trained(planted, tmp_path / "results", "--layers", "2")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*/*")}
-    said = trained(planted, tmp_path / "results", "--layers", "2").err
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in (tmp_path / "results").glob("*/*")}
+    said = trained(planted, tmp_path / "results", "--layers", "2")
     assert "trained already" in said and "0 of 1" in said
-    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*/*")} and before
-
-
-def test_run_of_the_same_name_on_other_features_is_refused(tmp_path, planted):
-    trained(planted, tmp_path / "results", "--layers", "2")
     other = write_features(tmp_path / "other", *made_up(seed=1))
-    refused(
-        call("train", "--features", other, "--results", tmp_path / "results", "--layers", "2", "--epochs", "3"),
-        "another --results",
-        "differ",
-    )
+    refused(train_on(other, tmp_path / "results", "--layers", "2"), "another --results", "files differ")
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in before} and before
 
 
 def test_interrupted_while_writing_leaves_no_run(tmp_path, planted, monkeypatch):
-    real = os.rename
-
     def interrupted(source, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "rename", interrupted)
-    assert (
-        call("train", "--features", planted, "--results", tmp_path / "results", "--layers", "2", "--epochs", "1").code
-        == 130
-    )
-    assert runs(tmp_path / "results") == [] and not list((tmp_path / "results").glob(".unfinished-*"))
-    monkeypatch.setattr(os, "rename", real)
-    trained(planted, tmp_path / "results", "--layers", "2", epochs=1)
-    assert len(runs(tmp_path / "results")) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", interrupted)
+        assert train_on(planted, tmp_path / "results", "--layers", "2").code == 130
+    assert [path.name for path in (tmp_path / "results").iterdir()] in ([], [".lock"])
+    trained(planted, tmp_path / "results", "--layers", "2")
+    assert len(folders(tmp_path / "results")) == 1
 
 
 def test_killed_training_leaves_no_run_and_the_next_one_clears_up(tmp_path, planted):
     results = tmp_path / "results"
-    command = [
-        sys.executable,
-        ROOT / "train.py",
-        "--features",
-        planted,
-        "--results",
-        results,
-        "--layers",
-        "2",
-        "--epochs",
-        "1000000",
-    ]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    command = [sys.executable, ROOT / "train.py", "--features", planted, "--results", results, "--layers", "2"]
+    process = subprocess.Popen([*map(str, command), "--epochs", "1000000"], stderr=subprocess.DEVNULL)
     try:
-        limit = time.time() + 60
-        while not (results / ".lock").exists() and process.poll() is None and time.time() < limit:
+        while not (results / ".lock").exists() and process.poll() is None:
             time.sleep(0.05)
-        assert process.poll() is None and (results / ".lock").exists()
+        assert process.poll() is None
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert runs(results) == []
+    assert folders(results) == []
     half = results / ".unfinished-some-run"  # as a kill in the midst of writing leaves it
     half.mkdir()
     (half / "probabilities.npy").write_bytes(b"half")
-    trained(planted, results, "--layers", "2", epochs=1)
-    assert len(runs(results)) == 1 and not half.exists()
+    trained(planted, results, "--layers", "2")
+    assert len(folders(results)) == 1 and not half.exists()
 
 
-def test_names_of_runs_tell_options_apart(tmp_path, planted):
-    """No two different trainings share a folder."""
-    options = [
-        [],
-        ["--standardize"],
-        ["--fusion", "mix"],
-        ["--fusion", "concat"],
-        ["--reduction", "none"],
-        ["--hidden", "8"],
-        ["--folds", "4"],
-        ["--split", "random"],
-        ["--batch-size", "32"],
-        ["--lr", "0.002"],
-        ["--seed", "3"],
-        ["--pooling", "mean"],
-        ["--pooling", "cls", "mean"],
-    ]
-    names = set()
-    for extra in options:
-        trained(planted, tmp_path / "results", "--layers", "2", "1", *extra, epochs=1)
-        new = set(runs(tmp_path / "results")) - names
-        assert len(new) == 1, extra
-        names |= new
+# --- names of runs ------------------------------------------------------------------------------------------------
+
+
+def named(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles.csv", **options):
+    """The name of a run's folder with these options."""
+    return runs.name_of(
+        {
+            "columns": columns,
+            "encoder": {"name": encoder},
+            "data": {"name": data},
+            "options": {**cli.OPTIONS, **options},
+        }
+    )
+
+
+def test_names_of_runs_show_every_option_that_is_not_the_default():
+    assert named() == "encoder-titles.csv-layers-2-1"
+    other = {"head": "linear", "standardize": True, "fusion": "mix", "reduction": "none", "hidden": 8, "labels": 16}
+    other |= {"folds": 4, "repeats": 9, "split": "random", "epochs": 7, "batch_size": 32, "lr": 0.002, "seed": 3}
+    assert set(other) == set(cli.OPTIONS)
+    for option, value in other.items():
+        shown = option if value is True else str(value)
+        assert shown in named(**{option: value}).removeprefix(named()), option
+    names = [named(), named([("mean", 2), ("mean", 1)]), named([("cls", 2), ("mean", 2)]), named([("cls", 2)])]
+    assert len({*names, *(named(**{option: value}) for option, value in other.items())}) == 4 + len(other)
+
+
+@pytest.mark.parametrize("name", ["n" * 70, "題" * 70, "/".join("ab") + "é" * 200, "a b/c\\d:e*?\n"])
+def test_names_of_runs_fit_every_disk(name):
+    columns = [("cls", layer) for layer in range(48, 0, -1)]
+    one, other = (named(columns, name, name, seed=seed, standardize=True) for seed in (12345, 12346))
+    assert one != other and len(one.encode()) <= 200 and not set("/\\:*?\n ") & set(one)
