@@ -385,6 +385,7 @@ def bench_answer(args, temporary):
 def main(args):
     parts = {"extract": bench_extract, "train": bench_train, "scale": bench_scale}
     parts |= {"busy": bench_busy, "answer": bench_answer}
+    transformers.logging.disable_progress_bar()
     for name in parts if args.what == "all" else [args.what]:
         started = time.time()
         with tempfile.TemporaryDirectory() as temporary:
