@@ -304,25 +304,34 @@ def sharpen(probabilities, temperature):
 def fit_temperature(labels, probabilities, bounds=(0.05, 20.0)):
     """The temperature with which `sharpen` has the least log loss; 1.0 where that gains no more than 1e-6.
 
-    Log loss is convex in 1/temperature, so its slope changes sign once, and bisection finds where, within the bounds.
+    Log loss is convex in the sharpness 1/temperature: Newton's steps find its minimum; one that would leave what is
+    known to hold the minimum, at first the bounds, is replaced by halving that.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities)
 
-    def mean(figure, temperature):
-        blocks = [slice(first, first + BLOCK) for first in range(0, len(labels), BLOCK)]
-        parts = (figure(labels[b], probabilities[b], sharpen(probabilities[b], temperature)) for b in blocks)
-        return sum(parts) / len(labels)
+    def moments(sharpness):
+        """Log loss, its slope and its curvature."""
+        sums = np.zeros(3)
+        for first in range(0, len(labels), BLOCK):
+            logits = np.log(np.maximum(probabilities[first : first + BLOCK], TINY, dtype=np.float64))
+            own = logits[np.arange(len(logits)), labels[first : first + BLOCK]]
+            powers = np.exp(sharpness * (logits - logits.max(1, keepdims=True)))
+            total = powers.sum(1)
+            mean = (powers * logits).sum(1) / total
+            loss = np.log(total) + sharpness * (logits.max(1) - own)
+            sums += loss.sum(), (mean - own).sum(), ((powers * logits**2).sum(1) / total - mean**2).sum()
+        return sums / len(labels)
 
-    def slope(labels, before, after):
-        logits = np.log(np.maximum(before, TINY, dtype=np.float64))
-        return (after * logits).sum() - logits[np.arange(len(labels)), labels].sum()
-
-    def loss(labels, before, after):
-        return log_loss(labels, after) * len(labels)
-
-    low, high = np.log(bounds)
+    (before, slope, curvature), sharpness = moments(1.0), 1.0
+    low, high, loss = 1 / bounds[1], 1 / bounds[0], before
+    sharpest, falling, _ = moments(high)
+    if falling <= 0:
+        return bounds[0] if sharpest < before - 1e-6 else 1.0
     for _ in range(25):
-        middle = (low + high) / 2
-        low, high = (low, middle) if mean(slope, np.exp(middle)) < 0 else (middle, high)
-    temperature = float(np.exp((low + high) / 2))
-    return temperature if mean(loss, temperature) < mean(loss, 1.0) - 1e-6 else 1.0
+        low, high = (sharpness, high) if slope < 0 else (low, sharpness)
+        step = sharpness - slope / max(curvature, TINY)
+        last, sharpness = sharpness, step if low < step < high else np.sqrt(low * high)
+        if abs(sharpness - last) < 1e-7 * last:
+            break
+        loss, slope, curvature = moments(sharpness)
+    return float(1 / sharpness) if loss < before - 1e-6 else 1.0
