@@ -1,6 +1,6 @@
 """Drill: labels are flipped with a seed; how many of them are among as many first suspects of evaluate.py?
 
-    python tests/drill_suspects.py [TITLES.csv] > results/suspects.md
+    python tests/drill_suspects.py [TITLES.csv …] > results/suspects.md
 
 Beside it stand cleanlab's rankings of the same probabilities, where cleanlab is installed (pip install cleanlab).
 """
@@ -80,7 +80,10 @@ def drill(path, seed):
 def main(path):
     drills = [drill(path, seed) for seed in SEEDS]
     titles, total = sum(1 for _ in data.read_table(path, ["title", "category"])) - 1, sum(n for n, _ in drills)
-    print(f"# Flipped labels among the suspects\n\n{titles:,} titles of {Path(path).name}; with each of the seeds")
+    print(
+        f"# Flipped labels among the suspects in {Path(path).name}\n\n{titles:,} titles; with each of the seeds",
+        end=" ",
+    )
     print(f"{', '.join(map(str, SEEDS))}, {SHARE:.0%} of the labels were changed to another category. The encoder is")
     print("all-MiniLM-L6-v2 with mean pooling, with a linear probe on each layer. Counted are the flipped labels among")
     print("as many first suspects, beside the rankings of cleanlab's find_label_issues for the same probabilities.\n")
@@ -95,8 +98,9 @@ def main(path):
             cells.append(f"{sum(counts)} of {total}, {sum(counts) / total:.1%}")
         print(f"| {name} | {' | '.join(cells)} |")
     print("\nThe titles have wrong labels of their own, which are suspects as well. Made by:\n")
-    print("    python tests/drill_suspects.py TITLES.csv")
+    print("    python tests/drill_suspects.py TITLES.csv\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else ROOT / "titles" / "sample.csv")
+    for titles in sys.argv[1:] or [ROOT / "titles" / "sample.csv"]:
+        main(titles)
