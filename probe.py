@@ -4,8 +4,6 @@ Every problem is a fold of a repeat: the same titles with another choice of thos
 because nearly all of the cost, the products with the features, is then shared.
 """
 
-import functools
-
 import numpy as np
 import torch
 
@@ -14,17 +12,18 @@ import model
 # The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
 GRID = [float(f"{10.0**power:.1e}") for power in np.arange(-5, 2.1, 0.5)]
 ALONE = 0.1  # C where there is nothing to choose by
-FEW = 2000  # titles; up to here each part of them is held out in turn
+FEW = 2000  # titles; up to here each part of them is held out in turn, and float64 costs next to nothing
 MEMORY = 10  # steps that L-BFGS remembers
+NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}  # a component of a gradient may be off by so much
 RANK = 256  # directions of which L-BFGS is told how much the features vary
 STATE = 48_000_000  # numbers that all problems that are solved together may keep: 200 MB
 BLOCK = 1 << 18  # logits computed at a time: they stay in the processor's cache
 
 
 def standardise(x, learn):
-    """Mean and deviation of each dimension over the titles of each problem: two (problems, dimensions) float32.
+    """Mean and deviation of each dimension over the titles of each problem: two (problems, dimensions) of x's type.
 
-    x: (titles, dimensions) float32, roughly of mean 0 and deviation 1; learn: (problems, titles) bool. A dimension
+    x: (titles, dimensions), roughly of mean 0 and deviation 1; learn: (problems, titles) bool. A dimension
     that never varies gets deviation 1.
     """
     first = second = 0
@@ -33,7 +32,7 @@ def standardise(x, learn):
         first, second = first + member @ part, second + member @ part.square()
     count = learn.sum(1, keepdim=True)
     deviation = (second / count - (first / count).square()).clamp(min=0).sqrt()
-    return (first / count).float(), torch.where(deviation > 1e-5, deviation, 1.0).float()
+    return (first / count).to(x.dtype), torch.where(deviation > 1e-5, deviation, 1.0).to(x.dtype)
 
 
 def objective(x, labels, learn, share, penalty, scale, theta):
@@ -67,6 +66,11 @@ def objective(x, labels, learn, share, penalty, scale, theta):
     return loss + penalty / 2 * theta[..., :-1].double().square().sum((0, 2)), gradient
 
 
+def strength(c, titles, classes):
+    """The penalty that objective knows for scikit-learn's C, which counts two classes' weights, opposites, once."""
+    return (2 if classes == 2 else 1) / (c * titles)
+
+
 def principal(x):
     """The directions in which the features vary most, (dimensions, directions), their variances, and that of the rest.
 
@@ -83,12 +87,12 @@ def principal(x):
     return directions @ turn, variances.clamp(min=0), rest.clamp(min=0)
 
 
-def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=1e-5, most=2000):
+def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=3e-3, most=2000):
     """Solve every problem from theta on by L-BFGS (Nocedal & Wright 2006, algorithm 7.4); returns the new theta.
 
-    A problem is solved when no component of its gradient exceeds the tolerance. Each has a step length of its own,
-    halved until its loss falls enough, and is left alone once solved; when half are, the others go on without them.
-    spread: what principal gave.
+    A problem is solved when no component of its gradient exceeds the tolerance times what the penalty adds to it at
+    most. Each has a step length of its own, halved until its loss falls enough, and is left alone once solved; when
+    half are, the others go on without them. spread: what principal gave.
     """
     directions, variances, rest = spread
     curvature = (len(theta) - 1) / len(
@@ -109,8 +113,9 @@ def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=1
     pairs, gamma, step = [], torch.ones_like(penalty), torch.ones_like(penalty)
     accepted, direction = torch.ones_like(penalty, dtype=torch.bool), torch.zeros_like(theta)
     for _ in range(most):
-        # a step too small to change anything means that float32 can do no better
-        done = (gradient.abs().amax((0, 2)) <= tolerance) | (step < 1e-6)
+        # below NOISE, or where only steps help that change nothing, there is no better
+        enough = tolerance * penalty * theta[..., :-1].abs().amax((0, 2))
+        done = (gradient.abs().amax((0, 2)) <= enough.clamp(min=NOISE[x.dtype])) | (step < 1e-6)
         if done.sum() * 2 > len(going):
             out[:, going[done]], keep = theta[:, done], ~done
             if not keep.any():
@@ -131,8 +136,8 @@ def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=1
         step = torch.where(accepted, 1.0, step)
         trial = theta + torch.where(done, 0.0, step)[:, None] * direction
         trial_loss, trial_gradient = objective(x, labels, learn, share, penalty, scale, trial)
-        enough = loss + 1e-4 * step * dot(direction, gradient) + 1e-7 * loss.abs()
-        accepted = (trial_loss <= enough) & ~done
+        promised = 1e-4 * step * dot(direction, gradient)
+        accepted = (trial_loss <= loss + promised + 2 * torch.finfo(x.dtype).eps * loss.abs()) & ~done
         moved, turned = (torch.where(accepted[:, None], v, 0.0) for v in (trial - theta, trial_gradient - gradient))
         bend = dot(moved, turned)
         pairs = [*pairs[1 - MEMORY :], (moved, turned, torch.where(bend > 1e-14, 1 / bend, 0.0))]
@@ -150,8 +155,8 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
     strongest penalty on, each solution starting from where the last two lead, until the log loss has risen twice.
     """
     problems = len(parts)
-    theta = torch.zeros(classes, problems * len(turns), x.shape[1] + 1, device=x.device)
-    best, chosen = theta[:, :problems].clone(), torch.full((problems,), ALONE, device=x.device)
+    theta = x.new_zeros(classes, problems * len(turns), x.shape[1] + 1)
+    best, chosen = theta[:, :problems].clone(), x.new_full((problems,), ALONE)
     if parts.max() == 0:  # a title of each category: there is nothing to choose by
         return best, chosen
     hold = torch.cat([parts == turn for turn in turns])
@@ -166,50 +171,50 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
             break
         every = torch.cat([going + turn * problems for turn in range(len(turns))])
         own, start = [part[every] for part in scale], 2 * theta[:, every] - older[:, every]
-        penalty, older = 1 / (value * count[every]), theta.clone()
-        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, spread, 1e-4)
+        penalty, older = strength(value, count[every], classes), theta.clone()
+        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, spread, 0.03)
         theta[:, every] = found
         losses = objective(x, labels, hold[every], weight[every], torch.zeros_like(penalty), own, found)[0]
         losses = losses.view(len(turns), -1).sum(0)
         better = losses < lowest[going] * 0.99  # a weaker penalty has to earn it
         won = going[better]
         best[:, won], chosen[won], lowest[won] = theta[:, won], value, losses[better]
-        risen[going] = torch.where(better, 0, risen[going] + 1)
-        report()
+        risen[going] = torch.where(better, 0, risen[going] + (losses > lowest[going]))
+        report(problems / len(GRID))
     return best, chosen
 
 
-def train_probes(x, labels, parts, classes, report=lambda share: None):
+def train_probes(x, labels, parts, classes, report=lambda heads: None):
     """Choose the penalty of each problem on titles of its own, then fit it on all of them.
 
     x: (titles, dimensions) float32 tensor, roughly of mean 0 and deviation 1; labels: (titles,) int64 tensor;
     parts: (problems, titles) int8 tensor, -1 for titles that a problem may not learn from, else the part of its titles
-    that a title is held out with while the penalty is chosen; report: called with the share of the problems that a
-    penalty was tried on. Returns (theta: (classes, problems, dimensions + 1), weights and bias for features as they are
+    that a title is held out with while the penalty is chosen; report: called now and then with how many of the problems
+    that was worth. Returns (theta: (classes, problems, dimensions + 1), weights and bias for features as they are
     in x; chosen: (problems,) the C of each).
     """
     few = int((parts >= 0).sum(1).max()) <= FEW
+    x = x.double() if few else x
     turns = range(int(parts.max()) + 1) if few else [int(parts.max())]
     each = max(1, STATE // ((2 * MEMORY + 12) * (x.shape[1] + 1) * classes * len(turns)))
     spread, thetas, chosen = principal(x), [], []
     for part in parts.split(each):
-        tried = functools.partial(report, len(part) / len(parts))
-        best, penalty = choose_penalty(x, labels, part, turns, classes, spread, tried)
+        best, penalty = choose_penalty(x, labels, part, turns, classes, spread, report)
         learn = part >= 0
         scale, count = standardise(x, learn), learn.sum(1)
-        theta = minimise(x, labels, learn, 1 / count, 1 / (penalty * count), scale, best, spread)
+        theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, spread)
         theta[..., :-1] /= scale[1]
         theta[..., -1] -= (theta[..., :-1] * scale[0]).sum(-1)
         thetas.append(theta)
         chosen.append(penalty)
-    return torch.cat(thetas, 1), torch.cat(chosen)
+    return torch.cat(thetas, 1).float(), torch.cat(chosen)
 
 
-def train(x, scale, labels, folds, config, drawn, report=lambda share: None):
+def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
     """Train the linear probes of all folds and repeats. Returns (state, chosen, probabilities), as train_heads does.
 
     x: (titles, layers, hidden) float32 tensor, which stands for x · scale[1] + scale[0], see rescale; drawn: what
-    splits.draw_titles gave; report: called as progress is made, with its share of len(GRID). state: probes for the
+    splits.draw_titles gave; report: called with each progress, in heads. state: probes for the
     features as they were; chosen: (repeats, folds) the C of each.
     """
     flat, target, classes = x.flatten(1), torch.as_tensor(labels, device=x.device).long(), len(config["classes"])
@@ -223,8 +228,7 @@ def train(x, scale, labels, folds, config, drawn, report=lambda share: None):
         solved = []
         for rows, part in drawn:
             rows, part = rows.to(x.device), part.to(x.device)
-            tried = lambda share: report(share / len(drawn))
-            solved.append(train_probes(flat[rows], target[rows], part[None], classes, tried))
+            solved.append(train_probes(flat[rows], target[rows], part[None], classes, report))
     theta = torch.cat([theta for theta, _ in solved], 1).transpose(0, 1)
     state = {"linear.weight": theta[..., :-1].contiguous(), "linear.bias": theta[..., -1].contiguous()}
     with torch.device("meta"):

@@ -226,9 +226,9 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
     """Train one run and write its folder; returns its configuration with the results."""
     begun, (x, scale) = time.time(), inputs
     linear, classes = config["options"]["head"] == "linear", len(config["classes"])
-    total = len(probe.GRID) if linear else config["options"]["epochs"]
+    total = len(drawn) if linear else config["options"]["epochs"]
     text = f"layers {', '.join(str(layer) for _, layer in config['columns'])}"
-    with cli.progress(total, " penalties" if linear else " epochs", args.quiet, desc=text) as bar:
+    with cli.progress(total, " heads" if linear else " epochs", args.quiet, desc=text) as bar:
         if linear:
             state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
             extra = {"penalties": extra}
