@@ -220,10 +220,9 @@ def verify(table, features, quiet):
             if last != np.ravel(figures["fold_macro_f1"]).tolist():
                 raise cli.Problem(f"{folder}/history.csv: the last epoch is not what the heads and features give")
         for key, value in figures.items():
-            if value != config["results"].get(key):
-                raise cli.Problem(
-                    f"{folder}/config.json: {key} is {config['results'].get(key)}, computed again it is {value}"
-                )
+            old = config["results"].get(key)
+            if np.shape(old) != np.shape(value) or value is not None and not np.allclose(old, value, rtol=0, atol=1e-6):
+                raise cli.Problem(f"{folder}/config.json: {key} is {old}, computed again it is {value}")
         cli.say(f"{folder.name}: verified", quiet)
 
 

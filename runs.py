@@ -155,8 +155,8 @@ def collapse(config):
     options, collapsed = config["options"], len(config["results"]["collapsed"])
     if not collapsed:
         return None
-    standardized = options["head"] == "linear" or options["standardize"]
-    remedy = "a smaller --lr" if standardized else "--standardize"
+    remedy = "a smaller --lr" if options.get("standardize") else "--standardize"
+    remedy = "another layer or --pooling" if options["head"] == "linear" else remedy
     return f"predicts one class only in {collapsed} of {options['folds'] * options['repeats']} heads", remedy
 
 
