@@ -97,20 +97,20 @@ def new_heads(config):
     return heads
 
 
-def standardization(x, training, block=1 << 14):
+def standardization(x, training, block=1 << 11):
     """Mean and deviation of each layer and dimension over every head's training titles: two (heads, layers, hidden).
 
     x: (titles, layers, hidden); training: a list of row numbers for each head. Sums are taken about the overall mean
     and in float64, so that nothing is lost. A dimension that never varies gets deviation 1.
     """
-    member = torch.zeros(len(training), len(x), dtype=torch.float64, device=x.device)
+    member = torch.zeros(len(training), len(x), dtype=torch.bool, device=x.device)
     for head, rows in enumerate(training):
-        member[head, rows] = 1
+        member[head, torch.as_tensor(rows, device=x.device).long()] = True
     count, flat = member.sum(1, keepdim=True), x.flatten(1)
     center = sum(part.sum(0, dtype=torch.float64) for part in flat.split(block)) / len(x)
     first = second = 0
-    for part, weights in zip(flat.split(block // 8), member.split(block // 8, dim=1), strict=True):
-        part = part.double() - center
+    for part, weights in zip(flat.split(block), member.split(block, dim=1), strict=True):
+        part, weights = part.double() - center, weights.double()
         first, second = first + weights @ part, second + weights @ part.square()
     mean = first / count
     deviation = (second / count - mean.square()).clamp(min=0).sqrt()
@@ -119,32 +119,29 @@ def standardization(x, training, block=1 << 14):
 
 
 def epoch_batches(training, options, epoch):
-    """The batches of one epoch for every head: row numbers (steps, heads, titles) int32, and weights of that shape.
+    """The batches of one epoch for every head: row numbers (steps, heads, titles) and counts (steps, heads), int32.
 
     Every head's training titles, in an order of its own, are cut into the same number of batches of nearly equal
-    size; where a batch has a title less than the largest, its last place has weight 0.
+    size; of the row numbers of a batch only the first `count` are meant, the others fill up.
     """
-    sizes = [len(rows) for rows in training]
-    steps = min(-(-max(sizes) // options["batch_size"]), min(sizes))  # no batch is empty
-    width = -(-max(sizes) // steps)
-    rows, weights = (np.zeros((steps, len(training), width), kind) for kind in (np.int32, np.float32))
+    sizes = np.array([len(rows) for rows in training])
+    steps = min(-(-sizes.max() // options["batch_size"]), sizes.min())  # no batch is empty
+    counts = (sizes // steps + (np.arange(steps)[:, None] < sizes % steps)).astype(np.int32)
+    rows = np.zeros((steps, len(training), counts.max()), np.int32)
     for head, titles in enumerate(training):
         random = np.random.default_rng([options["seed"], *divmod(head, options["folds"]), epoch])
-        order = random.permutation(titles)
-        for step, batch in enumerate(np.array_split(order, steps)):
-            rows[step, head, : len(batch)] = batch
-            weights[step, head, : len(batch)] = 1 / len(batch)
-    return rows, weights
+        rows[:, head][np.arange(counts.max()) < counts[:, head, None]] = random.permutation(titles)
+    return rows, counts
 
 
-def train_heads(x, labels, folds, config, training, bar=None):
+def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
     """Train the report's heads of all folds and repeats in one loop. Returns (state, history, probabilities).
 
     x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds: (repeats, titles) int;
-    training: the row numbers that each head learns from, repeat by repeat. state: the trained heads as stacked
-    tensors, (repeats · folds, …) each; history: a (repeat, fold, epoch, loss, macro-F1) for each head and epoch, the
-    loss averaged over the epoch's batches, the macro-F1 on the held-out fold; probabilities: (repeats, titles,
-    classes) float32, out of fold, after the last epoch. A loss that is not finite is a Problem.
+    training: the row numbers that each head learns from, repeat by repeat; report: called after each epoch. state: the
+    trained heads as stacked tensors, (repeats · folds, …) each; history: a (repeat, fold, epoch, loss, macro-F1) for
+    each head and epoch, the loss averaged over the epoch's batches, the macro-F1 on the held-out fold; probabilities:
+    (repeats, titles, classes) float32, out of fold, after the last epoch. A loss that is not finite is a Problem.
     """
     options, classes = config["options"], len(config["classes"])
     heads = new_heads(config)
@@ -155,22 +152,23 @@ def train_heads(x, labels, folds, config, training, bar=None):
     parameters = {name: value.mT if name == "mlp.0.weight" else value for name, value in turned.items()}
     if options["standardize"]:
         buffers = dict(zip(("mean", "deviation"), standardization(x, training), strict=True))
-    forward, target = model.stacked(heads[0]), torch.as_tensor(labels, device=x.device)
+    forward, target = model.stacked(heads[0]), torch.as_tensor(labels, device=x.device).long()
     optimizer = torch.optim.Adam(turned.values(), lr=options["lr"], fused=True)
     history = []
     for epoch in range(1, options["epochs"] + 1):
-        rows, weights = (torch.as_tensor(a, device=x.device) for a in epoch_batches(training, options, epoch))
-        losses = torch.zeros(len(heads), device=x.device)
-        for batch, weight in zip(rows, weights, strict=True):
+        rows, counts = (torch.from_numpy(a).to(x.device) for a in epoch_batches(training, options, epoch))
+        losses, places = torch.zeros(len(heads), device=x.device), torch.arange(rows.shape[2], device=x.device)
+        for batch, count in zip(rows, counts[..., None], strict=True):
             inputs = x.index_select(0, batch.flatten()).unflatten(0, batch.shape)  # faster than x[batch]
             logits = forward({**parameters, **buffers}, inputs)
             loss = cross_entropy(logits.flatten(0, 1), target[batch].flatten(), reduction="none")
-            loss = (loss.view_as(weight) * weight).sum(1)  # the mean over each head's batch
+            loss = (loss.view_as(batch) * (places < count) / count).sum(1)  # the mean over each head's batch
             optimizer.zero_grad()
             loss.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
             optimizer.step()
             losses += loss.detach()
         losses = (losses / len(rows)).cpu().numpy()
+        del rows, counts, batch  # before the next epoch's are drawn
         if not np.isfinite(losses).all():
             remedy = "" if options["standardize"] else ", or --standardize"
             raise cli.Problem(
@@ -181,8 +179,7 @@ def train_heads(x, labels, folds, config, training, bar=None):
         probabilities = model.held_out_probabilities(heads[0], state, x, folds)
         scores = np.ravel(metrics.score(labels, probabilities.argmax(2), folds, classes)["fold_macro_f1"])
         history += [(*divmod(h, options["folds"]), epoch, float(losses[h]), scores[h]) for h in range(len(heads))]
-        if bar is not None:
-            bar.update()
+        report(1)
     return {name: value.cpu().contiguous() for name, value in state.items()}, history, probabilities
 
 
@@ -233,7 +230,9 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
             state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
             extra = {"penalties": extra}
         else:
-            state, history, probabilities = train_heads(x, labels, folds, config, [rows for rows, _ in drawn], bar)
+            state, history, probabilities = train_heads(
+                x, labels, folds, config, [rows for rows, _ in drawn], bar.update
+            )
             extra = {"layer_weights": model.layer_weights(state)}
     config = {**config, "results": {**runs.figures(labels, probabilities, folds, classes), **extra}}
     config |= store.provenance(begun, device=x.device.type, threads=torch.get_num_threads())

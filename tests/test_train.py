@@ -139,8 +139,8 @@ def plain_loop(x, labels, folds, config, training):
             head.deviation.copy_(x[rows].std(0, correction=0))
         optimizer = torch.optim.Adam(head.parameters(), lr=options["lr"])
         for epoch in range(1, options["epochs"] + 1):
-            for batch, weights in zip(*train.epoch_batches(training, options, epoch), strict=True):
-                titles = batch[number][weights[number] > 0]
+            for batch, counts in zip(*train.epoch_batches(training, options, epoch), strict=True):
+                titles = batch[number][: counts[number]]
                 optimizer.zero_grad()
                 cross_entropy(head(x[titles]), target[titles]).backward()
                 optimizer.step()
@@ -292,14 +292,13 @@ def test_making_heads_leaves_the_callers_random_numbers_alone():
 def test_an_epoch_shows_each_training_title_once(rows, folds, size):
     training = config_of(rows=rows, folds=folds, classes=2)[4]
     options = {"folds": folds, "batch_size": size, "seed": 3}
-    numbers, weights = train.epoch_batches(training, options, 1)
-    assert numbers.shape == weights.shape and numbers.shape[1] == 2 * folds
-    assert numbers.shape[2] <= max(size, 2)  # single titles: a fold may have one more
-    np.testing.assert_allclose(weights.sum(2), 1, rtol=1e-6)
+    numbers, counts = train.epoch_batches(training, options, 1)
+    assert numbers.shape[:2] == counts.shape and numbers.shape[1] == 2 * folds
+    assert counts.min() >= 1 and np.ptp(counts, 0).max() <= 1
+    assert numbers.shape[2] == counts.max() <= max(size, 2)  # single titles: a fold may have one more
     for head, titles in enumerate(training):
-        assert sorted(numbers[:, head][weights[:, head] > 0]) == titles.tolist()
-        for batch in weights[:, head]:  # all titles of a batch count alike
-            assert len(set(batch[batch > 0])) == 1
+        shown = [batch[:count] for batch, count in zip(numbers[:, head], counts[:, head], strict=True)]
+        assert sorted(np.concatenate(shown)) == titles.tolist()
     assert not np.array_equal(numbers, train.epoch_batches(training, options, 2)[0])
     assert not np.array_equal(numbers, train.epoch_batches(training, {**options, "seed": 4}, 1)[0])
 
