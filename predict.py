@@ -62,6 +62,7 @@ import data
 import metrics
 import model
 import runs
+import splits
 import store
 from encoder import embed, load_encoder, windows_ahead
 
@@ -213,9 +214,9 @@ def printable(text):
 
 
 def training_keys(config, folder):
-    """data.group_key of every title that the run was trained on; None where its features are gone, which is said."""
+    """splits.group_key of every title that the run was trained on; None where its features are gone, which is said."""
     try:
-        return set(map(data.group_key, runs.features_of(config, folder).titles()[0]))
+        return set(map(splits.group_key, runs.features_of(config, folder).titles()[0]))
     except cli.Problem as error:
         if folder:
             raise
@@ -228,9 +229,9 @@ def report(classes, titles, labels, probabilities, training):
     titles, labels: lists; probabilities: (titles, classes); training: what training_keys gives. A label that the run
     does not know is a class of its own, which is never predicted.
     """
-    keys, names = list(map(data.group_key, titles)), [*classes, *sorted(set(labels) - set(classes))]
+    keys, names = list(map(splits.group_key, titles)), [*classes, *sorted(set(labels) - set(classes))]
     number, shown = {name: i for i, name in enumerate(names)}, [cli.escape_markdown(name) for name in names]
-    truth, predictions, groups = np.array([number[x] for x in labels]), probabilities.argmax(1), data.numbered(keys)
+    truth, predictions, groups = np.array([number[x] for x in labels]), probabilities.argmax(1), splits.numbered(keys)
     known, seen = truth < len(classes), np.array([key in (training or ()) for key in keys])
     rows, text = [], []
     for name, chosen in [("all", seen | True), ("not in training", ~seen)][: 1 + (seen.any() and not seen.all())]:

@@ -17,7 +17,7 @@ MEMORY = 10  # steps that L-BFGS remembers
 NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}  # a component of a gradient may be off by so much
 RANK = 256  # directions of which L-BFGS is told how much the features vary
 STATE = 48_000_000  # numbers that all problems that are solved together may keep: 200 MB
-BLOCK = 1 << 18  # logits computed at a time: they stay in the processor's cache
+BLOCK = 1 << 19  # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
 
 
 def standardise(x, learn):
@@ -50,7 +50,7 @@ def objective(x, labels, learn, share, penalty, scale, theta):
     inner, minus = inner.flatten(0, 1), theta.new_tensor(-1)
     product, total = torch.zeros_like(inner), torch.zeros_like(bias)
     loss = torch.zeros(problems, dtype=torch.float64, device=x.device)
-    step = max(256, BLOCK // (classes * problems))
+    step = max(256, BLOCK // max(x.shape[1], classes * problems))
     for part, target, member in zip(x.split(step), labels.split(step), learn.split(step, dim=1), strict=True):
         # titles last: so the softmax runs along memory, and narrow products are several times faster
         values = torch.addmm(bias, inner, part.T).view(classes, problems, -1).log_softmax(0)

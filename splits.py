@@ -1,16 +1,88 @@
 """Which titles each head learns from, and which are held out: copies, folds, repeats, draws of a few labels."""
 
+import functools
+import unicodedata
+
 import numpy as np
 
 import cli
-import data
+
+
+@functools.cache
+def essence(character):
+    """What of one character tells titles apart: letters, digits and marks, such as the vowels of Hindi and Thai."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", character).casefold())
+    name = unicodedata.name(character, "")
+    if folded[0] == " " or "VARIATION SELECTOR" in name or "JOINER" in name:  # ´ is a space with an accent on it
+        return ""
+    return "".join(c for c in folded if c.isalnum() or unicodedata.category(c) in ("Mn", "Mc"))
+
+
+def group_key(title):
+    """What is left of a title after Unicode normalisation, case folding and removal of all but letters, marks, digits.
+
+    Titles with one key are taken for copies of one another. A title without letters and digits stands for itself,
+    whatever spaces and invisible characters it has: two emoji titles are copies where they show the same emoji.
+    """
+    kept = unicodedata.normalize("NFKC", "".join(map(essence, title)))
+    return kept or "".join(c for c in title if unicodedata.category(c)[0] in "PS") or title.strip()
+
+
+def numbered(values):
+    """(n,) int64: equal values get equal numbers, in the order of their first appearance."""
+    numbers = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def make_folds(labels, groups, k, seed, names=None):
+    """Share titles among k folds, stratified by label, with each group in one fold.
+
+    labels: (n,) int class of each title; groups: (n,) int group of each title. Returns (n,) int64 folds from 0 to k-1.
+    Large groups are placed first, each into a fold that lacks most of its classes, then that has fewest titles of its
+    commonest class, then fewest titles; so every class is spread within one title of evenly where groups allow it.
+    A class that would be missing from a fold is a cli.Problem that names it: no class is missing in training then.
+    """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    classes, random = int(labels.max()) + 1, np.random.default_rng([seed, k])
+    order = np.lexsort((labels, groups))
+    label, group = labels[order], groups[order]
+    new = np.r_[True, group[1:] != group[:-1]]
+    in_class = np.bincount(label[new | np.r_[True, label[1:] != label[:-1]]], minlength=classes)
+    starts = np.flatnonzero(new)
+    sizes = np.diff(np.r_[starts, len(label)])
+    # groups with the same labels are dealt together: they have the same sum of random numbers, one for each class
+    kinds = np.add.reduceat(random.integers(1 << 63, size=classes)[label], starts)
+    shuffled = random.permutation(len(starts))
+    shuffled = shuffled[np.lexsort((kinds[shuffled], -sizes[shuffled]))]
+    counts, fold_of = np.zeros((k, classes), dtype=np.int64), np.empty(len(starts), dtype=np.int64)
+    for batch in np.split(shuffled, np.flatnonzero(np.diff(kinds[shuffled])) + 1):
+        share = np.bincount(label[starts[batch[0]] :][: sizes[batch[0]]], minlength=classes)
+        own, each, size = counts[:, share.argmax()], share.max(), share.sum()
+        # One group after the other goes to the fold with fewest titles of its commonest class. The fold that gets its
+        # i-th group of this batch held own + i * each of them before: all groups are dealt by sorting these numbers.
+        rounds = np.arange(min(len(batch), len(batch) // k + 2 + np.ptp(own) // each))[:, None]
+        held = own + each * rounds
+        lacks = (counts[:, share > 0] == 0).sum(1) * (rounds == 0)
+        total = np.broadcast_to(counts.sum(1) * each - own * size, held.shape)  # where folds hold the same: how full
+        fold_of[batch] = np.lexsort((total.ravel(), held.ravel(), -lacks.ravel()))[: len(batch)] % k
+        counts += np.bincount(fold_of[batch], minlength=k)[:, None] * share
+    if not counts.all():
+        missing = int(np.where(counts.all(0), len(label), in_class).argmin())
+        why = "too few" if in_class[missing] < k else "which stand in other categories too, not enough"
+        raise cli.Problem(
+            f"category {names[missing] if names else missing!r} has {in_class[missing]} distinct titles, {why} for "
+            f"--folds {k}; use fewer folds, or merge or drop the category"
+        )
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[order] = np.repeat(fold_of, sizes)
+    return folds
 
 
 def repeat_folds(labels, groups, options, names=None):
     """The folds of every repeat: (repeats, titles) int64. The first repeat's are those of the seed itself."""
     units = groups if options["split"] == "grouped" else np.arange(len(labels))
     seeds = [options["seed"], *(repeat_seed(options["seed"], r) for r in range(1, options["repeats"]))]
-    return np.stack([data.make_folds(labels, units, options["folds"], seed, names) for seed in seeds])
+    return np.stack([make_folds(labels, units, options["folds"], seed, names) for seed in seeds])
 
 
 def repeat_seed(seed, repeat):

@@ -72,7 +72,6 @@ from safetensors.torch import save_file
 from torch.func import stack_module_state
 from torch.nn.functional import cross_entropy
 
-import data
 import metrics
 import model
 import probe
@@ -279,7 +278,7 @@ def main(args):
     titles, names = features.titles()
     classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
     classes = classes.tolist()
-    groups = data.numbered(map(data.group_key, titles))  # kept with the run: copies are resampled together
+    groups = splits.numbered(map(splits.group_key, titles))  # kept with the run: copies are resampled together
     del titles, names
     folds = splits.repeat_folds(labels, groups, options, classes)
     sizes, trained = splits.label_sizes(args.labels, labels, groups, folds, args.quiet), 0

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import io
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # these encoders are tiny, and threads would only wait for one another
 
 import pytest
+
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # a shell's background job ignores it, and so would what we start
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 import cli
 import data
 import extract
+import splits
 import store
 
 PAIRS = [("Pasta in Rome", "food"), ("The fall of Troy", "history"), ("Cake, twice", "food")]
@@ -204,7 +205,7 @@ def test_ten_thousand_categories_are_shared_evenly(tmp_path):
     pairs = [(f"title {i}", f"category {i % 10_000}") for i in range(50_000)]
     info, _ = copy(save(tmp_path, table(pairs)), tmp_path / "copy.csv")
     assert len(info["classes"]) == 10_000 and info["notes"] == []
-    folds = data.make_folds(np.arange(50_000) % 10_000, np.arange(50_000), 5, seed=0)
+    folds = splits.make_folds(np.arange(50_000) % 10_000, np.arange(50_000), 5, seed=0)
     assert np.bincount(folds).tolist() == [10_000] * 5
 
 
@@ -610,9 +611,9 @@ def test_single_titles_are_shared_evenly(k, classes, seed, random):
     """Where no title has a copy, every fold holds its share of each class within one title."""
     labels = np.repeat(np.arange(classes), [k + random.randrange(40) for _ in range(classes)])
     random.shuffle(labels)
-    folds = data.make_folds(labels, np.arange(len(labels)), k, seed)
+    folds = splits.make_folds(labels, np.arange(len(labels)), k, seed)
     assert folds.dtype == np.int64 and folds.shape == labels.shape
-    assert np.array_equal(folds, data.make_folds(labels, np.arange(len(labels)), k, seed))
+    assert np.array_equal(folds, splits.make_folds(labels, np.arange(len(labels)), k, seed))
     counts = np.array([[np.sum((folds == f) & (labels == c)) for c in range(classes)] for f in range(k)])
     assert counts.sum() == len(labels)
     assert (counts.max(0) - counts.min(0)).max() <= 1
@@ -629,7 +630,7 @@ def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
     labels, groups = (np.array(column) for column in zip(*pairs, strict=True))
     distinct = [len({group for label, group in pairs if label == c}) for c in range(labels.max() + 1)]
     try:
-        folds = data.make_folds(labels, groups, k, seed)
+        folds = splits.make_folds(labels, groups, k, seed)
     except cli.Problem as problem:
         assert min(distinct) < k or len(set(pairs)) > len(set(groups.tolist()))
         assert f"--folds {k}" in str(problem) and "category " in str(problem)
@@ -638,7 +639,7 @@ def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
     assert all(len(set(folds[groups == group].tolist())) == 1 for group in groups)
     for c in range(labels.max() + 1):
         assert set(folds[labels == c].tolist()) == set(range(k))  # so every training part has the class, too
-    assert np.array_equal(folds, data.make_folds(labels, groups, k, seed))
+    assert np.array_equal(folds, splits.make_folds(labels, groups, k, seed))
 
 
 def test_a_class_beside_other_labels_only_is_in_every_fold():
@@ -646,10 +647,10 @@ def test_a_class_beside_other_labels_only_is_in_every_fold():
     labels = np.r_[np.zeros(60, int), np.tile([0, 0, 1], 6)]
     groups = np.r_[np.zeros(50, int), np.arange(1, 11), np.repeat(np.arange(11, 17), 3)]
     for seed in range(20):
-        folds = data.make_folds(labels, groups, 2, seed)
+        folds = splits.make_folds(labels, groups, 2, seed)
         assert set(folds[labels == 1].tolist()) == {0, 1}
     with pytest.raises(cli.Problem, match="category 'c' has 2 distinct titles, which stand in other categories too"):
-        data.make_folds([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, 0, names=["c", "c", "c"])  # no two folds can do it
+        splits.make_folds([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, 0, names=["c", "c", "c"])  # no two folds can do it
 
 
 @many
@@ -662,7 +663,7 @@ def test_groups_are_dealt_as_one_would_deal_them(sizes, k):
         range(labels.max() + 1)
     ):
         return
-    folds = data.make_folds(labels, groups, k, 0)
+    folds = splits.make_folds(labels, groups, k, 0)
     for wanted in set(labels.tolist()):
         held = [0] * k
         for size in sorted((size for c, size in sizes if c == wanted), reverse=True):
@@ -674,19 +675,19 @@ def test_large_groups_leave_the_folds_even():
     """One title that stands there 50 times: its fold gets fewer of the others, so that all folds are the same size."""
     labels = np.zeros(250, int)
     groups = np.r_[np.zeros(50, int), np.arange(1, 201)]
-    folds = data.make_folds(labels, groups, 5, seed=3)
+    folds = splits.make_folds(labels, groups, 5, seed=3)
     assert np.bincount(folds).tolist() == [50] * 5
     assert set(folds[50:].tolist()) == set(range(5)) - {int(folds[0])}
 
 
 def test_another_seed_gives_other_folds():
     labels, groups = np.arange(100) % 4, np.arange(100)
-    assert not np.array_equal(data.make_folds(labels, groups, 5, 0), data.make_folds(labels, groups, 5, 1))
+    assert not np.array_equal(splits.make_folds(labels, groups, 5, 0), splits.make_folds(labels, groups, 5, 1))
 
 
 def test_a_category_too_small_for_the_folds_is_named():
     with pytest.raises(cli.Problem, match="category 'rare' has 2 distinct titles, too few for --folds 3"):
-        data.make_folds([0] * 9 + [1] * 4, [*range(9), 10, 10, 11, 11], 3, 0, names=["usual", "rare"])
+        splits.make_folds([0] * 9 + [1] * 4, [*range(9), 10, 10, 11, 11], 3, 0, names=["usual", "rare"])
 
 
 @pytest.mark.parametrize(
@@ -713,7 +714,7 @@ def test_a_category_too_small_for_the_folds_is_named():
     ],
 )
 def test_copies_have_one_key(one, other):
-    assert data.group_key(one) == data.group_key(other)
+    assert splits.group_key(one) == splits.group_key(other)
 
 
 @pytest.mark.parametrize(
@@ -735,13 +736,13 @@ def test_copies_have_one_key(one, other):
     ],
 )
 def test_different_titles_have_different_keys(one, other):
-    assert data.group_key(one) != data.group_key(other)
+    assert splits.group_key(one) != splits.group_key(other)
 
 
 @many
 @given(st.text())
 def test_a_key_is_its_own_key(title):
-    key = data.group_key(title)
-    assert data.group_key(key) == key and data.group_key(f" {title} ") == data.group_key(title)
+    key = splits.group_key(title)
+    assert splits.group_key(key) == key and splits.group_key(f" {title} ") == splits.group_key(title)
     if any(c in string.ascii_letters + string.digits for c in title):
         assert key and all(c.isalnum() or unicodedata.category(c) in ("Mn", "Mc") for c in key)

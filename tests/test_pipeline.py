@@ -13,6 +13,7 @@ from conftest import ROOT, call, shell, write_titles
 
 import cli
 import data
+import splits
 import store
 
 SCRIPTS = ("extract", "train", "evaluate", "predict", "bench")
@@ -187,9 +188,9 @@ def test_the_sample_is_what_it_says():
     titles, labels = zip(*(cells for _, cells in rows), strict=True)
     assert len(titles) >= 480 and set(labels) == {"travel", "art_music", "food", "history"}
     assert sum(not title.isascii() for title in titles) > 0.15 * len(titles) and max(map(len, titles)) <= 100
-    groups = data.numbered(map(data.group_key, titles))
+    groups = splits.numbered(map(splits.group_key, titles))
     assert len(set(groups)) < len(titles)  # copies, as in real data, that the folds must keep together
-    counts = np.bincount(data.make_folds(data.numbered(labels), groups, 5, 0))
+    counts = np.bincount(splits.make_folds(splits.numbered(labels), groups, 5, 0))
     assert counts.max() - counts.min() <= 4
 
 

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 import cli
-import data
 import splits
 
 
 def titles(classes=(80, 60, 40), copies=3, seed=0):
     """(labels, groups) of so many titles of each class; each group holds up to `copies` titles of its class."""
     labels = np.repeat(np.arange(len(classes)), classes)
-    groups = data.numbered((label, i // copies) for label, count in enumerate(classes) for i in range(count))
+    groups = splits.numbered((label, i // copies) for label, count in enumerate(classes) for i in range(count))
     order = np.random.default_rng(seed).permutation(len(labels))
     return labels[order], groups[order]
 
