@@ -184,55 +184,43 @@ def usual_heads(x, labels, folds, config):
     return probabilities
 
 
-def usual_probe(x, labels, folds, c=1.0):
-    """Out-of-fold probabilities as scikit-learn gives them for one penalty: (titles, classes)."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+def usual_probe(x, labels, folds, penalties):
+    """Out-of-fold probabilities as scikit-learn gives them, (repeats, titles, classes); it chooses by log loss, too."""
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+    from sklearn.model_selection import PredefinedSplit, StratifiedShuffleSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    solver = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=10_000))
-    return cross_val_predict(solver, x, labels, cv=PredefinedSplit(folds), method="predict_proba")
-
-
-def our_probe(x, labels, folds, penalties):
-    """The same from the project's solver, all folds and penalties at once: (penalties, titles, classes)."""
-    classes, target = int(labels.max()) + 1, torch.from_numpy(labels)
-    count = int(folds.max()) + 1
-    learn = torch.from_numpy(np.stack([folds != fold for _ in penalties for fold in range(count)]))
-    c, titles = torch.tensor(penalties).repeat_interleave(count), learn.sum(1)
-    scale, theta = probe.standardise(x, learn), x.new_zeros(classes, len(learn), x.shape[1] + 1)
-    problem = (x, target, learn, 1 / titles, probe.strength(c, titles, classes), scale)
-    theta = probe.minimise(*problem, theta, probe.principal(x))
-    out = np.empty((len(penalties), len(x), classes), np.float32)
-    for i, held in enumerate(~learn):
-        logits = (x[held] - scale[0][i]) / scale[1][i] @ theta[:, i, :-1].T + theta[:, i, -1]
-        out[i // count, held.numpy()] = logits.softmax(1)
-    return out
+    options = {"scoring": "neg_log_loss", "l1_ratios": (0,), "use_legacy_attributes": False, "max_iter": 10_000}
+    inner = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
+    solver = (
+        LogisticRegressionCV(Cs=penalties, cv=inner, **options) if penalties else LogisticRegression(max_iter=10_000)
+    )
+    solver, method = make_pipeline(StandardScaler(), solver), "predict_proba"
+    return np.stack([cross_val_predict(solver, x, labels, cv=PredefinedSplit(f), method=method) for f in folds])
 
 
 def bench_train(args, temporary):
-    path = data.find_titles(args.data)
-    run(
-        "extract.py", "--data", path, "--model", "minilm", "--layers", -1, "--pooling", "mean", "--out", temporary / "f"
-    )
-    features = store.open_features(temporary / "f")
+    path, place = data.find_titles(args.data), temporary / "features"
+    run("extract.py", "--data", path, "--model", "minilm", "--layers", -1, "--pooling", "mean", "--out", place)
+    features = store.open_features(place)
     names, labels = np.unique(features.titles()[1], return_inverse=True)
     x, hidden = torch.from_numpy(features.stack([("mean", 6)])), features.manifest["encoder"]["hidden"]
-    options = {**cli.OPTIONS, "epochs": args.epochs}
+    scaled = x.clone()
+    options, scale, groups = {**cli.OPTIONS, "epochs": args.epochs}, probe.rescale(scaled), np.arange(len(labels))
     config = {"classes": names.tolist(), "columns": [("mean", 6)], "encoder": {"hidden": hidden}, "options": options}
-    folds = splits.repeat_folds(labels, np.arange(len(labels)), options)
-    training = [np.flatnonzero(held != fold) for held in folds for fold in range(options["folds"])]
-    flat, penalties = x[:, 0].clone(), [1e-3, 3e-2, 1.0]
-    probe.rescale(flat)
+    linear = {**config, "options": {**options, "head": "linear"}}
+    folds = splits.repeat_folds(labels, groups, options)
+    drawn = splits.draw_titles(labels, groups, folds, 0)
+    usual_probe(x[:40, 0].numpy(), np.arange(40) % 2, np.arange(40)[None] // 20, [1.0])  # imports
     work = {
-        f"report's head, {len(training)} heads, {args.epochs} epochs": {
-            "this project": lambda: train.train_heads(x, labels, folds, config, training)[2],
+        f"report's head, {args.epochs} epochs": {
+            "this project": lambda: train.train_heads(x, labels, folds, config, [rows for rows, _ in drawn])[2],
             "DataLoader loop": lambda: usual_heads(x, labels, folds, config),
         },
-        f"linear probe, {options['folds']} folds × C {', '.join(map(str, penalties))}": {
-            "this project": lambda: our_probe(flat, labels, folds[0], penalties),
-            "scikit-learn": lambda: np.stack([usual_probe(flat.numpy(), labels, folds[0], c) for c in penalties]),
+        f"linear probe, C chosen among {len(probe.GRID)}": {
+            "this project": lambda: probe.train(scaled, scale, labels, folds, linear, drawn)[2],
+            "scikit-learn": lambda: usual_probe(x[:, 0].numpy(), labels, folds, probe.GRID),
         },
     }
     for what, contenders in work.items():
@@ -242,7 +230,7 @@ def bench_train(args, temporary):
             loss = np.mean([metrics.log_loss(labels, part) for part in values])
             times = seconds / found["this project"][0]
             rows.append((name, f"{seconds:.2f}", f"{times:.2f}", f"{score:.4f}", f"{loss:.4f}"))
-        size = f":{what}; {len(labels):,} titles × {hidden}, {len(names)} categories"
+        size = f":{what}, {len(drawn)} heads; {len(labels):,} titles × {hidden}, {len(names)} categories"
         table((size, "seconds", "times as long", "macro-F1", "log loss"), rows)
 
 
@@ -333,7 +321,7 @@ def bench_answer(args, temporary):
             "features": (functools.partial(run, *extraction), usual_encode),
             "probes": (
                 lambda fit=fit: [run(*fit, "--pooling", pooling) for pooling in cli.POOLINGS],
-                lambda features=features: [usual_probe(x, labels, folds) for x in features.values()],
+                lambda features=features: [usual_probe(x, labels, folds[None], None) for x in features.values()],
             ),
             "table with intervals": (lambda place=place: run("evaluate.py", "--results", place / "runs"), lambda: None),
         }

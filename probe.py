@@ -68,7 +68,7 @@ def objective(x, labels, learn, share, penalty, scale, theta):
 
 def strength(c, titles, classes):
     """The penalty that objective knows for scikit-learn's C, which counts two classes' weights, opposites, once."""
-    return (2 if classes == 2 else 1) / (c * titles)
+    return ((2 if classes == 2 else 1) / (c * titles)).float()
 
 
 def principal(x):
@@ -156,7 +156,7 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
     """
     problems = len(parts)
     theta = x.new_zeros(classes, problems * len(turns), x.shape[1] + 1)
-    best, chosen = theta[:, :problems].clone(), x.new_full((problems,), ALONE)
+    best, chosen = theta[:, :problems].clone(), x.new_full((problems,), ALONE, dtype=torch.float64)
     if parts.max() == 0:  # a title of each category: there is nothing to choose by
         return best, chosen
     hold = torch.cat([parts == turn for turn in turns])
