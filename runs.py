@@ -115,7 +115,7 @@ def features_of(config, folder=None):
     for what, old, new in (
         ("encoder weights", config.get("encoder", {}).get("weights"), manifest["encoder"]["weights"]),
         ("titles", config["data"]["titles"], manifest["data"]["titles"]),
-        ("settings", config.get("features"), features.identity),
+        ("settings", config.get("features"), store.digest(store.identity(features.manifest))),
         (
             "files",
             config.get("files"),

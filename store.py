@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -159,29 +160,24 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     depth: layers of the encoder; available: the layers that the features hold, where only those will do.
     Unknown, repeated or meaningless layers are a Problem that names what to type.
     """
-    lowest = 1 if "cls" in poolings else 0
+    lowest, asked = int("cls" in poolings), f"--layers {' '.join(wanted)}"
     if wanted == ["all"]:
-        return sorted(available if available is not None else range(1, depth + 1), reverse=True)
+        return sorted(range(1, depth + 1) if available is None else available, reverse=True)
     try:
-        numbers = [int(w) for w in wanted]
+        layers = [int(word) + (depth + 1) * (int(word) < 0) for word in wanted]
     except ValueError:
-        raise cli.Problem(f"--layers {' '.join(wanted)}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
-    layers = [n + depth + 1 if n < 0 else n for n in numbers]
-    if 0 in numbers and lowest:  # (-13 of 12 is 0 too, and falls to the next lines)
-        raise cli.Problem(
-            "--layers 0: the embedding output has the same [CLS] for every title; use --pooling mean for it"
-        )
+        raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
+    if "0" in wanted and lowest:
+        raise cli.Problem(f"{asked}: layer 0, the embeddings, has one [CLS] for all titles; use --pooling mean for it")
     if min(layers) < lowest or max(layers) > depth:
-        top = max(*numbers, depth) + 1
-        counted = [n - top if n > 0 else n for n in numbers]
-        hint = (
-            f"; counted from the top, that is --layers {' '.join(map(str, counted))}" if min(counted) >= -depth else ""
-        )
-        raise cli.Problem(f"--layers {' '.join(wanted)}: {encoder} has {depth} layers, 1 to {depth}{hint}")
+        top = max(layers) + 1
+        down = [str(layer - top) for layer in layers]
+        hint = f"; counted from the top, that is --layers {' '.join(down)}" if top - min(layers) <= depth else ""
+        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}{hint}")
     if len(set(layers)) < len(layers):
-        raise cli.Problem(f"--layers {' '.join(wanted)}: layer {max(layers, key=layers.count)} is named twice")
+        raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
     if missing := sorted(set(layers) - set(layers if available is None else available), reverse=True):
-        there = f"--layers {' '.join(wanted)}: the features hold layers {' '.join(map(str, available)) or 'none'}"
+        there = f"{asked}: the features hold layers {' '.join(map(str, available)) or 'none'}"
         more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
         raise cli.Problem(f"{there}; add the others with: {more}")
     return sorted(layers, reverse=True)
@@ -195,26 +191,20 @@ class Features:
     manifest: dict
     checked: set = field(default_factory=set)
 
-    @property
-    def identity(self):
-        """A fingerprint of all that decides the features' values, but not of which layers there are."""
-        return digest(identity(self.manifest))
-
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
         return sorted(layer for kind, layer in map(column_of, self.manifest["files"]) if kind == pooling)
 
     def read(self, pooling, layer, check=True):
         """The features of one layer, (titles, hidden), memory-mapped. Damage is a Problem; `check` reads every byte."""
-        name = feature_file(pooling, layer)
-        path, entry = self.folder / name, self.manifest["files"][name]
-        size = path.stat().st_size if path.exists() else 0
-        whole = size == entry["bytes"] and (name in self.checked or not check or sha256(path) == entry["sha256"])
-        if not whole:
-            state = "gone" if not path.exists() else "damaged" if size == entry["bytes"] else "cut or grown"
+        path = self.folder / feature_file(pooling, layer)
+        entry = self.manifest["files"][path.name]
+        state = "gone" if not path.exists() else "cut or grown" if path.stat().st_size != entry["bytes"] else None
+        if not state and check and path.name not in self.checked:
+            state = "damaged" if sha256(path) != entry["sha256"] else None
+            self.checked.add(path.name)  # each file is read for this once, however many layer sets use it
+        if state:
             raise cli.Problem(f"{path}: {state} since it was written; delete the folder and extract again")
-        if check:
-            self.checked.add(name)  # each file is read for this once, however many layer sets use it
         shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -257,14 +247,9 @@ class Features:
 
 
 def identity(manifest):
-    """The parts of a manifest that decide the features' values, flat, under the names that users know."""
-    encoder, settings = manifest["encoder"], manifest["settings"]
-    return {
-        "encoder weights": encoder["weights"],
-        "tokenizer": encoder["tokenizer"],
-        "titles": manifest["data"]["titles"],
-        **settings,
-    }
+    """What of a manifest decides the features' values (not which layers there are), under names that users know."""
+    encoder = {"encoder weights": manifest["encoder"]["weights"], "tokenizer": manifest["encoder"]["tokenizer"]}
+    return {**encoder, "titles": manifest["data"]["titles"], **manifest["settings"]}
 
 
 def open_features(folder):
@@ -276,7 +261,6 @@ def open_features(folder):
         raise cli.Problem(f"{folder}: there are no features; make them with: python extract.py --out {folder}")
     manifest = read_json(folder / "manifest.json", "a manifest of features")
     for name in manifest["files"]:  # a name of any other form might lead out of the folder
-        pooling, _, layer = name.removesuffix(".npy").partition("-")
-        if pooling not in cli.POOLINGS or not layer.isdecimal() or name != feature_file(pooling, int(layer)):
+        if not re.fullmatch(r"(cls|mean)-(\d\d|[1-9]\d\d+)\.npy", name, re.ASCII):
             raise cli.Problem(f"{folder / 'manifest.json'}: {name!r} is no file of features; extract again")
     return Features(folder, manifest)

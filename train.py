@@ -297,7 +297,7 @@ def main(args):
                     "encoder": manifest["encoder"],
                     "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
                     "settings": manifest["settings"],
-                    "features": features.identity,
+                    "features": store.digest(store.identity(features.manifest)),
                     "files": {f: manifest["files"][f]["sha256"] for f in (store.feature_file(*c) for c in columns)},
                 }
                 folder = results / runs.name_of(config)

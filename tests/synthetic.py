@@ -57,7 +57,7 @@ def write_run(
         "classes": names,
         "options": options,
         **{key: {**value, **parts[key]} for key, value in manifest.items()},
-        "features": opened.identity if features else "f",
+        "features": store.digest(store.identity(opened.manifest)) if features else "f",
         "files": {},
         "made": {"features": str(features or "nowhere"), "command": "python train.py"},
     }
