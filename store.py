@@ -202,9 +202,9 @@ class Features:
         state = "gone" if not path.exists() else "cut or grown" if path.stat().st_size != entry["bytes"] else None
         if not state and check and path.name not in self.checked:
             state = "damaged" if sha256(path) != entry["sha256"] else None
-            self.checked.add(path.name)  # each file is read for this once, however many layer sets use it
         if state:
             raise cli.Problem(f"{path}: {state} since it was written; delete the folder and extract again")
+        self.checked |= {path.name} if check else set()  # read for this once, however many layer sets use it
         shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
