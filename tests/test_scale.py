@@ -1,0 +1,55 @@
+"""Many titles: training takes no more memory than its features and a little, whichever head."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_train import write_features
+
+# the child's peak is asked for by a process that is itself small: a child starts with the peak of the one that made it
+PEAK = """import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)"""
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory):
+    """Folders with features of 2,000 and of 50,000 titles, two layers of 512 dimensions: 205 MB the larger."""
+    place, random = tmp_path_factory.mktemp("scale"), np.random.default_rng(0)
+    folders = {}
+    for rows in (2_000, 50_000):
+        labels = np.arange(rows) % 4
+        centres = random.normal(0, 0.2, (2, 4, 512)).astype(np.float32)
+        arrays = {("cls", n): centres[n - 1][labels] + random.standard_normal((rows, 512), np.float32) for n in (1, 2)}
+        folders[rows] = write_features(place / str(rows), arrays, [f"class {label}" for label in labels])
+    return folders
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units elsewhere")
+@pytest.mark.parametrize(
+    "options", [("--head", "linear"), ("--epochs", 1, "--hidden", 32), ("--epochs", 1, "--hidden", 32, "--standardize")]
+)
+def test_training_takes_the_features_it_uses_and_little_more(corpora, tmp_path, options):
+    peaks = {}
+    for rows, features in corpora.items():
+        command = [ROOT / "train.py", "--features", features, "--results", tmp_path / str(rows), "--layers", 2, 1]
+        command = [
+            sys.executable,
+            "-c",
+            PEAK,
+            sys.executable,
+            *command,
+            "--folds",
+            3,
+            "--repeats",
+            1,
+            "--quiet",
+            *options,
+        ]
+        done = subprocess.run(list(map(str, command)), text=True, capture_output=True, check=True)
+        peaks[rows] = int(done.stdout) * 1024
+    used = (50_000 - 2_000) * 2 * 512 * 4
+    assert used * 0.8 < peaks[50_000] - peaks[2_000] < used + 120e6
