@@ -18,8 +18,9 @@ import numpy as np
 from conftest import ROOT  # first: it lets the scripts be imported
 
 # isort: split
-import cli
 from test_train import write_features
+
+import cli
 
 HEADS = {"linear probe": ("--head", "linear"), "report's head, 2 epochs": ("--epochs", 2)}
 
@@ -75,7 +76,8 @@ def drill(kills):
 if __name__ == "__main__":
     TABLE, SOUND = drill(int(sys.argv[1]) if sys.argv[1:] else 10)
     print(
-        "# Killed trainings\n\n100,000 titles × 384 dimensions, 4 categories, 5 folds, 1 repeat; SIGKILL at random moments.\n"
+        "# Killed trainings\n\n"
+        "100,000 titles × 384 dimensions, 4 categories, 5 folds, 1 repeat; SIGKILL at random moments.\n"
     )
     print(TABLE)
     print("\nMade by:\n\n    python tests/drill_training.py")
