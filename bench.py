@@ -19,12 +19,9 @@ def parse_arguments(argv=None):
     add("what", choices=(*PARTS, "all"), help="what to measure")
     add("--runs", type=cli.number(int, 1), default=3, help="rounds over all contenders; scale and answer have one")
     add("--data", default="youtube", metavar="youtube|sample|FILE", help="the titles (scale makes its own)")
-    add("--titles", type=cli.number(int, 40), default=1200, help="extract: so many, drawn")
     what = "answer: encoders; random is bert-base's shape with random weights, as fast as trained ones"
     add("--model", nargs="+", default=["minilm", "random"], metavar="NAME", help=what)
-    add("--epochs", type=cli.number(int, 1), default=30, help="train, busy: passes of the report's head")
     add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
-    add("--hidden", type=cli.number(int, 4), default=32, help="scale: width of the encoder, a multiple of 4")
     return parser.parse_args(argv)
 
 
@@ -62,6 +59,7 @@ import train
 from encoder import choose_dtype, embed, find_model, load_encoder, quiet_library, tokenise
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
+HIDDEN = 32  # dimensions of the encoder of scale
 WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
 SPINNING = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}  # as the libraries do where nothing is set
 # runs a command from a process that is itself small: a child starts with the peak memory of the one that made it
@@ -141,7 +139,7 @@ def plain_loop(model, tokenizer, titles):
 
 
 def bench_extract(args, temporary):
-    titles, folder = sample(args, args.titles)[0], make_encoder(temporary / "base")
+    titles, folder = sample(args, 1200)[0], make_encoder(temporary / "base")
     model, contenders = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), {}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     contenders["loop over batches of 32, all layers"] = lambda: plain_loop(model, tokenizer, titles)
@@ -207,14 +205,14 @@ def bench_train(args, temporary):
     names, labels = np.unique(features.titles()[1], return_inverse=True)
     x, hidden = torch.from_numpy(features.stack([("mean", 6)])), features.manifest["encoder"]["hidden"]
     scaled = x.clone()
-    options, scale, groups = {**cli.OPTIONS, "epochs": args.epochs}, probe.rescale(scaled), np.arange(len(labels))
+    options, scale, groups = cli.OPTIONS, probe.rescale(scaled), np.arange(len(labels))
     config = {"classes": names.tolist(), "columns": [("mean", 6)], "encoder": {"hidden": hidden}, "options": options}
     linear = {**config, "options": {**options, "head": "linear"}}
     folds = splits.repeat_folds(labels, groups, options)
     drawn = splits.draw_titles(labels, groups, folds, 0)
     usual_probe(x[:40, 0].numpy(), np.arange(40) % 2, np.arange(40)[None] // 20, [1.0])  # imports
     work = {
-        f"report's head, {args.epochs} epochs": {
+        f"report's head, {options['epochs']} epochs": {
             "this project": lambda: train.train_heads(x, labels, folds, config, [rows for rows, _ in drawn])[2],
             "DataLoader loop": lambda: usual_heads(x, labels, folds, config),
         },
@@ -236,8 +234,8 @@ def bench_train(args, temporary):
 
 def bench_scale(args, temporary):
     sizes = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles] + [args.max_titles]
-    shape = {"hidden_size": args.hidden, "num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder = make_encoder(temporary / "tiny", intermediate_size=2 * args.hidden, **shape)
+    shape = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = make_encoder(temporary / "tiny", intermediate_size=2 * HIDDEN, **shape)
     seconds, rows = {}, []
     for before, size in itertools.pairwise([0, *sizes]):
         place, generator = temporary / str(size), random.Random(0)
@@ -263,13 +261,13 @@ def bench_scale(args, temporary):
             cli.say(" ".join(rows[-1]))
     columns = (":titles", ":step", "seconds", "µs for each title more than above", "peak memory, MB")
     table(columns, sorted(rows, key=lambda row: [step for _, step in seconds].index(row[1])))
-    print(f"Encoder: 2 layers of {args.hidden} dimensions, random weights; 1 repeat of 5 folds.\n")
+    print(f"Encoder: 2 layers of {HIDDEN} dimensions, random weights; 1 repeat of 5 folds.\n")
 
 
 def bench_busy(args, temporary):
     path, features, turn = data.find_titles(args.data), temporary / "features", itertools.count()
     extraction = ("extract.py", "--data", path, "--model", "minilm", "--out")
-    training = ("train.py", "--features", features, "--layers", "-1", "--epochs", args.epochs, "--results")
+    training = ("train.py", "--features", features, "--layers", "-1", "--results")
     run(*extraction, features)
 
     def work(step, environment, busy):
