@@ -335,8 +335,8 @@ def bench_answer(args, temporary):
             rows.append((f"**all, features and {stage}**", f"{seconds:.1f}", f"{seconds / ours:.1f}"))
         table((f":{Path(name).name}, {len(labels):,} titles", "seconds", "times as long"), rows)
     print(
-        "Usual: transformers in batches of 32, then scikit-learn's cross_val_predict, with C = 1 or with a C chosen among "
-        f"{len(probe.GRID)} as here; its start-up is left out, and it has no intervals.\n"
+        "Usual: transformers in batches of 32, then scikit-learn's cross_val_predict, with C = 1 or with a C chosen "
+        f"among {len(probe.GRID)} as here; its start-up is left out, and it has no intervals.\n"
     )
 
 
