@@ -22,6 +22,7 @@ def parse_arguments(argv=None):
     what = "answer: encoders; random is bert-base's shape with random weights, as fast as trained ones"
     add("--model", nargs="+", default=["minilm", "random"], metavar="NAME", help=what)
     add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
+    add("--hidden", type=cli.number(int, 4), default=32, help="scale: width of the encoder, a multiple of 4")
     return parser.parse_args(argv)
 
 
@@ -59,7 +60,6 @@ import train
 from encoder import choose_dtype, embed, find_model, load_encoder, quiet_library, tokenise
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
-HIDDEN = 32  # dimensions of the encoder of scale
 WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
 SPINNING = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}  # as the libraries do where nothing is set
 # runs a command from a process that is itself small: a child starts with the peak memory of the one that made it
@@ -234,8 +234,8 @@ def bench_train(args, temporary):
 
 def bench_scale(args, temporary):
     sizes = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles] + [args.max_titles]
-    shape = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder = make_encoder(temporary / "tiny", intermediate_size=2 * HIDDEN, **shape)
+    shape = {"hidden_size": args.hidden, "num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = make_encoder(temporary / "tiny", intermediate_size=2 * args.hidden, **shape)
     seconds, rows = {}, []
     for before, size in itertools.pairwise([0, *sizes]):
         place, generator = temporary / str(size), random.Random(0)
@@ -261,7 +261,7 @@ def bench_scale(args, temporary):
             cli.say(" ".join(rows[-1]))
     columns = (":titles", ":step", "seconds", "µs for each title more than above", "peak memory, MB")
     table(columns, sorted(rows, key=lambda row: [step for _, step in seconds].index(row[1])))
-    print(f"Encoder: 2 layers of {HIDDEN} dimensions, random weights; 1 repeat of 5 folds.\n")
+    print(f"Encoder: 2 layers of {args.hidden} dimensions, random weights; 1 repeat of 5 folds.\n")
 
 
 def bench_busy(args, temporary):
