@@ -14,26 +14,18 @@ import cli
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
-    add = parser.add_argument
-    add(
-        "titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read line by line"
-    )
+    add, kinds = parser.add_argument, ("auto", "float32", "bfloat16", "float16")
+    add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
     add("--run", metavar="FOLDER", help="the run to apply: what train.py made, a copy of it, or results with one run")
     add("--model", metavar="NAME", help="where the run's encoder is found here (default: the name in the run)")
     add("--csv", metavar="IN.csv", help="read titles from a CSV file")
     add("--out", metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
     add("--text-column", default="title", metavar="NAME", help="with --csv: column of the titles")
-    add(
-        "--label-column",
-        metavar="NAME",
-        help="with --csv: column of the true categories; says how good predictions are",
-    )
-    features = "with --label-column: the run's features, to find titles that were in training"
-    add("--features", metavar="FOLDER", help=f"{features} (default: where they were)")
+    add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
+    add("--features", metavar="FOLDER", help="with --label-column: the run's features (default: where they were)")
     add("--format", choices=("text", "csv", "jsonl"), default="text", help="of what is printed")
     top = "give the N likeliest categories only (default: one as text, else all)"
     add("--top", type=cli.number(int, 1), metavar="N", help=top)
-    kinds = ("auto", "float32", "bfloat16", "float16")
     add("--dtype", choices=kinds, help="what the encoder computes in (default: as for the run's features)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
     add("--window", type=cli.number(int, 1), default=4096, metavar="TITLES", help="most titles computed together")
@@ -46,11 +38,11 @@ if __name__ == "__main__":
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import os
 import re
-import select
 import sys
 import time
 from pathlib import Path
@@ -129,8 +121,9 @@ def table(classifier, titles, window=4096):
     classes, windows = classifier[0]["classes"], in_windows([(title, None) for title in titles], window)
     rows = np.concatenate([np.empty((0, len(classes))), *(part for _, part, _ in predict(classifier, windows))])
     best = [None if np.isnan(row[0]) else classes[row.argmax()] for row in rows]
-    columns = zip(["title", *new_columns(classes)], [titles, best, rows.max(1), *rows.T], strict=True)
-    return pandas.DataFrame(dict(columns))
+    return pandas.DataFrame(
+        dict(zip(["title", *new_columns(classes)], [titles, best, rows.max(1), *rows.T], strict=True))
+    )
 
 
 def check_titles(titles):
@@ -148,29 +141,14 @@ def in_windows(items, size):
 
 
 def standard_input(size):
-    """Yield lists of at most `size` lines as soon as they are there, and an empty one where no more are waiting."""
+    """Yield lists of at most `size` lines as soon as they are there, then an empty one, which lets them through."""
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
-    try:
-        source = sys.stdin.fileno()
-        blocks = iter(lambda: os.read(source, 1 << 20), b"")
-    except OSError:  # something else stands in for it, and has no descriptor
-        source, blocks = None, [sys.stdin.read().encode()]
-    with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):  # Linux: more can wait while we compute
-        import fcntl
-
-        fcntl.fcntl(source, fcntl.F_SETPIPE_SZ, 1 << 20)
-    lines, begun = [], bytearray()
-    for block in itertools.chain(blocks, [b""]):  # the end of the input ends its last line, too
-        begun += block or b"\n" * bool(begun)
-        if not block or b"\n" in block:
-            *whole, begun = begun.split(b"\n")
-            lines += [line.decode("utf-8", "replace").strip("\r\n\ufeff") for line in whole]
-        waiting = block and source is not None and select.select([source], [], [], 0)[0]
-        ready = len(lines) - len(lines) % size if waiting else len(lines)
-        yield from in_windows(lines[:ready], size)
-        yield from [] if waiting else [[]]
-        lines = lines[ready:]
+    source, begun = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode()), b""
+    for block in itertools.chain(iter(lambda: source.read1(1 << 20), b""), [b""]):  # what is there, at least a byte
+        *whole, begun = (begun + (block or b"\n" * bool(begun))).split(b"\n")  # the end ends the last line, too
+        yield from in_windows((line.decode("utf-8", "replace").strip("\r\n\ufeff") for line in whole), size)
+        yield []
 
 
 def new_columns(classes, top=None):
@@ -214,13 +192,14 @@ def printable(text):
 
 
 def training_keys(config, folder):
-    """splits.group_key of every title that the run was trained on; None where its features are gone, which is said."""
+    """splits.group_key of every title that the run was trained on; none where its features are gone, which is said."""
     try:
         return set(map(splits.group_key, runs.features_of(config, folder).titles()[0]))
     except cli.Problem as error:
         if folder:
             raise
         cli.say(f"which titles were in training cannot be checked: {error}")
+        return set()
 
 
 def report(classes, titles, labels, probabilities, training):
@@ -230,17 +209,20 @@ def report(classes, titles, labels, probabilities, training):
     does not know is a class of its own, which is never predicted.
     """
     keys, names = list(map(splits.group_key, titles)), [*classes, *sorted(set(labels) - set(classes))]
-    number, shown = {name: i for i, name in enumerate(names)}, [cli.escape_markdown(name) for name in names]
-    truth, predictions, groups = np.array([number[x] for x in labels]), probabilities.argmax(1), splits.numbered(keys)
-    known, seen = truth < len(classes), np.array([key in (training or ()) for key in keys])
-    rows, text = [], []
+    truth, predictions, groups = (
+        np.array(list(map(names.index, labels))),
+        probabilities.argmax(1),
+        splits.numbered(keys),
+    )
+    known, seen = truth < len(classes), np.array([key in training for key in keys])
+    rows, text, shown = [], [], list(map(cli.escape_markdown, names))
     for name, chosen in [("all", seen | True), ("not in training", ~seen)][: 1 + (seen.any() and not seen.all())]:
         row = metrics.influences(truth[chosen], predictions[None, chosen], len(names), groups[chosen])
         some, interval = chosen & known, "{:.4f} to {:.4f}".format(*metrics.interval(row))
         loss = f"{metrics.log_loss(truth[some], probabilities[some]):.4f}" if some.any() else "–"
         error = metrics.expected_calibration_error(truth[chosen], probabilities[chosen])
         rows.append([name, f"{chosen.sum():,}", f"{row['value']:.4f}", interval, loss, f"{error:.4f}"])
-    if training is not None:
+    if training:
         text.append(f"Of the {len(seen):,} titles, {seen.sum():,} were in training, as they are or as copies.")
     if not known.all():
         unknown = [f"{name} ({labels.count(name):,})" for name in names[len(classes) :]]
@@ -319,11 +301,10 @@ def main(args):
     if labels:
         print(report(classes, titles, labels, np.concatenate(kept), training))
     count, cut, blank = counts.tolist()
-    said = [f"{cli.count(count, 'title')} predicted in {time.time() - started:.1f} s"]
-    said += [f"{cut:,} cut at {classifier[1].max_length} tokens"] * bool(cut) + [f"{blank:,} without text"] * bool(
-        blank
-    )
-    cli.say(", ".join(said) + (f". Written to {args.out}" if args.out else ""), args.quiet)
+    text = f"{cli.count(count, 'title')} predicted in {time.time() - started:.1f} s"
+    text += f", {cut:,} cut at {classifier[1].max_length} tokens" if cut else ""
+    text += f", {blank:,} without text" if blank else ""
+    cli.say(text + (f". Written to {args.out}" if args.out else ""), args.quiet)
 
 
 if __name__ == "__main__":
