@@ -209,11 +209,8 @@ def report(classes, titles, labels, probabilities, training):
     does not know is a class of its own, which is never predicted.
     """
     keys, names = list(map(splits.group_key, titles)), [*classes, *sorted(set(labels) - set(classes))]
-    truth, predictions, groups = (
-        np.array(list(map(names.index, labels))),
-        probabilities.argmax(1),
-        splits.numbered(keys),
-    )
+    number, predictions, groups = dict(zip(names, itertools.count())), probabilities.argmax(1), splits.numbered(keys)
+    truth = np.array([number[label] for label in labels])
     known, seen = truth < len(classes), np.array([key in training for key in keys])
     rows, text, shown = [], [], list(map(cli.escape_markdown, names))
     for name, chosen in [("all", seen | True), ("not in training", ~seen)][: 1 + (seen.any() and not seen.all())]:

@@ -152,7 +152,8 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
     """A solution to start from and the C with the lowest log loss on held-out titles, for each problem.
 
     One part of a problem's titles is held out, or, where they are few, each part in turn. The grid is walked from the
-    strongest penalty on, each solution starting from where the last two lead, until the log loss has risen twice.
+    strongest penalty on, each solution starting from where the last two lead, until the log loss is higher twice
+    in a row, or once by a twentieth.
     """
     problems = len(parts)
     theta = x.new_zeros(classes, problems * len(turns), x.shape[1] + 1)
@@ -179,7 +180,8 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
         better = losses < lowest[going] * 0.99  # a weaker penalty has to earn it
         won = going[better]
         best[:, won], chosen[won], lowest[won] = theta[:, won], value, losses[better]
-        risen[going] = torch.where(better, 0, risen[going] + (losses > lowest[going]))
+        # twice higher, or once by much, and the minimum is behind
+        risen[going] = torch.where(better, 0, risen[going] + (losses > lowest[going]) + (losses > 1.05 * lowest[going]))
         report(problems / len(GRID))
     return best, chosen
 
