@@ -86,6 +86,22 @@ def processors():
     return count
 
 
+def choose_device(name):
+    """The torch device for --device; under torchrun each process takes the GPU of its local rank."""
+    import torch
+
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or index and (kind == "cpu" or not index.isdecimal()):
+        raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
+    if kind == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if int(index or 0) >= count:
+        raise Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
+    return torch.device("cuda", int(index or int(os.environ.get("LOCAL_RANK", 0)) % count))
+
+
 def launch(main, *args):
     """Call main(*args) and leave the process: 0, 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C."""
     script, code = Path(sys.argv[0]).name, 1

@@ -20,7 +20,6 @@ from torch import nn
 
 import cli
 import store
-from model import choose_device
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # oneDNN keeps what it has made for every shape of matrices, by default so much that memory grows by hundreds of MB
@@ -182,7 +181,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
 
     dtype: of the weights, and of the arithmetic where the processor has instructions for it. Misfits are a Problem.
     """
-    device = choose_device(device)
+    device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
     full_name, commit, config, tokenizer, model, absent = read_model(name)
     limit = getattr(config, "max_position_embeddings", None) or 0  # none, or -1, where positions are relative

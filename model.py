@@ -1,7 +1,6 @@
 """The heads: what is trained on top of the frozen encoder. Nothing else."""
 
 import copy
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,6 @@ from torch.func import functional_call, vmap
 
 import cli
 import runs
-
-
-def choose_device(name):
-    """The torch device for --device; under torchrun each process takes the GPU of its local rank."""
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or index and (kind == "cpu" or not index.isdecimal()):
-        raise cli.Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
-    if kind == "cpu":
-        return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if int(index or 0) >= count:
-        raise cli.Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
-    return torch.device("cuda", int(index or int(os.environ.get("LOCAL_RANK", 0)) % count))
 
 
 class Head(nn.Module):
@@ -83,7 +68,7 @@ class Probe(nn.Module):
     """The linear probe: multinomial logistic regression on layers and poolings side by side.
 
     Input: (titles, layers, hidden) float32. Output: (titles, classes) float32 logits. The standardisation that the
-    weights were trained with is folded into them (see probe.fold_in), so they apply to the features as they are.
+    weights were trained with is folded into them (see probe.train), so they apply to the features as they are.
     """
 
     def __init__(self, layers, hidden, classes):

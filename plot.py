@@ -19,12 +19,12 @@ GRAY, MARKERS, STYLES = "#555555", "osD^vPX*", {"majority": ":", "tfidf": "--", 
 
 def library():
     """matplotlib as it comes, whatever the user's settings, and what its font can show; a Problem without it."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its cache and its fonts
     try:
         import matplotlib.figure
         from matplotlib import font_manager, ft2font
     except ImportError:
         raise cli.Problem("--plot needs matplotlib; install it with: pip install matplotlib") from None
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its cache and its fonts
     matplotlib.rcdefaults()
     changed = {"svg.hashsalt": "layers", "text.parse_math": False, "legend.frameon": False, "legend.fontsize": 9}
     matplotlib.rcParams.update(changed | {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10})

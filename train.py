@@ -272,7 +272,7 @@ def main(args):
     options, features = choose_options(args), store.open_features(args.features)
     manifest = features.manifest
     poolings, sets = choose_sets(args, features)
-    device, results = model.choose_device(args.device), Path(args.results)
+    device, results = cli.choose_device(args.device), Path(args.results)
     if results.exists() and not results.is_dir():
         raise cli.Problem(f"--results {results}: this is a file; name a folder")
     titles, names = features.titles()

@@ -54,7 +54,7 @@ def drill(kills):
             for kill in range(kills):
                 results = Path(temporary) / f"killed-{options[0]}-{kill}"
                 process = start(features, results, options)
-                time.sleep(seconds * chance.uniform(0.1, 1))
+                time.sleep(seconds * chance.uniform(0.1, 0.8))
                 process.kill()
                 killed += process.wait() != 0
                 leftovers += any(results.glob("[!.]*")) and contents(next(results.glob("[!.]*"))) != truth
