@@ -20,19 +20,20 @@ STATE = 48_000_000  # numbers that all problems that are solved together may kee
 BLOCK = 1 << 19  # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
 
 
-def standardise(x, learn):
+def standardization(x, learn, block=1 << 12):
     """Mean and deviation of each dimension over the titles of each problem: two (problems, dimensions) of x's type.
 
-    x: (titles, dimensions), roughly of mean 0 and deviation 1; learn: (problems, titles) bool. A dimension
-    that never varies gets deviation 1.
+    x: (titles, dimensions); learn: (problems, titles) bool. Sums are taken about the overall mean and in float64, so
+    that nothing is lost. A dimension that never varies gets deviation 1.
     """
-    first = second = 0
-    for part, member in zip(x.split(1 << 13), learn.split(1 << 13, dim=1), strict=True):
-        part, member = part.double(), member.double()  # so that nothing is lost where the mean is large
+    center, first, second = sum(part.sum(0, dtype=torch.float64) for part in x.split(block)) / len(x), 0, 0
+    for part, member in zip(x.split(block), learn.split(block, dim=1), strict=True):
+        part, member = part.double() - center, member.double()
         first, second = first + member @ part, second + member @ part.square()
     count = learn.sum(1, keepdim=True)
     deviation = (second / count - (first / count).square()).clamp(min=0).sqrt()
-    return (first / count).to(x.dtype), torch.where(deviation > 1e-5, deviation, 1.0).to(x.dtype)
+    deviation = torch.where(deviation > 1e-7 * (1 + center.abs()), deviation, 1.0)
+    return (center + first / count).to(x.dtype), deviation.to(x.dtype)
 
 
 def objective(x, labels, learn, share, penalty, scale, theta):
@@ -41,7 +42,7 @@ def objective(x, labels, learn, share, penalty, scale, theta):
     The loss is the mean cross-entropy over the problem's titles plus penalty / 2 · the squared weights of the
     standardised features; the bias is not penalised. theta: (classes, problems, dimensions + 1), the bias last.
     learn: (problems, titles) bool; share, penalty: (problems,), what each title counts, and the penalty's strength;
-    scale: what standardise gave.
+    scale: what standardization gave.
     """
     (mean, deviation), (classes, problems, _) = scale, theta.shape
     # the features stay as they are: each problem's standardisation is folded into its weights
@@ -162,7 +163,7 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
         return best, chosen
     hold = torch.cat([parts == turn for turn in turns])
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
-    count, scale, older = learn.sum(1), standardise(x, learn), theta
+    count, scale, older = learn.sum(1), standardization(x, learn), theta
     weight = 1 / hold.view(len(turns), problems, -1).sum((0, 2)).repeat(len(turns))  # all turns together make a mean
     lowest = torch.full((problems,), torch.inf, dtype=torch.float64, device=x.device)
     risen = torch.zeros_like(chosen)
@@ -203,7 +204,7 @@ def train_probes(x, labels, parts, classes, report=lambda heads: None):
     for part in parts.split(each):
         best, penalty = choose_penalty(x, labels, part, turns, classes, spread, report)
         learn = part >= 0
-        scale, count = standardise(x, learn), learn.sum(1)
+        scale, count = standardization(x, learn), learn.sum(1)
         theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, spread)
         theta[..., :-1] /= scale[1]
         theta[..., -1] -= (theta[..., :-1] * scale[0]).sum(-1)
@@ -243,13 +244,10 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
     return {name: value.cpu().contiguous() for name, value in state.items()}, chosen, probabilities
 
 
-def rescale(x, block=1 << 14):
+def rescale(x):
     """Bring every layer and dimension of x to mean 0 and deviation 1, in place; returns both: (layers, hidden) each."""
-    mean = (sum(part.sum(0, dtype=torch.float64) for part in x.split(block)) / len(x)).float()
-    for part in x.split(block):
-        part -= mean
-    deviation = (sum(part.square().sum(0, dtype=torch.float64) for part in x.split(block)) / len(x)).sqrt().float()
-    deviation = torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, 1.0)
-    for part in x.split(block):
-        part /= deviation
+    everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
+    mean, deviation = (value.view(x.shape[1:]) for value in standardization(x.flatten(1), everyone))
+    for part in x.split(1 << 14):
+        part.sub_(mean).div_(deviation)
     return mean, deviation

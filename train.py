@@ -96,27 +96,6 @@ def new_heads(config):
     return heads
 
 
-def standardization(x, training, block=1 << 11):
-    """Mean and deviation of each layer and dimension over every head's training titles: two (heads, layers, hidden).
-
-    x: (titles, layers, hidden); training: a list of row numbers for each head. Sums are taken about the overall mean
-    and in float64, so that nothing is lost. A dimension that never varies gets deviation 1.
-    """
-    member = torch.zeros(len(training), len(x), dtype=torch.bool, device=x.device)
-    for head, rows in enumerate(training):
-        member[head, torch.as_tensor(rows, device=x.device).long()] = True
-    count, flat = member.sum(1, keepdim=True), x.flatten(1)
-    center = sum(part.sum(0, dtype=torch.float64) for part in flat.split(block)) / len(x)
-    first = second = 0
-    for part, weights in zip(flat.split(block), member.split(block, dim=1), strict=True):
-        part, weights = part.double() - center, weights.double()
-        first, second = first + weights @ part, second + weights @ part.square()
-    mean = first / count
-    deviation = (second / count - mean.square()).clamp(min=0).sqrt()
-    deviation = torch.where(deviation > 1e-7 * (1 + center.abs()), deviation, 1.0)
-    return [value.float().unflatten(1, x.shape[1:]) for value in (center + mean, deviation)]
-
-
 def epoch_batches(training, options, epoch):
     """The batches of one epoch for every head: row numbers (steps, heads, titles) and counts (steps, heads), int32.
 
@@ -150,7 +129,11 @@ def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
     turned = {name: value.detach().to(x.device).contiguous().requires_grad_() for name, value in turned.items()}
     parameters = {name: value.mT if name == "mlp.0.weight" else value for name, value in turned.items()}
     if options["standardize"]:
-        buffers = dict(zip(("mean", "deviation"), standardization(x, training), strict=True))
+        learn = torch.zeros(len(heads), len(x), dtype=torch.bool, device=x.device)
+        for member, rows in zip(learn, training, strict=True):
+            member[torch.as_tensor(rows, device=x.device).long()] = True
+        moments = (value.unflatten(1, x.shape[1:]) for value in probe.standardization(x.flatten(1), learn))
+        buffers = dict(zip(("mean", "deviation"), moments, strict=True))
     forward, target = model.stacked(heads[0]), torch.as_tensor(labels, device=x.device).long()
     optimizer = torch.optim.Adam(turned.values(), lr=options["lr"], fused=True)
     history = []

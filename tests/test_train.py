@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 import cli
 import model
+import probe
 import runs
 import splits
 import store
@@ -307,8 +308,8 @@ def test_an_epoch_shows_each_training_title_once(rows, folds, size):
 def test_standardization_is_measured_on_the_training_titles_alone(shift, scale):
     x, _, folds, _, training = config_of(rows=60)
     x = shift + scale * (x + 100 * torch.from_numpy(folds[0] == 1)[:, None, None])  # fold 1 is far away
-    mean, deviation = train.standardization(x, training)
-    assert mean.shape == deviation.shape == (6, 2, 16)
+    learn = torch.tensor(np.stack([np.isin(np.arange(60), rows) for rows in training]))
+    mean, deviation = (value.view(6, 2, 16) for value in probe.standardization(x.flatten(1), learn))
     for head, titles in enumerate(training):
         kept = x.double().numpy()[titles]
         np.testing.assert_allclose(mean[head], kept.mean(0), rtol=1e-5)
