@@ -21,6 +21,7 @@ if [ "$MODEL" != minilm ]; then                                     # the small 
     for fusion in mix concat; do                                    # was the report's fusion too weak?
         train "$OUT" --pooling cls --layers -1 -2 -3 -4 --standardize --fusion $fusion
     done
+    train "$OUT" --pooling mean --layers -1 -2 -3 -4 --head linear   # does the probe gain from several layers?
 fi
 if [ "$MODEL" = minilm ]; then                                      # does half the precision cost anything?
     for dtype in float32 bfloat16; do
