@@ -88,7 +88,7 @@ def principal(x):
     return directions @ turn, variances.clamp(min=0), rest.clamp(min=0)
 
 
-def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=3e-3, most=2000):
+def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=0.01, most=2000):
     """Solve every problem from theta on by L-BFGS (Nocedal & Wright 2006, algorithm 7.4); returns the new theta.
 
     A problem is solved when no component of its gradient exceeds the tolerance times what the penalty adds to it at
@@ -174,7 +174,7 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
         every = torch.cat([going + turn * problems for turn in range(len(turns))])
         own, start = [part[every] for part in scale], 2 * theta[:, every] - older[:, every]
         penalty, older = strength(value, count[every], classes), theta.clone()
-        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, spread, 0.03)
+        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, spread, 0.1)
         theta[:, every] = found
         losses = objective(x, labels, hold[every], weight[every], torch.zeros_like(penalty), own, found)[0]
         losses = losses.view(len(turns), -1).sum(0)
