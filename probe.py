@@ -88,7 +88,7 @@ def principal(x):
     return directions @ turn, variances.clamp(min=0), rest.clamp(min=0)
 
 
-def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance=0.01, most=2000):
+def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance, most=2000):
     """Solve every problem from theta on by L-BFGS (Nocedal & Wright 2006, algorithm 7.4); returns the new theta.
 
     A problem is solved when no component of its gradient exceeds the tolerance times what the penalty adds to it at
@@ -197,7 +197,7 @@ def train_probes(x, labels, parts, classes, report=lambda heads: None):
     in x; chosen: (problems,) the C of each).
     """
     few = int((parts >= 0).sum(1).max()) <= FEW
-    x = x.double() if few else x
+    x, precise = (x.double(), 0.003) if few else (x, 0.01)
     turns = range(int(parts.max()) + 1) if few else [int(parts.max())]
     each = max(1, STATE // ((2 * MEMORY + 12) * (x.shape[1] + 1) * classes * len(turns)))
     spread, thetas, chosen = principal(x), [], []
@@ -205,7 +205,7 @@ def train_probes(x, labels, parts, classes, report=lambda heads: None):
         best, penalty = choose_penalty(x, labels, part, turns, classes, spread, report)
         learn = part >= 0
         scale, count = standardization(x, learn), learn.sum(1)
-        theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, spread)
+        theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, spread, precise)
         theta[..., :-1] /= scale[1]
         theta[..., -1] -= (theta[..., :-1] * scale[0]).sum(-1)
         thetas.append(theta)
