@@ -15,7 +15,6 @@ ALONE = 0.1  # C where there is nothing to choose by
 FEW = 2000  # titles; up to here each part of them is held out in turn, and float64 costs next to nothing
 MEMORY = 10  # steps that L-BFGS remembers
 NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}  # a component of a gradient may be off by so much
-RANK = 256  # directions of which L-BFGS is told how much the features vary
 STATE = 48_000_000  # numbers that all problems that are solved together may keep: 200 MB
 BLOCK = 1 << 19  # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
 
@@ -72,42 +71,21 @@ def strength(c, titles, classes):
     return ((2 if classes == 2 else 1) / (c * titles)).float()
 
 
-def principal(x):
-    """The directions in which the features vary most, (dimensions, directions), their variances, and that of the rest.
-
-    By subspace iteration on a part of the titles: it only has to be about right.
-    """
-    sample = x[:: max(1, len(x) // 16384)]
-    directions = sample[:RANK].T
-    for _ in range(3):
-        directions = sample.T @ (sample @ torch.linalg.qr(directions).Q)
-    directions = torch.linalg.qr(directions).Q
-    along = sample @ directions
-    variances, turn = torch.linalg.eigh(along.T @ along / len(sample))
-    rest = (sample.square().sum() / len(sample) - variances.sum()) / max(1, x.shape[1] - len(variances))
-    return directions @ turn, variances.clamp(min=0), rest.clamp(min=0)
-
-
-def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance, most=2000):
+def minimise(x, labels, learn, share, penalty, scale, theta, tolerance, most=2000):
     """Solve every problem from theta on by L-BFGS (Nocedal & Wright 2006, algorithm 7.4); returns the new theta.
 
     A problem is solved when no component of its gradient exceeds the tolerance times what the penalty adds to it at
     most. Each has a step length of its own, halved until its loss falls enough, and is left alone once solved; when
-    half are, the others go on without them. spread: what principal gave.
+    half are, the others go on without them.
     """
-    directions, variances, rest = spread
-    curvature = (len(theta) - 1) / len(
-        theta
-    ) ** 2  # of the loss, along a direction of variance 1, before it has learned
+    curvature = (len(theta) - 1) / len(theta) ** 2  # of the loss where nothing is learned yet, features of deviation 1
 
     def dot(one, other):
         return (one * other).sum((0, 2))
 
     def scaled(gradient):
-        """The gradient divided by about the curvature at the start, as if the penalty and `spread` were all."""
-        others = 1 / (curvature * rest + penalty)[:, None]
-        along = (gradient[..., :-1] @ directions) * (1 / (curvature * variances + penalty[:, None]) - others)
-        return torch.cat([gradient[..., :-1] * others + along @ directions.T, gradient[..., -1:] / curvature], -1)
+        """The gradient divided by about the curvature at the start."""
+        return torch.cat([gradient[..., :-1] / (curvature + penalty)[:, None], gradient[..., -1:] / curvature], -1)
 
     out, going = theta.clone(), torch.arange(theta.shape[1], device=x.device)
     loss, gradient = objective(x, labels, learn, share, penalty, scale, theta)
@@ -149,7 +127,7 @@ def minimise(x, labels, learn, share, penalty, scale, theta, spread, tolerance, 
     return out
 
 
-def choose_penalty(x, labels, parts, turns, classes, spread, report):
+def choose_penalty(x, labels, parts, turns, classes, report):
     """A solution to start from and the C with the lowest log loss on held-out titles, for each problem.
 
     One part of a problem's titles is held out, or, where they are few, each part in turn. The grid is walked from the
@@ -174,7 +152,7 @@ def choose_penalty(x, labels, parts, turns, classes, spread, report):
         every = torch.cat([going + turn * problems for turn in range(len(turns))])
         own, start = [part[every] for part in scale], 2 * theta[:, every] - older[:, every]
         penalty, older = strength(value, count[every], classes), theta.clone()
-        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, spread, 0.1)
+        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, 0.1)
         theta[:, every] = found
         losses = objective(x, labels, hold[every], weight[every], torch.zeros_like(penalty), own, found)[0]
         losses = losses.view(len(turns), -1).sum(0)
@@ -200,12 +178,12 @@ def train_probes(x, labels, parts, classes, report=lambda heads: None):
     x, precise = (x.double(), 0.003) if few else (x, 0.01)
     turns = range(int(parts.max()) + 1) if few else [int(parts.max())]
     each = max(1, STATE // ((2 * MEMORY + 12) * (x.shape[1] + 1) * classes * len(turns)))
-    spread, thetas, chosen = principal(x), [], []
+    thetas, chosen = [], []
     for part in parts.split(each):
-        best, penalty = choose_penalty(x, labels, part, turns, classes, spread, report)
+        best, penalty = choose_penalty(x, labels, part, turns, classes, report)
         learn = part >= 0
         scale, count = standardization(x, learn), learn.sum(1)
-        theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, spread, precise)
+        theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, precise)
         theta[..., :-1] /= scale[1]
         theta[..., -1] -= (theta[..., :-1] * scale[0]).sum(-1)
         thetas.append(theta)
