@@ -175,7 +175,7 @@ def train_probes(x, labels, parts, classes, report=lambda heads: None):
     in x; chosen: (problems,) the C of each).
     """
     few = int((parts >= 0).sum(1).max()) <= FEW
-    x, precise = (x.double(), 0.003) if few else (x, 0.01)
+    x, precise = (x.double(), 0.001) if few else (x, 0.01)
     turns = range(int(parts.max()) + 1) if few else [int(parts.max())]
     each = max(1, STATE // ((2 * MEMORY + 12) * (x.shape[1] + 1) * classes * len(turns)))
     thetas, chosen = [], []
