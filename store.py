@@ -172,7 +172,7 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     if min(layers) < lowest or max(layers) > depth:
         top = max(layers) + 1
         counted = f"; counted from the top, that is --layers {' '.join(str(layer - top) for layer in layers)}"
-        hint = counted if 0 < min(layers) and top - min(layers) <= depth else ""
+        hint = counted if min(layers) > 0 and top - min(layers) <= depth else ""
         raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}{hint}")
     if len(set(layers)) < len(layers):
         raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
