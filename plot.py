@@ -109,8 +109,9 @@ def draw_scores(axes, table, glyphs):
         high = max(high, value + 0.03 * (high - low))
         label = f"{report.head_label(run['config'])} ({value:.3f}{', below' if value < low else ''})"
         handles.append(axes.axhline(value, color=GRAY, linestyle=style, linewidth=1, label=label))
-    crowded = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9} if len(places) > 14 else {}
     names = readable([", ".join(map(str, layers)) for layers in places], glyphs)
+    turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
+    crowded = turned if sum(map(len, names)) > 28 else {}
     axes.set_xticks(list(places.values()), names, **crowded)
     axes.set(xlabel=f"layers ({depth} = top)", xlim=(-0.5, max(places.values()) + 0.5), ylim=(low, high))
     axes.figure.legend(handles=handles, loc="outside lower left", ncols=3)
