@@ -1,7 +1,9 @@
 """Print what has been trained as a markdown table: macro-F1 with its uncertainty, rows compared, and what they cost.
 
-python evaluate.py
-python evaluate.py --baselines --plot layers.png --suspects suspects.csv
+    python evaluate.py
+    python evaluate.py --baselines --plot layers.png --suspects suspects.csv
+
+The last sentence recommends a row, or says why none.
 """
 
 import cli
