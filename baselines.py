@@ -10,6 +10,7 @@ import runs
 import splits
 import store
 
+PROTOCOL = ("folds", "repeats", "split", "seed")  # the options that decide which titles a head is scored on
 NAMES = {
     "majority": "majority class",
     "tfidf": "TF-IDF of words and word pairs, logistic regression",
@@ -27,9 +28,7 @@ def probabilities(kind, titles, labels, folds, drawn, classes):
             from sklearn.feature_extraction.text import TfidfVectorizer
             from sklearn.linear_model import LogisticRegression
         except ImportError:
-            raise cli.Problem(
-                "--baselines: TF-IDF needs scikit-learn; install it with: pip install scikit-learn"
-            ) from None
+            raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
     out = np.zeros((*folds.shape, classes), dtype=np.float32)
     heads = [
         (repeat, np.flatnonzero(held == fold)) for repeat, held in enumerate(folds) for fold in range(held.max() + 1)
@@ -50,7 +49,7 @@ def probabilities(kind, titles, labels, folds, drawn, classes):
 
 def name_of(config, kind, size):
     """The name of a baseline's folder: it belongs to titles and folds, whatever the encoder."""
-    options = {key: config["options"][key] for key in ("folds", "repeats", "split", "seed")}
+    options = {key: config["options"][key] for key in PROTOCOL}
     parts = [store.slug(config["data"]["name"]), config["data"]["titles"][:8], "baseline", kind, *options.values()]
     return "-".join(map(str, parts + ([f"labels-{size}"] if size else [])))
 
@@ -73,8 +72,7 @@ def add(table, results, features, quiet):
             "format": runs.FORMAT,
             "baseline": kind,
             "classes": config["classes"],
-            "options": {key: config["options"][key] for key in ("folds", "repeats", "split", "seed")}
-            | {"labels": size},
+            "options": {key: config["options"][key] for key in PROTOCOL} | {"labels": size},
             "data": config["data"],
             "results": runs.figures(labels, values, folds, classes),
             **store.provenance(started),

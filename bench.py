@@ -191,9 +191,9 @@ def usual_probe(x, labels, folds, penalties):
 
     options = {"scoring": "neg_log_loss", "l1_ratios": (0,), "use_legacy_attributes": False, "max_iter": 10_000}
     inner = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
-    solver = (
-        LogisticRegressionCV(Cs=penalties, cv=inner, **options) if penalties else LogisticRegression(max_iter=10_000)
-    )
+    solver = LogisticRegression(max_iter=10_000)
+    if penalties:
+        solver = LogisticRegressionCV(Cs=penalties, cv=inner, **options)
     solver, method = make_pipeline(StandardScaler(), solver), "predict_proba"
     return np.stack([cross_val_predict(solver, x, labels, cv=PredefinedSplit(f), method=method) for f in folds])
 
@@ -297,18 +297,7 @@ def bench_answer(args, temporary):
     for name in args.model:
         folder = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
         place, features = temporary / f"features-{Path(name).name}", {}
-        fit = (
-            "train.py",
-            "--features",
-            place,
-            "--results",
-            place / "runs",
-            "--each",
-            "--repeats",
-            1,
-            "--head",
-            "linear",
-        )
+        fit = ("train.py", "--features", place, "--results", place / "runs", "--each", "--head", "linear")
         extraction = ("extract.py", "--data", path, "--model", folder, "--pooling", *cli.POOLINGS, "--out", place)
 
         def usual_encode(folder=folder, features=features):
@@ -321,7 +310,7 @@ def bench_answer(args, temporary):
         contenders = {
             "features": functools.partial(run, *extraction),
             "features, usual": usual_encode,
-            "probes": lambda fit=fit: [run(*fit, "--pooling", pooling) for pooling in cli.POOLINGS],
+            "probes": lambda fit=fit: [run(*fit, "--repeats", 1, "--pooling", pooling) for pooling in cli.POOLINGS],
             "probes, usual": lambda: usual(None),
             "probes, usual with as many penalties": lambda: usual(probe.GRID),
             "table with intervals": functools.partial(run, "evaluate.py", "--results", place / "runs"),

@@ -113,9 +113,8 @@ def read_table(path, columns):
             yield header
             for row, cells in enumerate(filter(None, table), 1):  # blank lines do not count
                 if len(cells) != len(header):
-                    raise cli.Problem(
-                        f"{path}: row {row} has {len(cells)}, not {len(header)} cells; look for a missing quote"
-                    )
+                    counted = f"{len(cells)}, not {len(header)} cells"
+                    raise cli.Problem(f"{path}: row {row} has {counted}; look for a missing quote")
                 for wrong in filter(None, (fault(cells[i]) for i in where)):
                     raise cli.Problem(f"{path}: row {row} holds {wrong}; save the file as CSV in UTF-8")
                 yield row, cells

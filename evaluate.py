@@ -20,10 +20,8 @@ def parse_arguments(argv=None):
     plot = "draw macro-F1 by layer, the recommended row's confusion matrix and its calibration to a .png or .svg file"
     add("--plot", metavar="FILE", help=plot)
     add("--suspects", metavar="FILE.csv", help="list the titles whose own label is least likely, out of fold")
-    baselines = (
-        "add the majority class, TF-IDF with logistic regression and its average with the best row; kept for later"
-    )
-    add("--baselines", action="store_true", help=baselines)
+    words = "add the majority class, TF-IDF with logistic regression and its average with the best row; kept for later"
+    add("--baselines", action="store_true", help=words)
     verify = "compute every stored figure again from the heads and the features, and fail where one differs"
     add("--verify", action="store_true", help=verify)
     add("--quiet", action="store_true", help="print nothing but the table and errors")
@@ -50,7 +48,7 @@ import store
 
 def protocol(config):
     """What two runs must share to stand in one table, besides the encoder: the titles and how they were split."""
-    return config["data"]["titles"], *(config["options"][key] for key in ("folds", "repeats", "split", "seed"))
+    return config["data"]["titles"], *(config["options"][key] for key in baselines.PROTOCOL)
 
 
 def read_tables(results, quiet):

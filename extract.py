@@ -22,13 +22,8 @@ def parse_arguments(argv=None):
     add("--model", default="bert-base-uncased", metavar="NAME", help=what)
     add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
     add("--pooling", nargs="+", choices=cli.POOLINGS, default=["cls"], help="[CLS], the mean over all tokens, or both")
-    add(
-        "--max-length",
-        type=cli.number(int, 3),
-        default=128,
-        metavar="TOKENS",
-        help="longer titles are cut, and counted",
-    )
+    tokens = cli.number(int, 3)
+    add("--max-length", type=tokens, default=128, metavar="TOKENS", help="longer titles are cut, and counted")
     what = "arithmetic of the encoder; auto is bfloat16 where the machine multiplies it fast, else float32"
     add("--dtype", choices=dtypes, default="auto", help=what)
     add("--store", choices=("float32", "float16"), default="float32", help="numbers on disk")
@@ -196,9 +191,8 @@ def extract_windows(job, encoder, out, rank, world, quiet):
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "r+b")) for name in job["names"]]
         log = stack.enter_context(open(out / f"done-{rank:05d}.log", "a"))
-        bar = stack.enter_context(
-            cli.progress(rows, " titles", quiet, desc="extract", initial=recorded(out)[:, 1].sum())
-        )
+        before = recorded(out)[:, 1].sum()
+        bar = stack.enter_context(cli.progress(rows, " titles", quiet, desc="extract", initial=before))
         for window, tokenised in windows_ahead(encoder, (item for item in windows if item[0] in mine)):
             values = embed(encoder, tokenised, layers, poolings, bar.update)
             for (pooling, layer), file in zip(columns, files, strict=True):

@@ -76,33 +76,20 @@ def print_table(table, margin):
     dtypes = sorted({run["config"]["settings"]["dtype"] for run in rows})
     protocol = f"{options['folds']} {options['split']} folds, {cli.count(options['repeats'], 'repeat')}"
     print(f"## {cli.escape_markdown(name)} on {cli.escape_markdown(titles['name'])}\n")
-    print(
-        f"{titles['rows']:,} titles in {len(config['classes'])} categories, {protocol}, seed {options['seed']}.",
-        end=" ",
-    )
-    print(f"The encoder has {encoder['layers']} layers, computed in {' and '.join(dtypes)}.\n")
+    about = f"{titles['rows']:,} titles in {len(config['classes'])} categories, {protocol}, seed {options['seed']}."
+    print(f"{about} The encoder has {encoder['layers']} layers, computed in {' and '.join(dtypes)}.\n")
     if table["rows"]:
         reported = any(report_figure(run) for run in rows)
         own = encoder["name"] in REPORT_MODELS
-        columns = [
-            "Layers",
-            ":Head",
-            "F1-macro, last epoch",
-            "95% interval",
-            "Folds",
-            "Against the best",
-            "Log loss",
-            "Depth",
-        ]
-        columns += ["The report" if own else "The report, with bert-base-uncased"] * reported
+        columns = ["Layers", ":Head", "F1-macro, last epoch", "95% interval", "Folds", "Against the best", "Log loss"]
+        columns += ["Depth"] + ["The report" if own else "The report, with bert-base-uncased"] * reported
         print(cli.markdown(columns, [cells(run, table, reported) for run in rows + table["plain"]]))
         print(f"\n{notes(table, reported and not own)}\n")
     if table["few"]:
         print_few(table)
     if not table["rows"]:
-        return print(
-            "Nothing here was trained on all titles: `--labels all` adds that, for the comparison.\n", flush=True
-        )
+        print("Nothing here was trained on all titles: `--labels all` adds that, for the comparison.\n", flush=True)
+        return
     if table["choice"]:
         print_classes(table, table["choice"])
         print(confidence(table, table["choice"]) + "\n")
@@ -222,18 +209,14 @@ def words_sentence(table):
     low, high = -words["high"], -words["low"]
     verdict = "neither is shown to be better"
     verdict = "the encoder earns its place" if low > 0 else "plain words do better" if high < 0 else verdict
-    text = (
-        f"TF-IDF with logistic regression reaches {words['influences']['value']:.4f}; the best row differs from it by "
-    )
-    text += f"{-words['difference']:+.4f} ({low:+.4f} to {high:+.4f}): {verdict}. Averaged with the best row's, its "
+    text = f"TF-IDF with logistic regression reaches {words['influences']['value']:.4f}; the best row differs from it "
+    text += f"by {-words['difference']:+.4f} ({low:+.4f} to {high:+.4f}): {verdict}. Averaged with the best row's, its "
     against = metrics.compare([words["influences"], both["influences"]], 0)
     gain, low, high = (against[key][1] for key in ("difference", "low", "high"))
     knows = "that the encoder adds something to words is not shown"
     knows = "the encoder knows something that words do not" if low > 0 else knows
-    text += (
-        f"probabilities reach {both['influences']['value']:.4f}, {gain:+.4f} ({low:+.4f} to {high:+.4f}) on words alone"
-    )
-    return f"{text}: {knows}."
+    text += f"probabilities reach {both['influences']['value']:.4f}, {gain:+.4f} ({low:+.4f} to {high:+.4f}) on words "
+    return f"{text}alone: {knows}."
 
 
 def recommendation(table, margin):
@@ -257,7 +240,6 @@ def recommendation(table, margin):
         if needed := [pair for pair in needed if pair[0]]:
             text += " About {:,} titles would settle whether {} loses less.".format(*min(needed))
     if len(rows) > 1:
-        text += (
-            f" The best of {len(rows)} rows is flattered by the choice; corrected for it: {compared['corrected']:.4f}."
-        )
+        text += f" The best of {len(rows)} rows is flattered by the choice; "
+        text += f"corrected for it: {compared['corrected']:.4f}."
     return text

@@ -111,16 +111,12 @@ def features_of(config, folder=None):
     if not folder and not (place / "manifest.json").exists():
         raise cli.Problem(f"{place}: the run's features are not there any more; name their folder with --features")
     features = store.open_features(place)
-    manifest = features.manifest
+    manifest, there = features.manifest, features.manifest["files"]
     for what, old, new in (
         ("encoder weights", config.get("encoder", {}).get("weights"), manifest["encoder"]["weights"]),
         ("titles", config["data"]["titles"], manifest["data"]["titles"]),
         ("settings", config.get("features"), store.digest(store.identity(features.manifest))),
-        (
-            "files",
-            config.get("files"),
-            {f: manifest["files"].get(f, {}).get("sha256") for f in config.get("files", {})},
-        ),
+        ("files", config.get("files"), {f: there.get(f, {}).get("sha256") for f in config.get("files", {})}),
     ):
         if old is not None and old != new:
             wrong = f"these are not the features that the run was trained on (their {what} differ)"

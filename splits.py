@@ -132,7 +132,6 @@ def label_sizes(wanted, labels, groups, folds, quiet=False):
         cli.say(f"left out: --labels {' '.join(map(str, too_large))}; no category has so many, {more}", quiet)
         sizes = [size for size in sizes if size <= there.max()]
     if sizes and (short := int((there < sizes[-1]).sum())):
-        cli.say(
-            f"--labels {sizes[-1]}: {short} of {len(there)} categories have fewer titles; all of theirs are used", quiet
-        )
+        fewer = f"{short} of {len(there)} categories have fewer titles; all of theirs are used"
+        cli.say(f"--labels {sizes[-1]}: {fewer}", quiet)
     return sizes + [None] * (None in wanted)

@@ -17,10 +17,8 @@ def parse_arguments(argv=None):
     add, default = parser.add_argument, cli.OPTIONS.get
     add("--features", default="features", metavar="FOLDER", help="what extract.py made")
     add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each")
-    layers = (
-        "numbers from 1, or -1 (last), -2 …, or all; together, or with --each alone (default: the report's six sets)"
-    )
-    add("--layers", nargs="+", metavar="N", help=f"layers to train on: {layers}")
+    layers = "layers to train on, together: numbers from 1, or -1 (last), -2 …, or all (default: the report's six sets)"
+    add("--layers", nargs="+", metavar="N", help=layers)
     add("--each", action="store_true", help="train every extracted layer, or every one of --layers, alone")
     pooling = "features to use, or both side by side (default: cls where there is, else mean)"
     add("--pooling", nargs="+", choices=cli.POOLINGS, help=pooling)
@@ -153,10 +151,8 @@ def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
         del rows, counts, batch  # before the next epoch's are drawn
         if not np.isfinite(losses).all():
             remedy = "" if options["standardize"] else ", or --standardize"
-            raise cli.Problem(
-                f"the loss is no longer a finite number in epoch {epoch}; use a smaller --lr than "
-                f"{options['lr']:g}{remedy}"
-            )
+            wrong = f"the loss is no longer a finite number in epoch {epoch}"
+            raise cli.Problem(f"{wrong}; use a smaller --lr than {options['lr']:g}{remedy}")
         state = {name: value.detach() for name, value in {**parameters, **buffers}.items()}
         probabilities = model.held_out_probabilities(heads[0], state, x, folds)
         scores = np.ravel(metrics.score(labels, probabilities.argmax(2), folds, classes)["fold_macro_f1"])
@@ -171,10 +167,8 @@ def choose_sets(args, features):
     held = [pooling for pooling in cli.POOLINGS if features.layers(pooling)]
     poolings = sorted(set(args.pooling or held[:1]))
     if missing := sorted(set(poolings) - set(held)):
-        raise cli.Problem(
-            f"--pooling {missing[0]}: {args.features} holds none; add it with: extract.py --pooling {missing[0]} and "
-            "its other options as before"
-        )
+        more = f"add it with: extract.py --pooling {missing[0]} and its other options as before"
+        raise cli.Problem(f"--pooling {missing[0]}: {args.features} holds none; {more}")
     available = sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
     if args.layers or args.each:
         layers = store.resolve_layers(args.layers or ["all"], depth, name, poolings, available)
@@ -212,9 +206,8 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
             state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
             extra = {"penalties": extra}
         else:
-            state, history, probabilities = train_heads(
-                x, labels, folds, config, [rows for rows, _ in drawn], bar.update
-            )
+            training = [rows for rows, _ in drawn]
+            state, history, probabilities = train_heads(x, labels, folds, config, training, bar.update)
             extra = {"layer_weights": model.layer_weights(state)}
     config = {**config, "results": {**runs.figures(labels, probabilities, folds, classes), **extra}}
     config |= store.provenance(begun, device=x.device.type, threads=torch.get_num_threads())
@@ -234,11 +227,8 @@ def describe(config, quiet):
     result, options = config["results"], config["options"]
     columns = [f"layer {layer} ({pooling})" for pooling, layer in config["columns"]]
     size = f", {options['labels']} labels a category" if options["labels"] else ""
-    cli.say(
-        f"{', '.join(columns)}{size}: macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± "
-        f"{result['fold_deviation']:.4f}",
-        quiet,
-    )
+    found = f"macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± {result['fold_deviation']:.4f}"
+    cli.say(f"{', '.join(columns)}{size}: {found}", quiet)
     if fault := runs.collapse(config):
         cli.say("  " + "; try ".join(fault), quiet)
     if result.get("layer_weights"):
@@ -287,10 +277,8 @@ def main(args):
                 if folder.exists():
                     old = runs.open_(folder)
                     if differ := [key for key in config if old.get(key) != config[key]]:
-                        raise cli.Problem(
-                            f"{folder}: a run of that name is there, but its {' and '.join(differ)} differ; delete it, "
-                            "or choose another --results"
-                        )
+                        wrong = f"a run of that name is there, but its {' and '.join(differ)} differ"
+                        raise cli.Problem(f"{folder}: {wrong}; delete it, or choose another --results")
                     cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
                     continue
                 if inputs is None:
