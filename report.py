@@ -150,10 +150,11 @@ def print_few(table):
     name, best = max(lines.items(), key=lambda item: max(run["influences"]["value"] for run in item[1].values()))
     text, steps = [], [size for size in sizes if size in best]
     if shared := [size for size in steps if size in words]:
-        ahead = [size for size in shared if best[size]["influences"]["value"] > words[size]["influences"]["value"]]
+        pairs = {size: metrics.compare([run[size]["influences"] for run in (words, best)], 0) for size in shared}
+        ahead = [size for size in shared if pairs[size]["low"][1] > 0]
         caught = shared[shared.index(ahead[-1]) + 1 :] if ahead else shared
-        where = f"from {named[caught[0]]} labels a category on" if caught else "at no size here"
-        text.append(f"Plain words (TF-IDF) score as high as {name} {where}.")
+        where = f"from {named[caught[0]]} labels a category on it is not shown to be ahead" if caught else "not here"
+        text.append(f"Where do plain words (TF-IDF) catch up with {name}? {where[0].upper()}{where[1:]}.")
     if len(steps) > 1:
         change = metrics.compare([best[size]["influences"] for size in steps[-2:]], 0)
         gain, low, high = (change[key][1] for key in ("difference", "low", "high"))

@@ -385,7 +385,8 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     }
     assert [one["8"], one["16"]] == [f"{value:.4f}" for value in wanted.values()]
     assert words["Labels a category"].startswith("TF-IDF") and "" not in words.values()
-    assert "Plain words (TF-IDF) score as high as layer 1 (linear probe) from all labels a category on" in text
+    said = "catch up with layer 1 (linear probe)? From 16 labels a category on it is not shown"
+    assert said in text  # 0.70 and 0.65 at 16 could be chance, 0.50 and 0.40 at 8 could not
 
 
 def test_whether_the_curve_still_rises_at_its_end(tmp_path):
