@@ -54,7 +54,7 @@ def name_of(config, kind, size):
     return "-".join(map(str, parts + ([f"labels-{size}"] if size else [])))
 
 
-def add(table, results, features, quiet):
+def add(table, results, features):
     """Compute the baselines that a table lacks, for all titles and for each size of --labels; kept as runs."""
     config, labels, folds, groups = table["config"], table["labels"], table["folds"], table["groups"]
     there = {(run["config"]["baseline"], run["config"]["options"]["labels"]) for run in table["baselines"]}
@@ -81,4 +81,4 @@ def add(table, results, features, quiet):
         arrays = {"probabilities": values, "labels": labels, "folds": folds, "groups": groups}
         runs.write(results / name_of(config, kind, size), content, arrays)
         few = f", {size} labels a category" if size else ""
-        cli.say(f"{NAMES[kind]}{few}: macro-F1 {content['results']['macro_f1']:.4f}", quiet)
+        cli.say(f"{NAMES[kind]}{few}: macro-F1 {content['results']['macro_f1']:.4f}")

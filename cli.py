@@ -24,6 +24,7 @@ OPTIONS = {  # the options of a run, in the order of its name, and their default
     "lr": 1e-3,
     "seed": 0,
 }
+STATE = {"quiet": False}  # whether this process prints nothing but results and errors
 MLP_OPTIONS = ("fusion", "reduction", "hidden", "epochs", "batch_size", "lr")  # the linear probe has none of these
 
 
@@ -46,6 +47,7 @@ def parser(doc):
     """An argument parser for a script with this docstring. Defaults are added to the help: don't type them again."""
     made = argparse.ArgumentParser(description=doc, formatter_class=Help)
     made.add_argument("--version", action="version", version=VERSION)
+    made.add_argument("--quiet", action="store_true", help="print nothing but results and errors")
     return made
 
 
@@ -70,7 +72,9 @@ def begin(parse_arguments):
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code
-    return parse_arguments()
+    arguments = parse_arguments()
+    STATE["quiet"] = arguments.quiet
+    return arguments
 
 
 def processors():
@@ -132,9 +136,9 @@ def one_line(text):
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
 
 
-def say(text, quiet=False):
+def say(text):
     """Print a line for people on standard error, so that standard output stays what other programs may read."""
-    if not quiet:
+    if not STATE["quiet"]:
         print(text, file=sys.stderr, flush=True)
 
 
@@ -149,13 +153,12 @@ def command(script, *words, **options):
     return shlex.join(map(str, (python, beside, *words)))
 
 
-def progress(total, unit, quiet=False, **options):
+def progress(total, unit, **options):
     """A tqdm bar on standard error that shows after two seconds, and not at all where that is not a terminal."""
     from tqdm import tqdm
 
-    return tqdm(
-        total=total, unit=unit, unit_scale=True, delay=2, disable=True if quiet else None, dynamic_ncols=True, **options
-    )
+    quiet = True if STATE["quiet"] else None  # None: where standard error is no terminal
+    return tqdm(total=total, unit=unit, unit_scale=True, delay=2, dynamic_ncols=True, **{"disable": quiet, **options})
 
 
 def number(kind, low=None, high=None, above=None):

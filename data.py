@@ -29,13 +29,13 @@ YOUTUBE_URL = (
 )
 
 
-def find_titles(data, quiet=False):
+def find_titles(data):
     """The path of the titles that `--data` names: youtube (downloaded once), sample, or a file."""
     if data == "sample":
         return HERE / "titles" / "sample.csv"
     path = HERE / "titles" / "youtube.csv" if data == "youtube" else Path(data)
     if data == "youtube" and not path.exists():
-        download(YOUTUBE_URL, path, YOUTUBE_SHA256, quiet)
+        download(YOUTUBE_URL, path, YOUTUBE_SHA256)
     elif data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
         raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); delete it, or give it another name")
     elif not path.is_file():  # a pipe can be read once only, and we read more often
@@ -44,7 +44,7 @@ def find_titles(data, quiet=False):
     return path
 
 
-def download(url, path, checksum, quiet=False, patience=1.0):
+def download(url, path, checksum, patience=1.0):
     """Download a file of a few MB to path if it has this sha256; try twice again after faults that pass.
 
     Only HTTPS is accepted, and plain HTTP from this machine itself. A failure is a Problem that says how to fetch the
@@ -53,7 +53,7 @@ def download(url, path, checksum, quiet=False, patience=1.0):
     by_hand = f"fetch it by hand from {url} and save it as {path}, or elsewhere and pass that file to --data"
     if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
         raise cli.Problem(f"{url}: only https addresses are downloaded")
-    cli.say(f"downloading {url}", quiet)
+    cli.say(f"downloading {url}")
     for attempt in range(3):
         time.sleep(patience * attempt)
         try:

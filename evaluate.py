@@ -24,7 +24,6 @@ def parse_arguments(argv=None):
     add("--baselines", action="store_true", help=words)
     verify = "compute every stored figure again from the heads and the features, and fail where one differs"
     add("--verify", action="store_true", help=verify)
-    add("--quiet", action="store_true", help="print nothing but the table and errors")
     return parser.parse_args(argv)
 
 
@@ -51,7 +50,7 @@ def protocol(config):
     return config["data"]["titles"], *(config["options"][key] for key in baselines.PROTOCOL)
 
 
-def read_tables(results, quiet):
+def read_tables(results):
     """The runs below a folder as tables, one for each encoder and protocol; leftovers are mentioned, not read.
 
     A table is a dictionary: "config" (of its first run), "labels" and "groups" (titles,), "folds" (repeats, titles);
@@ -62,7 +61,7 @@ def read_tables(results, quiet):
     found, plain = {}, []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         if folder.name.startswith("."):
-            cli.say(f"{folder}: a training that was stopped, or still runs; ignored", quiet)
+            cli.say(f"{folder}: a training that was stopped, or still runs; ignored")
         elif (folder / "config.json").exists():
             config = runs.open_(folder)
             run = {"folder": folder, "config": config}
@@ -185,7 +184,7 @@ def write_suspects(path, table, features):
     return len(frame), source
 
 
-def verify(table, features, quiet):
+def verify(table, features):
     """Compute every stored figure of a table's runs again; a Problem names the first that differs."""
     labels, folds, groups, drawn = table["labels"], table["folds"], table["groups"], {}
     for run in table["rows"] + table["few"] + table["baselines"]:
@@ -223,7 +222,7 @@ def verify(table, features, quiet):
             old = config["results"].get(key)
             if np.shape(old) != np.shape(value) or value is not None and not np.allclose(old, value, rtol=0, atol=1e-6):
                 raise cli.Problem(f"{folder}/config.json: {key} is {old}, computed again it is {value}")
-        cli.say(f"{folder.name}: verified", quiet)
+        cli.say(f"{folder.name}: verified")
 
 
 def numbered_path(path, index):
@@ -236,7 +235,7 @@ def main(args):
     started, results = time.time(), Path(args.results)
     if args.plot and Path(args.plot).suffix.lower() not in (".png", ".svg"):
         raise cli.Problem(f"--plot {args.plot}: the name must end in .png or .svg")
-    tables = read_tables(results, args.quiet)
+    tables = read_tables(results)
     if not tables:
         raise cli.Problem(f"{results}: no runs are there; train some first: python train.py")
     for index in range(len(tables)):  # what cannot be written is said before anything is computed
@@ -251,10 +250,10 @@ def main(args):
     if args.baselines:
         with store.locked(results, "a training"):
             for table in tables:
-                baselines.add(table, results, args.features, args.quiet)
-        tables = read_tables(results, True)
+                baselines.add(table, results, args.features)
+        tables = read_tables(results)
     for table in tables if args.verify else ():
-        verify(table, args.features, args.quiet)
+        verify(table, args.features)
     pictures = []
     for index, table in enumerate(tables):
         if table["rows"]:
@@ -265,13 +264,13 @@ def main(args):
         if args.suspects:
             path = numbered_path(args.suspects, index)
             count, source = write_suspects(path, table, args.features)
-            cli.say(f"{path}: {cli.count(count, 'title')} with a label that {source} contradicts", args.quiet)
+            cli.say(f"{path}: {cli.count(count, 'title')} with a label that {source} contradicts")
     counts = cli.count(sum(len(t["rows"] + t["few"]) for t in tables), "run"), cli.count(len(tables), "table")
-    cli.say(f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s", args.quiet)
+    cli.say(f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s")
     choices = [table["choice"]["folder"] for table in tables if table.get("choice")]
     following = [f"Next: {cli.command('predict.py', '--run', choice, 'a title of your own')}" for choice in choices]
     for line in following + [f"Picture: {path}" for path in pictures]:
-        cli.say(line, args.quiet)
+        cli.say(line)
 
 
 if __name__ == "__main__":

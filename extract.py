@@ -31,7 +31,6 @@ def parse_arguments(argv=None):
     what = "titles that are computed, written and recorded together"
     add("--window", type=cli.number(int, 1, 1 << 20), default=4096, metavar="TITLES", help=what)
     add("--out", default="features", metavar="FOLDER", help="where the features go")
-    add("--quiet", action="store_true", help="print nothing but errors")
     return parser.parse_args(argv)
 
 
@@ -180,7 +179,7 @@ def recorded(out):
     return np.array(re.findall(r"^(\d+) (\d+) (\d+)\.", lines, re.MULTILINE), np.int64).reshape(-1, 3)
 
 
-def extract_windows(job, encoder, out, rank, world, quiet):
+def extract_windows(job, encoder, out, rank, world):
     """Compute this process's share of the windows that are not recorded yet, writing and recording each."""
     size, rows, dtype = job["settings"]["window"], job["data"]["rows"], np.dtype(job["settings"]["store"])
     columns = [store.column_of(name) for name in job["names"]]
@@ -192,7 +191,7 @@ def extract_windows(job, encoder, out, rank, world, quiet):
         files = [stack.enter_context(open(out / name, "r+b")) for name in job["names"]]
         log = stack.enter_context(open(out / f"done-{rank:05d}.log", "a"))
         before = recorded(out)[:, 1].sum()
-        bar = stack.enter_context(cli.progress(rows, " titles", quiet, desc="extract", initial=before))
+        bar = stack.enter_context(cli.progress(rows, " titles", desc="extract", initial=before))
         for window, tokenised in windows_ahead(encoder, (item for item in windows if item[0] in mine)):
             values = embed(encoder, tokenised, layers, poolings, bar.update)
             for (pooling, layer), file in zip(columns, files, strict=True):
@@ -235,7 +234,7 @@ def together(call, *args, **options):
 def main(args):
     started, out = time.time(), Path(args.out)
     world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    quiet = args.quiet or rank > 0
+    cli.STATE["quiet"] |= rank > 0
     following = f"Next: {cli.command('train.py', features=(args.out, 'features'))}"
     with contextlib.ExitStack() as stack:
         if world > 1:
@@ -245,7 +244,7 @@ def main(args):
         if rank == 0:  # what is wrong with the titles should not cost the loading, or the download, of an encoder
             stack.enter_context(store.locked(out, "an extraction"))
             refuse_strangers(out)
-            path = data.find_titles(args.data, args.quiet)
+            path = data.find_titles(args.data)
             titles = stack.enter_context(tempfile.TemporaryFile(dir=out, prefix=".titles.csv.", suffix=".tmp"))
             counts = data.copy_titles(path, args.text_column, args.label_column, titles)
             titles.flush()
@@ -255,13 +254,13 @@ def main(args):
         together(dist.broadcast_object_list, shared, src=0)
         job = shared[0]
         if job is None:
-            cli.say(f"{out} holds all of that already. {following}", quiet)
+            cli.say(f"{out} holds all of that already. {following}")
             return
         source, done = job["data"], recorded(out)[:, 1].sum()
         if rank == 0 and done:
-            cli.say(f"going on after {done:,} of {source['rows']:,} titles", quiet)
+            cli.say(f"going on after {done:,} of {source['rows']:,} titles")
         try:
-            extract_windows(job, encoder, out, rank, world, quiet)
+            extract_windows(job, encoder, out, rank, world)
             together(dist.barrier)
             if rank > 0:
                 return
@@ -273,12 +272,12 @@ def main(args):
             raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
         made = f"{cli.count(len(job['names']), 'layer file')} from {encoder.name} in {job['settings']['dtype']}"
         taken = f"{time.time() - started:.1f} s{f' on {world} processes' if world > 1 else ''}"
-        cli.say(f"{out}: {source['rows']:,} titles of {source['name']}, {made}, {taken}. {following}", quiet)
+        cli.say(f"{out}: {source['rows']:,} titles of {source['name']}, {made}, {taken}. {following}")
         if cut := manifest["truncated"]:
             state = f"{cli.count(cut, 'title')} {'is' if cut == 1 else 'are'} longer than {args.max_length} tokens"
             notes.append(f"{state} and cut there; --max-length keeps more")
         for note in notes:
-            cli.say(note, quiet)
+            cli.say(note)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ def parse_arguments(argv=None):
     add("--dtype", choices=kinds, help="what the encoder computes in (default: as for the run's features)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
     add("--window", type=cli.number(int, 1), default=4096, metavar="TITLES", help="most titles computed together")
-    add("--quiet", action="store_true", help="print nothing but predictions and errors")
     return parser.parse_args(argv)
 
 
@@ -283,7 +282,7 @@ def main(args):
     started, counts, kept = time.time(), np.zeros(3, int), []
     options = {"mode": "w", "encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     printed = contextlib.nullcontext(None if args.csv else sys.stdout)
-    bar = cli.progress(None, " titles", args.quiet or not args.csv, desc="predict")
+    bar = cli.progress(None, " titles", desc="predict", **({} if args.csv else {"disable": True}))
     with bar, store.atomic(args.out, **options) if args.out else printed as file:
         # with both signs at the ends of lines, a lone return in one of the user's cells gets quotes
         sheet = file and csv.writer(file, lineterminator="\r\n" if args.out else "\n")
@@ -301,7 +300,7 @@ def main(args):
     text = f"{cli.count(count, 'title')} predicted in {time.time() - started:.1f} s"
     text += f", {cut:,} cut at {classifier[1].max_length} tokens" if cut else ""
     text += f", {blank:,} without text" if blank else ""
-    cli.say(text + (f". Written to {args.out}" if args.out else ""), args.quiet)
+    cli.say(text + (f". Written to {args.out}" if args.out else ""))
 
 
 if __name__ == "__main__":

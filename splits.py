@@ -119,7 +119,7 @@ def draw_titles(labels, groups, folds, seed, size=None):
     return drawn
 
 
-def label_sizes(wanted, labels, groups, folds, quiet=False):
+def label_sizes(wanted, labels, groups, folds):
     """The sizes of --labels that can be told from all titles, ascending, None (all) last; says what is left out."""
     training = len(np.unique(folds)) - 1
     distinct = np.array([len(np.unique(groups[labels == label])) for label in range(int(labels.max()) + 1)])
@@ -129,9 +129,9 @@ def label_sizes(wanted, labels, groups, folds, quiet=False):
         more = "that is all titles: use `--labels all`"
         if len(too_large) == len(wanted):
             raise cli.Problem(f"--labels {too_large[0]}: no category has so many distinct titles to train on; {more}")
-        cli.say(f"left out: --labels {' '.join(map(str, too_large))}; no category has so many, {more}", quiet)
+        cli.say(f"left out: --labels {' '.join(map(str, too_large))}; no category has so many, {more}")
         sizes = [size for size in sizes if size <= there.max()]
     if sizes and (short := int((there < sizes[-1]).sum())):
         fewer = f"{short} of {len(there)} categories have fewer titles; all of theirs are used"
-        cli.say(f"--labels {sizes[-1]}: {fewer}", quiet)
+        cli.say(f"--labels {sizes[-1]}: {fewer}")
     return sizes + [None] * (None in wanted)

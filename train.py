@@ -33,7 +33,6 @@ def parse_arguments(argv=None):
     add("--split", choices=("grouped", "random"), default=default("split"), help=split)
     add("--seed", type=cli.number(int, 0), default=default("seed"), help="decides folds, first weights and order")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
-    add("--quiet", action="store_true", help="print nothing but errors")
     group = parser.add_argument_group("options of the report's head (--head mlp)")
     standardize = "bring every dimension to mean 0 and deviation 1 on the training folds (linear always does)"
     group.add_argument("--standardize", action="store_true", help=standardize)
@@ -177,7 +176,7 @@ def choose_sets(args, features):
     sets = [layers for layers in wanted if set(layers) <= set(available)]
     if len(sets) < len(wanted):
         rest = "; ".join(", ".join(map(str, layers)) for layers in wanted if layers not in sets)
-        cli.say(f"left out of the report's sets, since not extracted with {' and '.join(poolings)}: {rest}", args.quiet)
+        cli.say(f"left out of the report's sets, since not extracted with {' and '.join(poolings)}: {rest}")
     if not sets:
         raise cli.Problem("none of the report's layer sets was extracted; name others with --layers, or use --each")
     return poolings, sets
@@ -201,7 +200,7 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
     linear, classes = config["options"]["head"] == "linear", len(config["classes"])
     total = len(drawn) if linear else config["options"]["epochs"]
     text = f"layers {', '.join(str(layer) for _, layer in config['columns'])}"
-    with cli.progress(total, " heads" if linear else " epochs", args.quiet, desc=text) as bar:
+    with cli.progress(total, " heads" if linear else " epochs", desc=text) as bar:
         if linear:
             state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
             extra = {"penalties": extra}
@@ -222,22 +221,22 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
     return config
 
 
-def describe(config, quiet):
+def describe(config):
     """Say how one run did, and what is worth knowing of how it was trained."""
     result, options = config["results"], config["options"]
     columns = [f"layer {layer} ({pooling})" for pooling, layer in config["columns"]]
     size = f", {options['labels']} labels a category" if options["labels"] else ""
     found = f"macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± {result['fold_deviation']:.4f}"
-    cli.say(f"{', '.join(columns)}{size}: {found}", quiet)
+    cli.say(f"{', '.join(columns)}{size}: {found}")
     if fault := runs.collapse(config):
-        cli.say("  " + "; try ".join(fault), quiet)
+        cli.say("  " + "; try ".join(fault))
     if result.get("layer_weights"):
         pairs = zip(columns, result["layer_weights"], strict=True)
-        cli.say("  weights: " + ", ".join(f"{name} {weight:+.3f}" for name, weight in pairs), quiet)
+        cli.say("  weights: " + ", ".join(f"{name} {weight:+.3f}" for name, weight in pairs))
     ends = [c for c in np.ravel(result.get("penalties", [])) if c in (probe.GRID[0], probe.GRID[-1])]
     if ends:
         heads = options["folds"] * options["repeats"]
-        cli.say(f"  {len(ends)} of {heads} heads chose an end of the grid of penalties (C {ends[0]:g})", quiet)
+        cli.say(f"  {len(ends)} of {heads} heads chose an end of the grid of penalties (C {ends[0]:g})")
 
 
 def main(args):
@@ -254,7 +253,7 @@ def main(args):
     groups = splits.numbered(map(splits.group_key, titles))  # kept with the run: copies are resampled together
     del titles, names
     folds = splits.repeat_folds(labels, groups, options, classes)
-    sizes, trained = splits.label_sizes(args.labels, labels, groups, folds, args.quiet), 0
+    sizes, trained = splits.label_sizes(args.labels, labels, groups, folds), 0
     drawn = functools.cache(lambda size: splits.draw_titles(labels, groups, folds, options["seed"], size))
     with store.locked(results, "a training"):
         for leftover in results.glob(".unfinished-*"):
@@ -279,17 +278,17 @@ def main(args):
                     if differ := [key for key in config if old.get(key) != config[key]]:
                         wrong = f"a run of that name is there, but its {' and '.join(differ)} differ"
                         raise cli.Problem(f"{folder}: {wrong}; delete it, or choose another --results")
-                    cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}", args.quiet)
+                    cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}")
                     continue
                 if inputs is None:
                     x = torch.from_numpy(features.stack(columns)).to(device)
                     inputs = x, probe.rescale(x) if args.head == "linear" else None
-                describe(train_run(folder, config, inputs, labels, folds, groups, drawn(size), args), args.quiet)
+                describe(train_run(folder, config, inputs, labels, folds, groups, drawn(size), args))
                 trained += 1
     what = f"{trained} of {cli.count(len(sets) * len(sizes), 'run')} trained on {len(labels):,} titles"
     where = f"{args.folds} {args.split} folds, {cli.count(args.repeats, 'repeat')}, {time.time() - started:.1f} s"
     following = cli.command("evaluate.py", results=(args.results, "results"))
-    cli.say(f"{results}: {what} of {manifest['data']['name']}, {where}. Next: {following}", args.quiet)
+    cli.say(f"{results}: {what} of {manifest['data']['name']}, {where}. Next: {following}")
 
 
 if __name__ == "__main__":

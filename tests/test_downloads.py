@@ -33,7 +33,7 @@ def fetch(tmp_path, monkeypatch):
         with serving(lambda request: (turns.pop(0) if len(turns) > 1 else turns[0])(request)) as (address, asked):
             run.asked = asked
             try:
-                data.download(f"{address}/youtube.csv", path, SHA256, quiet=True, patience=0)
+                data.download(f"{address}/youtube.csv", path, SHA256, patience=0)
             except cli.Problem:
                 assert list(path.parent.iterdir()) == []
                 raise
@@ -179,12 +179,12 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
     (tmp_path / "titles").mkdir()
     with serving(whole) as (address, asked):
         monkeypatch.setattr(data, "YOUTUBE_URL", f"{address}/youtube.csv")
-        path = data.find_titles("youtube", quiet=True)
+        path = data.find_titles("youtube")
         assert path == tmp_path / "titles" / "youtube.csv" and path.read_bytes() == TITLES
-        assert data.find_titles("youtube", quiet=True) == path
+        assert data.find_titles("youtube") == path
         path.write_bytes(TITLES + b"mine,art\n")
         with pytest.raises(cli.Problem, match="not the report's data set .*delete it, or give it another name"):
-            data.find_titles("youtube", quiet=True)
+            data.find_titles("youtube")
         assert asked == ["GET /youtube.csv"]
         assert path.read_bytes() == TITLES + b"mine,art\n"  # what the user wrote is still there
 
@@ -196,7 +196,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(monkeypatch):
         serving(whole) as (address, _),
         pytest.raises(cli.Problem, match="fetch it by hand .*pass that file to --data"),
     ):
-        data.download(f"{address}/youtube.csv", folder / "youtube.csv", SHA256, quiet=True, patience=0)
+        data.download(f"{address}/youtube.csv", folder / "youtube.csv", SHA256, patience=0)
 
 
 # --- the model hub ------------------------------------------------------------------------------------------------

@@ -111,6 +111,6 @@ def test_sizes_that_are_too_large_are_left_out_with_a_line(capsys):
     assert splits.label_sizes([None, 100, 8], labels, groups, folds) == [8, None]
     assert "left out: --labels 100" in capsys.readouterr().err
     assert splits.label_sizes([None], labels, groups, folds) == [None]
-    assert splits.label_sizes([100, 24], labels, groups, folds, quiet=True) == [24]
+    assert splits.label_sizes([100, 24], labels, groups, folds) == [24]
     with pytest.raises(cli.Problem, match="--labels 25: no category.*--labels all"):
         splits.label_sizes([100, 25], labels, groups, folds)
