@@ -31,31 +31,27 @@ YOUTUBE_URL = (
 
 def find_titles(data):
     """The path of the titles that `--data` names: youtube (downloaded once), sample, or a file."""
-    if data == "sample":
-        return HERE / "titles" / "sample.csv"
-    path = HERE / "titles" / "youtube.csv" if data == "youtube" else Path(data)
+    path = HERE / "titles" / f"{data}.csv" if data in ("youtube", "sample") else Path(data)
     if data == "youtube" and not path.exists():
         download(YOUTUBE_URL, path, YOUTUBE_SHA256)
-    elif data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
+    if data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
         raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); delete it, or give it another name")
-    elif not path.is_file():  # a pipe can be read once only, and we read more often
-        what = "this is not a plain file" if path.exists() else "there is no such file"
-        raise cli.Problem(f"--data {data}: {what}; name a file of titles, or use `youtube` or `sample`")
+    if not path.is_file():  # a pipe can be read once only, and we read more often
+        hint = "name a file of titles, or use `youtube` or `sample`"
+        raise cli.Problem(f"--data {data}: there is no such file, or it is not a plain file; {hint}")
     return path
 
 
-def download(url, path, checksum, patience=1.0):
-    """Download a file of a few MB to path if it has this sha256; try twice again after faults that pass.
+def download(url, path, checksum):
+    """Download a file of a few MB that has this sha256, in three attempts; else a Problem says how to get it by hand.
 
-    Only HTTPS is accepted, and plain HTTP from this machine itself. A failure is a Problem that says how to fetch the
-    file by hand; nothing is left at `path` then. patience: seconds before the second try; twice that before the third.
+    Only HTTPS is accepted, and plain HTTP from this machine itself. A failure leaves nothing at `path`.
     """
-    by_hand = f"fetch it by hand from {url} and save it as {path}, or elsewhere and pass that file to --data"
     if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
         raise cli.Problem(f"{url}: only https addresses are downloaded")
     cli.say(f"downloading {url}")
     for attempt in range(3):
-        time.sleep(patience * attempt)
+        time.sleep(attempt)
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
                 content = answer.read()  # raises IncompleteRead where the answer is cut
@@ -68,9 +64,8 @@ def download(url, path, checksum, patience=1.0):
             break
         except (OSError, http.client.HTTPException) as error:  # time-outs and answers such as 404 are OSErrors too
             reason = error
-            if getattr(error, "code", 500) < 500 and error.code != 429:
-                break
-    raise cli.Problem(f"{url}: download failed ({reason}); {by_hand}")
+    by_hand = f"fetch it by hand from {url} and save it as {path}, or elsewhere and pass that file to --data"
+    raise cli.Problem(f"download failed ({reason}); {by_hand}")
 
 
 def read_table(path, columns):
@@ -80,20 +75,19 @@ def read_table(path, columns):
     .jsonl. UTF-8 with or without a byte order mark, UTF-16 with one, and gzip are recognised. `columns` must be in the
     header. Whatever is wrong is a Problem that names the row.
     """
-    row, header, suffixes = 0, None, Path(path).suffixes
+    place, suffixes = "the first line", Path(path).suffixes
     try:
         with open(path, "rb") as stream:
             zipped = stream.read(2) == b"\x1f\x8b"
         with (gzip.open if zipped else open)(path, "rb") as stream:
             wide = stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
-            # bytes that are not UTF-8 pass the reader as surrogates, so that the row that holds them can be named
-            encoding, errors = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
-            text = io.TextIOWrapper(stream, encoding, errors, newline="")
+            # what cannot be decoded passes the reader as surrogates, so that the row that holds it can be named
+            text = io.TextIOWrapper(stream, "utf-16" if wide else "utf-8-sig", "surrogateescape", newline="")
             first = text.readline()
             if not first.strip():
-                raise cli.Problem(f"{path}: the file is empty, or its first line is; that must hold the column names")
+                raise cli.Problem("is empty; it must hold the column names")
             if fault(first):
-                raise cli.Problem(f"{path}: the first line holds {fault(first)}; save the file as CSV in UTF-8")
+                raise cli.Problem(f"holds {fault(first)}; save the file as CSV in UTF-8")
             lines = itertools.chain([first], text)
             likely = "\t,;|" if ".tsv" in suffixes else ",;\t|"
             names = {d: next(csv.reader([first], delimiter=d), []) for d in likely}
@@ -105,25 +99,23 @@ def read_table(path, columns):
             for column in columns:
                 if header.count(column) != 1:
                     there = ", ".join(repr(name[:60]) for name in header[:20]) + ", …" * (len(header) > 20)
-                    raise cli.Problem(
-                        f"{path}: the first line must name the column {column!r} once; it names {there}; "
-                        "pass --text-column and --label-column"
-                    )
+                    hint = "pass --text-column and --label-column"
+                    raise cli.Problem(f"must name the column {column!r} once; it names {there}; {hint}")
             where = [header.index(column) for column in columns]
             yield header
+            place = "row 1"
             for row, cells in enumerate(filter(None, table), 1):  # blank lines do not count
                 if len(cells) != len(header):
-                    counted = f"{len(cells)}, not {len(header)} cells"
-                    raise cli.Problem(f"{path}: row {row} has {counted}; look for a missing quote")
+                    raise cli.Problem(f"has {len(cells)}, not {len(header)} cells; look for a missing quote")
                 for wrong in filter(None, (fault(cells[i]) for i in where)):
-                    raise cli.Problem(f"{path}: row {row} holds {wrong}; save the file as CSV in UTF-8")
+                    raise cli.Problem(f"holds {wrong}; save the file as CSV in UTF-8")
                 yield row, cells
-    except csv.Error as error:
-        place = f"row {row + 1}" if header else "the first line"
-        hint = "write one on each line" if ".jsonl" in suffixes else "look for a quote that is not closed"
-        raise cli.Problem(f"{path}: {place} cannot be read ({error}); {hint}") from None
-    except (UnicodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise cli.Problem(f"{path}: damaged near row {row} ({error}); copy or save the file again") from None
+                place = f"row {row + 1}"
+    except cli.Problem as error:
+        raise cli.Problem(f"{path}: {place} {error}") from None
+    except (csv.Error, UnicodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        hint = "look for a quote that is not closed, or copy or save the file again"
+        raise cli.Problem(f"{path}: damaged near {place} ({error}); {hint}") from None
 
 
 def json_rows(lines, columns):
@@ -138,7 +130,7 @@ def json_rows(lines, columns):
         except (ValueError, RecursionError):
             item = None
         if not isinstance(item, dict) or any(isinstance(item.get(column), dict | list) for column in columns):
-            raise csv.Error("not a JSON object with a text in each column")
+            raise cli.Problem("is not a JSON object with a text in each column; write one on each line")
         if header is None:
             yield (header := list(item))
         values = ("" if item.get(key) is None else item[key] for key in header)
@@ -167,9 +159,8 @@ def copy_titles(path, text_column, label_column, out):
     """
     if text_column == label_column:
         raise cli.Problem(f"--text-column and --label-column are both {text_column!r}; name two columns")
-    columns, hasher = (text_column, label_column), hashlib.sha256()
     titles, labels = array.array("q"), array.array("i")  # of each row: the hash of its title, the number of its class
-    numbers, empty = {}, []
+    numbers, empty, hasher = {}, [], hashlib.sha256()
 
     def write(line):
         hasher.update(line.encode())
@@ -177,8 +168,8 @@ def copy_titles(path, text_column, label_column, out):
 
     writer = csv.writer(SimpleNamespace(write=write), lineterminator="\r\n")  # then returns in titles get quotes, too
     writer.writerow(["title", "label"])
-    table = read_table(path, columns)
-    text, label = map(next(table).index, columns)
+    table = read_table(path, [text_column, label_column])
+    text, label = map(next(table).index, [text_column, label_column])
     for row, cells in table:
         title, name = cells[text], " ".join(cells[label].split())
         if is_blank(title) or is_blank(name):
@@ -186,25 +177,22 @@ def copy_titles(path, text_column, label_column, out):
         writer.writerow([title, name])
         titles.append(hash(title))
         labels.append(numbers.setdefault(name, len(numbers)))
-    if not titles:
-        raise cli.Problem(f"{path}: there is no row below the header")
     if empty:
-        raise cli.Problem(
-            f"{path}: {len(empty):,} of {len(titles):,} rows have no {text_column!r} or no {label_column!r}, first "
-            f"row {', '.join(map(str, empty[:5]))}; fill them in or delete them"
-        )
+        where = f"{len(empty):,} of {len(titles):,} rows have no {text_column!r} or no {label_column!r}"
+        some = ", ".join(map(str, empty[:5]))
+        raise cli.Problem(f"{path}: {where}, first row {some}; fill them in or delete them")
     if len(numbers) < 2:
-        raise cli.Problem(f"{path}: column {label_column!r} holds one category only ({name!r}); two are needed")
+        there = f"one category only ({name!r})" if titles else "no row below the header"
+        raise cli.Problem(f"{path}: column {label_column!r} holds {there}; two categories are needed")
     classes = dict(sorted(zip(numbers, np.bincount(labels).tolist(), strict=True)))
-    texts = (cells[text] for _, cells in itertools.islice(read_table(path, columns), 1, None))
-    notes = doubts(numbers, np.asarray(titles), np.asarray(labels), texts)
+    notes = doubts(numbers, np.asarray(titles), np.asarray(labels))
     return {"rows": len(titles), "titles": hasher.hexdigest(), "classes": classes, "notes": notes}
 
 
-def doubts(names, titles, labels, texts):
+def doubts(names, titles, labels):
     """A few sentences about categories that may be meant as one, and about titles that stand in several.
 
-    titles: (n,) int64 hashes; labels: (n,) int positions in names; texts: an iterator over the n titles themselves.
+    titles: (n,) int64 hashes; labels: (n,) int positions in names.
     """
     alike, notes = {}, []
     for name in sorted(names):
@@ -214,7 +202,6 @@ def doubts(names, titles, labels, texts):
     _, first, number = np.unique(titles, return_index=True, return_inverse=True)
     other = np.flatnonzero(labels != labels[first[number]])  # rows whose title stood in another category before
     if len(other):
-        row, several = int(first[number[other[0]]]), len(np.unique(number[other]))
-        where = f"{next(itertools.islice(texts, row, None))[:60]!r} in rows {row + 1:,} and {other[0] + 1:,}"
-        notes.append(f"titles that stand in more than one category: {several:,}, first {where}")
+        several, where = len(np.unique(number[other])), f"rows {first[number[other[0]]] + 1:,} and {other[0] + 1:,}"
+        notes.append(f"titles that stand in more than one category: {several:,}, the first in {where}")
     return notes

@@ -238,7 +238,7 @@ def test_json_values_become_text(tmp_path):
         ([("a", "Café"), ("b", "Cafe\u0301"), ("c", "cafe")], ["categories 'Cafe\u0301' and 'Café' differ only by"]),
         (
             [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("a", "z"), ("b", "y")],
-            ["category: 2, first 'a' in rows 1 and 3"],
+            ["category: 2, the first in rows 1 and 3"],
         ),
         ([("same", "x"), ("Same", "y")], []),
         ([(str(i), f"{'aA'[i % 2]}{i // 2}") for i in range(20)], ["'A0' and 'a0'", "'A1' and 'a1'", "'A2' and 'a2'"]),
@@ -319,7 +319,7 @@ def test_a_huge_first_line_does_not_fill_the_screen(tmp_path, bert):
     "damage, words",
     [
         (lambda b: b[: len(b) // 2], ["damaged near row"]),
-        (lambda b: b[:100] + bytes([b[100] ^ 255]) + b[101:], ["damaged near row"]),
+        (lambda b: b[:100] + bytes([b[100] ^ 255]) + b[101:], ["damaged near the first line"]),
         (lambda b: b[:-6] + b"\0" + b[-5:], ["damaged near row"]),
         (lambda b: b[:5], ["damaged"]),
     ],

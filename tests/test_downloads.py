@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import refused, reply, serving, shell, truth, write_titles
@@ -17,6 +18,12 @@ SHA256 = hashlib.sha256(TITLES).hexdigest()
 
 
 # --- the data set -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Nothing is waited for before another attempt."""
+    monkeypatch.setattr(data, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
 @pytest.fixture
@@ -33,7 +40,7 @@ def fetch(tmp_path, monkeypatch):
         with serving(lambda request: (turns.pop(0) if len(turns) > 1 else turns[0])(request)) as (address, asked):
             run.asked = asked
             try:
-                data.download(f"{address}/youtube.csv", path, SHA256, patience=0)
+                data.download(f"{address}/youtube.csv", path, SHA256)
             except cli.Problem:
                 assert list(path.parent.iterdir()) == []
                 raise
@@ -113,8 +120,8 @@ def test_faults_that_pass_are_tried_again(fetch, fault):
         (cut, "IncompleteRead(70000 bytes read", 3),
         (cut_chunk, "IncompleteRead", 3),
         (status(503), "503", 3),
-        (status(404), "404", 1),
-        (status(403), "403", 1),
+        (status(404), "404", 3),
+        (status(403), "403", 3),
     ],
     ids=["cut", "cut-chunk", "503", "404", "403"],
 )
@@ -159,7 +166,7 @@ def test_only_https_goes_out(url, tmp_path, monkeypatch):
     monkeypatch.setattr("socket.getaddrinfo", network)
     monkeypatch.setattr("urllib.request.urlopen", network)
     with pytest.raises(cli.Problem, match="only https"):
-        data.download(url, tmp_path / "youtube.csv", SHA256, patience=0)
+        data.download(url, tmp_path / "youtube.csv", SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -168,7 +175,7 @@ def test_nobody_listens(tmp_path, monkeypatch):
     with serving(whole) as (address, _):
         pass
     with pytest.raises(cli.Problem, match="refused.*fetch it by hand"):
-        data.download(f"{address}/youtube.csv", tmp_path / "youtube.csv", SHA256, patience=0)
+        data.download(f"{address}/youtube.csv", tmp_path / "youtube.csv", SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -196,7 +203,7 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(monkeypatch):
         serving(whole) as (address, _),
         pytest.raises(cli.Problem, match="fetch it by hand .*pass that file to --data"),
     ):
-        data.download(f"{address}/youtube.csv", folder / "youtube.csv", SHA256, patience=0)
+        data.download(f"{address}/youtube.csv", folder / "youtube.csv", SHA256)
 
 
 # --- the model hub ------------------------------------------------------------------------------------------------
