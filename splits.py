@@ -34,6 +34,12 @@ def numbered(values):
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
+def distinct_titles(labels, groups):
+    """How many distinct titles each class has, copies counted once: (classes,) int64. labels, groups: (n,) int."""
+    classes = int(labels.max()) + 1
+    return np.bincount(np.unique(groups.astype(np.int64) * classes + labels) % classes, minlength=classes)
+
+
 def make_folds(labels, groups, k, seed, names=None):
     """Share titles among k folds, stratified by label, with each group in one fold.
 
@@ -44,12 +50,9 @@ def make_folds(labels, groups, k, seed, names=None):
     """
     labels, groups = np.asarray(labels), np.asarray(groups)
     classes, random = int(labels.max()) + 1, np.random.default_rng([seed, k])
-    order = np.lexsort((labels, groups))
-    label, group = labels[order], groups[order]
-    new = np.r_[True, group[1:] != group[:-1]]
-    in_class = np.bincount(label[new | np.r_[True, label[1:] != label[:-1]]], minlength=classes)
-    starts = np.flatnonzero(new)
-    sizes = np.diff(np.r_[starts, len(label)])
+    order = np.argsort(groups, kind="stable")
+    label = labels[order]
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     # groups with the same labels are dealt together: they have the same sum of random numbers, one for each class
     kinds = np.add.reduceat(random.integers(1 << 63, size=classes)[label], starts)
     shuffled = random.permutation(len(starts))
@@ -67,12 +70,11 @@ def make_folds(labels, groups, k, seed, names=None):
         fold_of[batch] = np.lexsort((total.ravel(), held.ravel(), -lacks.ravel()))[: len(batch)] % k
         counts += np.bincount(fold_of[batch], minlength=k)[:, None] * share
     if not counts.all():
-        missing = int(np.where(counts.all(0), len(label), in_class).argmin())
-        why = "too few" if in_class[missing] < k else "which stand in other categories too, not enough"
-        raise cli.Problem(
-            f"category {names[missing] if names else missing!r} has {in_class[missing]} distinct titles, {why} for "
-            f"--folds {k}; use fewer folds, or merge or drop the category"
-        )
+        distinct = distinct_titles(labels, groups)
+        missing = int(np.where(counts.all(0), len(label), distinct).argmin())
+        why = "too few" if distinct[missing] < k else "which stand in other categories too, not enough"
+        there = f"category {names[missing] if names else missing!r} has {distinct[missing]} distinct titles, {why}"
+        raise cli.Problem(f"{there} for --folds {k}; use fewer folds, or merge or drop the category")
     folds = np.empty(len(labels), dtype=np.int64)
     folds[order] = np.repeat(fold_of, sizes)
     return folds
@@ -80,14 +82,9 @@ def make_folds(labels, groups, k, seed, names=None):
 
 def repeat_folds(labels, groups, options, names=None):
     """The folds of every repeat: (repeats, titles) int64. The first repeat's are those of the seed itself."""
-    units = groups if options["split"] == "grouped" else np.arange(len(labels))
-    seeds = [options["seed"], *(repeat_seed(options["seed"], r) for r in range(1, options["repeats"]))]
-    return np.stack([make_folds(labels, units, options["folds"], seed, names) for seed in seeds])
-
-
-def repeat_seed(seed, repeat):
-    """A seed for one repeat, far from those of other seeds and repeats."""
-    return int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
+    units, seed = groups if options["split"] == "grouped" else np.arange(len(labels)), options["seed"]
+    later = (np.random.SeedSequence([seed, repeat]).generate_state(1)[0] for repeat in range(1, options["repeats"]))
+    return np.stack([make_folds(labels, units, options["folds"], int(s), names) for s in (seed, *later)])
 
 
 def draw_titles(labels, groups, folds, seed, size=None):
@@ -106,12 +103,12 @@ def draw_titles(labels, groups, folds, seed, size=None):
             copies = groups[rows].astype(np.int64) * classes + labels[rows]
             first = rows[np.sort(np.unique(copies, return_index=True)[1])]  # one of each, in this order
             by_class = np.argsort(labels[first], kind="stable")
-            sizes = np.bincount(labels[first])
+            own = labels[first[by_class]]
             rank = np.empty(len(first), dtype=np.int64)  # among those of its category
-            rank[by_class] = np.arange(len(first)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+            rank[by_class] = np.arange(len(first)) - np.searchsorted(own, own)
             if size is not None:
-                first, rank = first[rank < size], rank[rank < size]
-                rows = first
+                rows, rank = first[rank < size], rank[rank < size]
+                first = rows
             part = np.zeros(int(groups.max()) + 1, dtype=np.int8)
             part[groups[first]] = rank % (4 if rank.max() >= 3 else 2)
             rows = np.sort(rows).astype(np.int32)
@@ -122,16 +119,16 @@ def draw_titles(labels, groups, folds, seed, size=None):
 def label_sizes(wanted, labels, groups, folds):
     """The sizes of --labels that can be told from all titles, ascending, None (all) last; says what is left out."""
     training = len(np.unique(folds)) - 1
-    distinct = np.array([len(np.unique(groups[labels == label])) for label in range(int(labels.max()) + 1)])
-    there = distinct * training // (training + 1)  # in the training folds, about
+    there = distinct_titles(labels, groups) * training // (training + 1)  # in the training folds, about
     sizes = sorted({size for size in wanted if size is not None})
-    if too_large := [size for size in sizes if size > there.max()]:
-        more = "that is all titles: use `--labels all`"
-        if len(too_large) == len(wanted):
-            raise cli.Problem(f"--labels {too_large[0]}: no category has so many distinct titles to train on; {more}")
-        cli.say(f"left out: --labels {' '.join(map(str, too_large))}; no category has so many, {more}")
-        sizes = [size for size in sizes if size <= there.max()]
-    if sizes and (short := int((there < sizes[-1]).sum())):
+    kept = [size for size in sizes if size <= there.max()]
+    if kept != sizes:
+        large = f"--labels {' '.join(map(str, sizes[len(kept) :]))}"
+        why = "no category has so many distinct titles to train on; that is all titles: use `--labels all`"
+        if not kept and None not in wanted:
+            raise cli.Problem(f"{large}: {why}")
+        cli.say(f"left out: {large}; {why}")
+    if kept and (short := int((there < kept[-1]).sum())):
         fewer = f"{short} of {len(there)} categories have fewer titles; all of theirs are used"
-        cli.say(f"--labels {sizes[-1]}: {fewer}")
-    return sizes + [None] * (None in wanted)
+        cli.say(f"--labels {kept[-1]}: {fewer}")
+    return kept + [None] * (None in wanted)

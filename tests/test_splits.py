@@ -112,5 +112,5 @@ def test_sizes_that_are_too_large_are_left_out_with_a_line(capsys):
     assert "left out: --labels 100" in capsys.readouterr().err
     assert splits.label_sizes([None], labels, groups, folds) == [None]
     assert splits.label_sizes([100, 24], labels, groups, folds) == [24]
-    with pytest.raises(cli.Problem, match="--labels 25: no category.*--labels all"):
+    with pytest.raises(cli.Problem, match="--labels 25 100: no category.*--labels all"):
         splits.label_sizes([100, 25], labels, groups, folds)
