@@ -11,6 +11,8 @@ README.md                   a model card
 
 import contextlib
 import csv
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +23,13 @@ import store
 
 FORMAT = 2  # raised when older runs can no longer be read
 
-# what the configuration of a run must hold to be used at all, by the place in it; the second for trained runs only
-FIELDS = {
-    str: "data name, data sha256, data titles, made features, options split",
-    int: "data rows, options folds, options repeats, options seed",
-    float: "results fold_deviation, results fold_mean, results macro_f1, results temperature",
-    list: "classes, results collapsed",
-    dict: "contents",
-}
-TRAINED = {
-    str: "encoder name, encoder tokenizer, encoder weights, features, options head, settings dtype, settings store",
-    int: "encoder hidden, encoder layers, settings max_length",
-    list: "columns",
-    dict: "files",
-}
-
 
 def write(folder, config, arrays, files=()):
     """Write a run's folder whole or not at all: arrays as .npy, files as (name, function that writes to a path)."""
-    with store.atomic_folder(folder) as temporary:
+    temporary = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         for name, write in files:
@@ -47,40 +37,36 @@ def write(folder, config, arrays, files=()):
         # the model card is for people, who may want to edit it
         contents = {path.name: store.sha256(path) for path in sorted(temporary.iterdir()) if path.name != "README.md"}
         store.write_json(temporary / "config.json", {**config, "contents": contents})
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def open_(folder):
-    """The configuration of a run, once it is known to hold what its users rely on; else a cli.Problem."""
+    """The configuration of a run, a store.Content; no run, or a damaged one, is a cli.Problem."""
     path = Path(folder) / "config.json"
     if not path.exists():
         raise cli.Problem(f"{folder}: no run is there; train.py makes runs, python evaluate.py lists them")
-    config = store.read_json(path, "a run", FORMAT)
-    needed = [*FIELDS.items(), *(() if "baseline" in config else TRAINED.items())]
-    for field, kind in ((field, kind) for kind, fields in needed for field in fields.split(", ")):
-        value = config
-        for key in field.split():
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            raise cli.Problem(f"{path}: {field!r} is missing or of a wrong kind; train again")
-    return config
+    return store.read_json(path, "a run", FORMAT)
 
 
 def find(place):
     """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
     folder, found = Path(place or "results"), []
-    if place and (folder / "config.json").exists():
-        if "baseline" in open_(folder):
-            raise cli.Problem(f"{folder}: a baseline, kept for the table only; name a run that train.py made")
-        return folder
-    for path in folder.glob("[!.]*/config.json"):
+    for path in [folder / "config.json", *folder.glob("[!.]*/config.json")]:
         with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
             config = open_(path.parent)
             found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]
-    if place and len(found) < 2:
-        return found[0][1] if found else folder  # whoever opens it says that no run is there
+    if place and len(found) == 1:
+        return found[0][1]
+    if place and not found:
+        open_(folder)  # says what is wrong with it, unless it is a baseline
     names = ", ".join(path.name for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
     known = f"; in {folder} there are, the best first: {names}" if found else ""
-    raise cli.Problem(f"--run: name the folder of the run to apply{known}")
+    raise cli.Problem(f"--run: name the folder of a run that train.py made, not of a baseline{known}")
 
 
 def array(folder, config, name):
@@ -107,20 +93,19 @@ def check_content(path, config):
 
 def features_of(config, folder=None):
     """The features that a run was trained on, opened and compared with what the run says of them."""
-    place = Path(folder or config["made"]["features"])
-    if not folder and not (place / "manifest.json").exists():
-        raise cli.Problem(f"{place}: the run's features are not there any more; name their folder with --features")
+    place, hint = Path(folder or config["made"]["features"]), "name the run's features with --features"
+    if not (place / "manifest.json").exists():
+        raise cli.Problem(f"{place}: there are no features; {hint}")
     features = store.open_features(place)
-    manifest, there = features.manifest, features.manifest["files"]
-    for what, old, new in (
-        ("encoder weights", config.get("encoder", {}).get("weights"), manifest["encoder"]["weights"]),
-        ("titles", config["data"]["titles"], manifest["data"]["titles"]),
-        ("settings", config.get("features"), store.digest(store.identity(features.manifest))),
-        ("files", config.get("files"), {f: there.get(f, {}).get("sha256") for f in config.get("files", {})}),
+    manifest, baseline = features.manifest, "baseline" in config
+    files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
+    for what, same in (
+        ("titles", config["data"]["titles"] == manifest["data"]["titles"]),
+        ("encoder or settings", baseline or config["features"] == store.digest(store.identity(manifest))),
+        ("files", baseline or config["files"].items() <= files.items()),
     ):
-        if old is not None and old != new:
-            wrong = f"these are not the features that the run was trained on (their {what} differ)"
-            raise cli.Problem(f"{features.folder}: {wrong}; name the right ones with --features")
+        if not same:
+            raise cli.Problem(f"{place}: not the features that the run was trained on, their {what} differ; {hint}")
     return features
 
 
@@ -178,34 +163,21 @@ def write_history(history, path):
 
 def model_card(config, name):
     """A README for a run's folder: what it is, how good, and how to use it."""
-    result, options, titles = config["results"], config["options"], config["data"]
+    result, titles = config["results"], config["data"]
+    named = titles["name"], config["encoder"]["name"], config["made"]["command"]
+    data, encoder, command = (text.replace("`", "") for text in named)
     used = " and ".join(f"layer {layer} ({pooling})" for pooling, layer in config["columns"])
     classes = "\n".join(f"- {cli.escape_markdown(name)}" for name in config["classes"])
-    heads = options["folds"] * options["repeats"]
-    cells = [
-        ", ".join(str(layer) for _, layer in config["columns"]),
-        f"{result['macro_f1']:.4f}",
-        f"{result['fold_mean']:.4f} ± {result['fold_deviation']:.4f}",
-        f"{result['log_loss']:.4f}",
-    ]
     return f"""---
-library_name: pytorch
 pipeline_tag: text-classification
 ---
 # {name}
 
-Classifies titles into {len(config["classes"])} categories from {used} of the frozen encoder
-`{config["encoder"]["name"].replace("`", "")}`. The folder holds {heads} heads; their log-probabilities are averaged.
+Tells the categories below apart by {used} of the frozen encoder `{encoder}`.
+Made with `{command}`. Use it with `python predict.py --run FOLDER "a title"`.
 
-{cli.markdown([":Layers", "F1-macro, last epoch", "Folds", "Log loss"], [cells])}
-
-Scored out of fold on {titles["rows"]:,} titles of `{titles["name"].replace("`", "")}` (sha256 `{titles["sha256"]}`).
-Encoder weights `{config["encoder"]["weights"]}`, revision `{config["encoder"]["revision"]}`.
-Options: {", ".join(f"{key.replace('_', ' ')} {value}" for key, value in options.items())}.
-
-Categories:
+F1-macro {result["macro_f1"]:.4f} (folds {result["fold_mean"]:.4f} ± {result["fold_deviation"]:.4f}, log loss
+{result["log_loss"]:.4f}), out of fold, on {titles["rows"]:,} titles of `{data}` (sha256 `{titles["sha256"]}`).
 
 {classes}
-
-Made with `{config["made"]["command"].replace("`", "")}`. Use it with `python predict.py --run FOLDER "a title"`.
 """

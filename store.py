@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import hashlib
 import itertools
 import json
@@ -9,7 +10,6 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import sys
 import time
 import tokenize
@@ -21,6 +21,7 @@ import numpy as np
 import cli
 
 FORMAT = 1  # of features/; raised when older files can no longer be read
+AGAIN = "delete the folder and make it again"
 csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
 
 
@@ -40,23 +41,6 @@ def atomic(path, mode="wb", **options):
 
 
 @contextlib.contextmanager
-def atomic_folder(folder):
-    """Make a temporary neighbour of `folder`; rename it to `folder` when all that was put in is on the disk."""
-    folder = Path(folder)
-    temporary = folder.with_name(f".unfinished-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
 def locked(folder, what):
     """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not hold it."""
     from filelock import FileLock, Timeout  # comes with torch and transformers
@@ -64,18 +48,14 @@ def locked(folder, what):
     if Path(folder).is_file():
         raise cli.Problem(f"{folder}: this is a file; name a folder")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(Path(folder) / ".lock")
     try:
-        lock.acquire(timeout=0)
+        with FileLock(Path(folder) / ".lock", timeout=0):
+            yield
     except Timeout:
         raise cli.Problem(f"{folder}: {what} is running in this folder; wait for it or choose another") from None
-    try:
-        yield
     except OSError as error:  # a disk that is full does not say which
         error.filename = error.filename or str(folder)
         raise
-    finally:
-        lock.release()
 
 
 def sha256(path):
@@ -97,31 +77,38 @@ def write_json(path, content):
         file.write("\n")
 
 
+class Content(dict):
+    """A dictionary in a JSON file that write_json wrote: a key that it lacks is a Problem, whoever asks for it."""
+
+    def __init__(self, path, items):
+        super().__init__(items)
+        self.path = path
+
+    def __missing__(self, key):
+        raise cli.Problem(f"{self.path}: {key!r} is missing; {AGAIN}")
+
+
 def read_json(path, what, version=FORMAT):
-    """Read what write_json wrote. A file that was edited, cut or made by another version is a cli.Problem."""
-    again = "delete the folder and make it again"
+    """Read what write_json wrote: a Content. A file that was edited, cut or of another version is a cli.Problem."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        content = json.loads(text, object_hook=functools.partial(Content, str(path)))
         checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {again}") from None
-    if content.get("format") != version:
-        old = f"written in format {content.get('format')!r}, this program reads {version}"
-        raise cli.Problem(f"{path}: {old}; {again}")
+        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {AGAIN}") from None
+    if content["format"] != version:
+        raise cli.Problem(f"{path}: written in format {content['format']!r}, this program reads {version}; {AGAIN}")
     if checksum != digest(content):
-        raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {again}")
+        raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {AGAIN}")
     return content
 
 
 def provenance(started, **machine):
     """How something was made: when, in how many seconds, by which command, with which software, on what machine."""
     packages = ("numpy", "pandas", "sklearn", "torch", "transformers")
+    software = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
     return {
-        "software": {
-            "layers": cli.VERSION,
-            "python": platform.python_version(),
-            **{name: sys.modules[name].__version__ for name in packages if name in sys.modules},
-        },
+        "software": {"layers": cli.VERSION, "python": platform.python_version(), **software},
         "machine": {"processor": platform.machine(), **machine},
         "made": {
             "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -160,26 +147,24 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     depth: layers of the encoder; available: the layers that the features hold, where only those will do.
     Unknown, repeated or meaningless layers are a Problem that names what to type.
     """
-    lowest, asked = int("cls" in poolings), f"--layers {' '.join(wanted)}"
+    asked = f"--layers {' '.join(wanted)}"
     if wanted == ["all"]:
         return sorted(range(1, depth + 1) if available is None else available, reverse=True)
     try:
         layers = [int(word) + (depth + 1) * (int(word) < 0) for word in wanted]
     except ValueError:
         raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
-    if "0" in wanted and lowest:
-        raise cli.Problem(f"{asked}: layer 0, the embeddings, has one [CLS] for all titles; use --pooling mean for it")
-    if min(layers) < lowest or max(layers) > depth:
-        top = max(layers) + 1
-        counted = f"; counted from the top, that is --layers {' '.join(str(layer - top) for layer in layers)}"
-        hint = counted if min(layers) > 0 and top - min(layers) <= depth else ""
-        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}{hint}")
+    if min(layers) < int("cls" in poolings) or max(layers) > depth:
+        hint, top = "layer 0, the embeddings, needs --pooling mean", max(layers) + 1
+        if min(layers) > 0 and top - min(layers) <= depth:
+            hint = f"counted from the top, that is --layers {' '.join(str(layer - top) for layer in layers)}"
+        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; {hint}")
     if len(set(layers)) < len(layers):
         raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
-    if missing := sorted(set(layers) - set(layers if available is None else available), reverse=True):
-        there = f"{asked}: the features hold layers {' '.join(map(str, available)) or 'none'}"
+    if available is not None and (missing := sorted({*layers} - {*available}, reverse=True)):
+        there = f"the features hold layers {' '.join(map(str, available)) or 'none'}"
         more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
-        raise cli.Problem(f"{there}; add the others with: {more}")
+        raise cli.Problem(f"{asked}: {there}; add the others with: {more}")
     return sorted(layers, reverse=True)
 
 
@@ -197,21 +182,19 @@ class Features:
 
     def read(self, pooling, layer, check=True):
         """The features of one layer, (titles, hidden), memory-mapped. Damage is a Problem; `check` reads every byte."""
-        path = self.folder / feature_file(pooling, layer)
+        path, array = self.folder / feature_file(pooling, layer), np.empty(0)
         entry = self.manifest["files"][path.name]
-        state = "gone" if not path.exists() else "cut or grown" if path.stat().st_size != entry["bytes"] else None
-        if not state and check and path.name not in self.checked:
-            state = "damaged" if sha256(path) != entry["sha256"] else None
-        if state:
-            raise cli.Problem(f"{path}: {state} since it was written; delete the folder and extract again")
-        self.checked |= {path.name} if check else set()  # read for this once, however many layer sets use it
         shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
-        try:
+        whole = path.exists() and path.stat().st_size == entry["bytes"]
+        if whole and check and path.name not in self.checked:
+            whole = sha256(path) == entry["sha256"]
+        # errors of all these kinds, since numpy parses the header as Python's literals
+        with contextlib.suppress(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, SyntaxError, tokenize.TokenError):  # numpy parses the header as Python's literals
-            array = np.empty(0)
-        if array.shape != shape or array.dtype != self.manifest["settings"]["store"]:
-            raise cli.Problem(f"{path}: not the numbers that manifest.json names; delete the folder and extract again")
+        if not whole or array.shape != shape or array.dtype != self.manifest["settings"]["store"]:
+            wrong = "gone or changed, not the numbers that manifest.json names"
+            raise cli.Problem(f"{path}: {wrong}; delete the folder and extract again")
+        self.checked |= {path.name} if check else set()  # read for this once, however many layer sets use it
         return array
 
     def stack(self, columns):
@@ -219,15 +202,14 @@ class Features:
 
         Read in blocks rather than mapped: pages that were only read would count as this process's memory.
         """
-        rows, hidden = self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"]
-        out = np.empty((rows, len(columns), hidden), np.float32)
+        out = np.empty((self.manifest["data"]["rows"], len(columns), self.manifest["encoder"]["hidden"]), np.float32)
         for i, column in enumerate(columns):
             mapped = self.read(*column)
-            with open(self.folder / feature_file(*column), "rb") as file:
-                file.seek(-mapped.nbytes, os.SEEK_END)
-                for first in range(0, rows, 1 << 14):
-                    count = min(1 << 14, rows - first)
-                    out[first : first + count, i] = np.fromfile(file, mapped.dtype, count * hidden).reshape(count, -1)
+            with open(mapped.filename, "rb") as file:
+                file.seek(mapped.offset)
+                for first in range(0, len(out), 1 << 14):
+                    block = out[first : first + (1 << 14), i]
+                    block[:] = np.fromfile(file, mapped.dtype, block.size).reshape(block.shape)
         return out
 
     def titles_file(self):
@@ -239,10 +221,10 @@ class Features:
 
     def titles(self):
         """All titles and all labels, as two lists."""
-        titles, labels, names = [], [], {}
+        titles, labels = [], []
         for title, label in titles_in(self.titles_file()):
             titles.append(title)
-            labels.append(names.setdefault(label, label))  # a million titles hold each name of a category once
+            labels.append(sys.intern(label))  # a million titles hold each name of a category once
         return titles, labels
 
 
