@@ -127,90 +127,72 @@ def minimise(x, labels, learn, share, penalty, scale, theta, tolerance, most=200
     return out
 
 
-def choose_penalty(x, labels, parts, turns, classes, report):
+def choose_penalty(x, labels, parts, classes, report):
     """A solution to start from and the C with the lowest log loss on held-out titles, for each problem.
 
-    One part of a problem's titles is held out, or, where they are few, each part in turn. The grid is walked from the
-    strongest penalty on, each solution starting from where the last two lead, until the log loss is higher twice
-    in a row, or once by a twentieth.
+    parts: (problems, titles) int8, -1 for titles that a problem may not learn from, else the part with which a title is
+    held out. Few titles are held out part by part, of many one part only. The grid is walked from the strongest penalty
+    on, each solution starting from where the last two lead; what a problem finds after its log loss was higher
+    twice in a row, or once by a twentieth, does not count.
     """
-    problems = len(parts)
-    theta = x.new_zeros(classes, problems * len(turns), x.shape[1] + 1)
-    best, chosen = theta[:, :problems].clone(), x.new_full((problems,), ALONE, dtype=torch.float64)
-    if parts.max() == 0:  # a title of each category: there is nothing to choose by
-        return best, chosen
+    problems, turns = len(parts), range(int(parts.max()) + 1) if x.dtype == torch.float64 else [int(parts.max())]
     hold = torch.cat([parts == turn for turn in turns])
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
-    count, scale, older = learn.sum(1), standardization(x, learn), theta
+    theta = older = x.new_zeros(classes, len(learn), x.shape[1] + 1)
+    best, chosen = theta[:, :problems], x.new_full((problems,), ALONE, dtype=torch.float64)
+    if not parts.max():  # a title of each category: there is nothing to choose by
+        return best, chosen
+    count, scale = learn.sum(1), standardization(x, learn)
     weight = 1 / hold.view(len(turns), problems, -1).sum((0, 2)).repeat(len(turns))  # all turns together make a mean
-    lowest = torch.full((problems,), torch.inf, dtype=torch.float64, device=x.device)
-    risen = torch.zeros_like(chosen)
+    lowest, risen = torch.full_like(chosen, torch.inf), torch.zeros_like(chosen)
     for value in GRID:
-        going = torch.nonzero(risen < 2).flatten()
-        if not len(going):
-            break
-        every = torch.cat([going + turn * problems for turn in range(len(turns))])
-        own, start = [part[every] for part in scale], 2 * theta[:, every] - older[:, every]
-        penalty, older = strength(value, count[every], classes), theta.clone()
-        found = minimise(x, labels, learn[every], 1 / count[every], penalty, own, start, 0.1)
-        theta[:, every] = found
-        losses = objective(x, labels, hold[every], weight[every], torch.zeros_like(penalty), own, found)[0]
+        penalty = strength(value, count, classes)
+        report(problems / (len(GRID) + 1))
+        older, theta = theta, minimise(x, labels, learn, 1 / count, penalty, scale, 2 * theta - older, 0.1)
+        losses = objective(x, labels, hold, weight, torch.zeros_like(penalty), scale, theta)[0]
         losses = losses.view(len(turns), -1).sum(0)
-        better = losses < lowest[going] * 0.99  # a weaker penalty has to earn it
-        won = going[better]
-        best[:, won], chosen[won], lowest[won] = theta[:, won], value, losses[better]
+        better = (losses < lowest * 0.99) & (risen < 2)  # a weaker penalty has to earn it
+        best = torch.where(better[:, None], theta[:, :problems], best)
+        chosen, lowest = torch.where(better, value, chosen), torch.where(better, losses, lowest)
         # twice higher, or once by much, and the minimum is behind
-        risen[going] = torch.where(better, 0, risen[going] + (losses > lowest[going]) + (losses > 1.05 * lowest[going]))
-        report(problems / len(GRID))
+        risen = torch.where(better, 0, risen + (losses > lowest).int() + (losses > 1.05 * lowest).int())
+        if (risen >= 2).all():
+            break
     return best, chosen
-
-
-def train_probes(x, labels, parts, classes, report=lambda heads: None):
-    """Choose the penalty of each problem on titles of its own, then fit it on all of them.
-
-    x: (titles, dimensions) float32 tensor, roughly of mean 0 and deviation 1; labels: (titles,) int64 tensor;
-    parts: (problems, titles) int8 tensor, -1 for titles that a problem may not learn from, else the part of its titles
-    that a title is held out with while the penalty is chosen; report: called now and then with how many of the problems
-    that was worth. Returns (theta: (classes, problems, dimensions + 1), weights and bias for features as they are
-    in x; chosen: (problems,) the C of each).
-    """
-    few = int((parts >= 0).sum(1).max()) <= FEW
-    x, precise = (x.double(), 0.001) if few else (x, 0.01)
-    turns = range(int(parts.max()) + 1) if few else [int(parts.max())]
-    each = max(1, STATE // ((2 * MEMORY + 12) * (x.shape[1] + 1) * classes * len(turns)))
-    thetas, chosen = [], []
-    for part in parts.split(each):
-        best, penalty = choose_penalty(x, labels, part, turns, classes, report)
-        learn = part >= 0
-        scale, count = standardization(x, learn), learn.sum(1)
-        theta = minimise(x, labels, learn, 1 / count, strength(penalty, count, classes), scale, best, precise)
-        theta[..., :-1] /= scale[1]
-        theta[..., -1] -= (theta[..., :-1] * scale[0]).sum(-1)
-        thetas.append(theta)
-        chosen.append(penalty)
-    return torch.cat(thetas, 1).float(), torch.cat(chosen)
 
 
 def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
     """Train the linear probes of all folds and repeats. Returns (state, chosen, probabilities), as train_heads does.
 
     x: (titles, layers, hidden) float32 tensor, which stands for x · scale[1] + scale[0], see rescale; drawn: what
-    splits.draw_titles gave; report: called with each progress, in heads. state: probes for the features as they were;
-    chosen: (repeats, folds) the C of each.
+    splits.draw_titles gave; report: called now and then with how many heads that was worth.
+    state: probes for the features as they were; chosen: (repeats, folds) the C of each. It is chosen on titles that the
+    head learns from, which is then fitted on all of them.
     """
     flat, target, classes = x.flatten(1), torch.as_tensor(labels, device=x.device).long(), len(config["classes"])
-    solved, count = [], config["options"]["folds"]
-    for repeat in range(len(folds)):  # its folds learn from mostly the same titles, also where few are drawn
-        own = drawn[repeat * count : (repeat + 1) * count]
-        parts = np.full((count, len(x)), -1, np.int8)
-        for part, (rows, values) in zip(parts, own, strict=True):
+    # where few titles are drawn, those of one repeat's folds are mostly the same ones, those of other repeats are not
+    together = config["options"]["folds"] if 2 * len(drawn[0][0]) < len(x) else len(drawn)
+    thetas, chosen = [], []
+    for first in range(0, len(drawn), together):
+        parts = np.full((together, len(x)), -1, np.int8)
+        for part, (rows, values) in zip(parts, drawn[first : first + together], strict=True):
             part[rows] = values
         some = torch.from_numpy(np.flatnonzero((parts >= 0).any(0))).to(x.device)
-        few = len(some) < len(x)
-        given = (flat[some], target[some]) if few else (flat, target)
-        solved.append(train_probes(*given, torch.from_numpy(parts).to(x.device)[:, some], classes, report))
-    theta = torch.cat([theta for theta, _ in solved], 1).transpose(0, 1)
-    chosen = torch.stack([chosen for _, chosen in solved]).tolist()
+        parts = torch.from_numpy(parts).to(x.device)[:, some]
+        own, wanted = (flat[some], target[some]) if len(some) < len(x) else (flat, target)
+        few = int((parts >= 0).sum(1).max()) <= FEW
+        own, precise, most = (own.double(), 0.001, 4) if few else (own, 0.01, 1)
+        for some in parts.split(max(1, STATE // ((2 * MEMORY + 12) * (own.shape[1] + 1) * classes * most))):
+            best, penalty = choose_penalty(own, wanted, some, classes, report)
+            learn = some >= 0
+            titles, (mean, deviation) = learn.sum(1), standardization(own, learn)
+            strengths = strength(penalty, titles, classes)
+            theta = minimise(own, wanted, learn, 1 / titles, strengths, (mean, deviation), best, precise)
+            theta[..., :-1] /= deviation
+            theta[..., -1] -= (theta[..., :-1] * mean).sum(-1)
+            thetas.append(theta.float())
+            chosen += penalty.tolist()
+    theta = torch.cat(thetas, 1).transpose(0, 1)
     state = {"linear.weight": theta[..., :-1], "linear.bias": theta[..., -1]}
     with torch.device("meta"):
         head = model.build(config)
@@ -218,7 +200,8 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
     mean, deviation = (value.flatten().double() for value in scale)
     weight = state["linear.weight"].double() / deviation
     state = {"linear.weight": weight, "linear.bias": state["linear.bias"] - weight @ mean}
-    return {name: value.float().cpu().contiguous() for name, value in state.items()}, chosen, probabilities
+    state = {name: value.float().cpu().contiguous() for name, value in state.items()}
+    return state, np.reshape(chosen, folds.shape[:1] + (-1,)).tolist(), probabilities
 
 
 def rescale(x):

@@ -202,6 +202,7 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, features):
         if options["head"] == "linear":
             state, penalties, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
             extra, history, weights = {"penalties": penalties}, [], None
+            bar.update(bar.total - bar.n)  # where the search for the penalty ended early
         else:
             training = [rows for rows, _ in drawn]
             state, history, probabilities = train_heads(x, labels, folds, config, training, bar.update)
