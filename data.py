@@ -1,6 +1,6 @@
 """Titles: find or download, read, check."""
 
-import collections
+import array
 import csv
 import gzip
 import hashlib
@@ -15,6 +15,8 @@ import urllib.request
 import zlib
 from pathlib import Path
 from types import SimpleNamespace
+
+import numpy as np
 
 import cli
 import store
@@ -151,13 +153,14 @@ def is_blank(text):
 def copy_titles(path, text_column, label_column, out):
     """Check a file of titles and write its titles and labels to the binary file `out`, as CSV, in bounded memory.
 
-    Returns {"rows", "titles" (sha256 of what was written), "classes" (name: count, by name), "notes" (sentences on
-    categories that may be meant as one)}. Labels lose the spaces around them, titles stay as they are. Empty titles or
-    labels, or fewer than two classes, are a cli.Problem.
+    Returns {"rows", "titles" (sha256 of what was written), "classes" (name: count, by name), "notes" (see doubts)}.
+    Labels lose the spaces around them, titles stay as they are. Empty titles or labels, or fewer than two classes, are
+    a cli.Problem.
     """
     if text_column == label_column:
         raise cli.Problem(f"--text-column and --label-column are both {text_column!r}; name two columns")
-    rows, counts, empty, hasher = 0, collections.Counter(), [], hashlib.sha256()
+    titles, labels = array.array("q"), array.array("i")  # of each row: the hash of its title, the number of its class
+    rows, numbers, empty, hasher = 0, {}, [], hashlib.sha256()
 
     def write(line):
         hasher.update(line.encode())
@@ -172,16 +175,31 @@ def copy_titles(path, text_column, label_column, out):
         if is_blank(title) or is_blank(name):
             empty.append(str(rows))
         writer.writerow([title, name])
-        counts[name] += 1
+        titles.append(hash(title))
+        labels.append(numbers.setdefault(name, len(numbers)))
     if empty:
         where = f"{len(empty):,} of {rows:,} rows have no {text_column!r} or no {label_column!r}"
         raise cli.Problem(f"{path}: {where}, first row {', '.join(empty[:5])}; fill them in or delete them")
-    if len(counts) < 2:
+    if len(numbers) < 2:
         there = f"one category only ({name!r})" if rows else "no row below the header"
         raise cli.Problem(f"{path}: column {label_column!r} holds {there}; two categories are needed")
-    classes, alike = dict(sorted(counts.items())), {}
-    for name in classes:
+    classes = dict(sorted(zip(numbers, np.bincount(labels).tolist(), strict=True)))
+    notes = doubts(classes, np.asarray(titles), np.asarray(labels))
+    return {"rows": rows, "titles": hasher.hexdigest(), "classes": classes, "notes": notes}
+
+
+def doubts(names, titles, labels):
+    """A few sentences on categories that may be meant as one, and on titles, (n,) int64 hashes, with several labels."""
+    alike = {}
+    for name in names:
         alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(repr(name[:60]))
     groups = [" and ".join(names[:3]) for names in alike.values() if len(names) > 1]
     notes = [f"categories {group} differ only by case or by encoding of accents" for group in groups[:3]]
-    return {"rows": rows, "titles": hasher.hexdigest(), "classes": classes, "notes": notes}
+    _, first, number = np.unique(titles, return_index=True, return_inverse=True)
+    other = np.flatnonzero(labels != labels[first[number]])  # rows whose title stood in another category before
+    if len(other):
+        several, rows = len(np.unique(number[other])), (first[number[other[0]]] + 1, other[0] + 1)
+        notes.append(
+            f"titles that stand in more than one category: {several:,}, first in rows {rows[0]:,} and {rows[1]:,}"
+        )
+    return notes

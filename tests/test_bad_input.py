@@ -236,6 +236,10 @@ def test_json_values_become_text(tmp_path):
             ["categories 'News' and 'news' differ only by case or by encoding of accents"],
         ),
         ([("a", "Café"), ("b", "Cafe\u0301"), ("c", "cafe")], ["categories 'Cafe\u0301' and 'Café' differ only by"]),
+        (
+            [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("a", "z"), ("b", "y")],
+            ["category: 2, first in rows 1 and 3"],
+        ),
         ([("same", "x"), ("Same", "y")], []),
         ([(str(i), f"{'aA'[i % 2]}{i // 2}") for i in range(20)], ["'A0' and 'a0'", "'A1' and 'a1'", "'A2' and 'a2'"]),
     ],
