@@ -1,6 +1,7 @@
 """What every script does the same: problems, exit codes, messages, progress, argument types."""
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -33,18 +34,16 @@ class Problem(Exception):
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help that keeps the description's layout and names the default of each option that has one worth naming."""
+    """Help that keeps the description's layout and names the defaults, so that nobody types them twice."""
 
     def _get_help_string(self, action):
-        default = action.default
-        if default is None or default is False or default in ([], argparse.SUPPRESS) or "(default: " in action.help:
-            return action.help
-        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
-        return f"{action.help} (default: {shown.replace('%', '%%')})"
+        default = " ".join(map(str, action.default)) if isinstance(action.default, list) else action.default
+        named = default not in (None, "", argparse.SUPPRESS) and default is not False
+        return f"{action.help} (default: {default})" if named and "(default: " not in action.help else action.help
 
 
 def parser(doc):
-    """An argument parser for a script with this docstring. Defaults are added to the help: don't type them again."""
+    """An argument parser for a script with this docstring, with the options that all scripts have."""
     made = argparse.ArgumentParser(description=doc, formatter_class=Help)
     made.add_argument("--version", action="version", version=VERSION)
     made.add_argument("--quiet", action="store_true", help="print nothing but results and errors")
@@ -72,21 +71,15 @@ def begin(parse_arguments):
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code
-    arguments = parse_arguments()
-    STATE["quiet"] = arguments.quiet
-    return arguments
+    return parse_arguments()
 
 
 def processors():
-    """How many processors this process may use: its affinity, and the quota of its container (cgroup v2 or v1)."""
+    """How many processors this process may use: its affinity, and the quota of its container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        try:
-            quota, period = " ".join(Path("/sys/fs/cgroup", name).read_text() for name in names).split()
-            if int(quota) > 0:  # -1, or the word max, is no limit
-                count = min(count, max(1, -(-int(quota) // int(period))))
-        except (OSError, ValueError):
-            continue
+    with contextlib.suppress(OSError, ValueError):  # there is no such file, or the quota is the word max
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+        count = min(count, max(1, -(-quota // period)))
     return count
 
 
@@ -94,23 +87,22 @@ def choose_device(name):
     """The torch device for --device; under torchrun each process takes the GPU of its local rank."""
     import torch
 
-    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or index and (kind == "cpu" or not index.isdecimal()):
-        raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
-    if kind == "cpu":
+    if name == "cpu" or name == "auto" and not torch.cuda.is_available():
         return torch.device("cpu")
-    count = torch.cuda.device_count()
-    if int(index or 0) >= count:
+    if not re.fullmatch(r"auto|cuda(:\d+)?", name, re.ASCII):
+        raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
+    count, index = torch.cuda.device_count(), name.partition(":")[2] or os.environ.get("LOCAL_RANK", 0)
+    if not count or ":" in name and int(index) >= count:
         raise Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
-    return torch.device("cuda", int(index or int(os.environ.get("LOCAL_RANK", 0)) % count))
+    return torch.device("cuda", int(index) % count)
 
 
-def launch(main, *args):
-    """Call main(*args) and leave the process: 0, 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C."""
+def launch(main, args):
+    """Call main(args) and leave the process: 0, 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C."""
     script, code = Path(sys.argv[0]).name, 1
+    STATE["quiet"] = args.quiet
     try:
-        main(*args)
+        main(args)
         sys.stdout.flush()
         return
     except Problem as error:
@@ -161,19 +153,17 @@ def progress(total, unit, **options):
     return tqdm(total=total, unit=unit, unit_scale=True, delay=2, dynamic_ncols=True, **{"disable": quiet, **options})
 
 
-def number(kind, low=None, high=None, above=None):
-    """An argparse type: an int or a float within the range, with an error that names it."""
-    limits = [f"at least {low}"] * (low is not None) + [f"above {above}"] * (above is not None)
-    limits += [f"at most {high}"] * (high is not None)
+def number(kind, low, high=float("inf")):
+    """An argparse type: an int or a float from low to high, with an error that names both."""
 
     def convert(text):
         value = kind(text)
-        within = (low is None or value >= low) and (above is None or value > above) and (high is None or value <= high)
-        if not within or value != value:
+        if not low <= value <= high:  # nor is anything that is not a number
             raise ValueError
         return value
 
-    convert.__name__ = f"{'whole number' if kind is int else 'number'} ({' and '.join(limits)})"
+    limits = f"at least {low}" if high == float("inf") else f"{low} to {high}"
+    convert.__name__ = f"{'whole number' if kind is int else 'number'} ({limits})"
     return convert
 
 

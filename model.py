@@ -35,7 +35,7 @@ class Head(nn.Module):
         super().__init__()
         if hidden < 3 or classes < 2 or layers < 1:
             raise ValueError(f"a head needs hidden ≥ 3, classes ≥ 2 and layers ≥ 1, not {hidden}, {classes}, {layers}")
-        self.standardize = standardize
+        self.classes, self.standardize = classes, standardize
         if standardize:
             self.register_buffer("mean", torch.zeros(layers, hidden))
             self.register_buffer("deviation", torch.ones(layers, hidden))
@@ -73,6 +73,7 @@ class Probe(nn.Module):
 
     def __init__(self, layers, hidden, classes):
         super().__init__()
+        self.classes = classes
         self.linear = nn.Linear(layers * hidden, classes)
 
     def forward(self, x):
@@ -90,8 +91,8 @@ def build(config):
 def stacked(head, shared=False):
     """The head's forward pass for several heads of its kind at once.
 
-    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden), or, where the
-    titles are shared by all heads, (titles, layers, hidden); returns logits of shape (heads, titles, classes).
+    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden), or, where all
+    heads see the same titles, (titles, layers, hidden); returns logits of shape (heads, titles, classes).
     """
     shape = copy.deepcopy(head).to("meta")
     return vmap(lambda state, x: functional_call(shape, state, (x,)), in_dims=(0, None if shared else 0))
@@ -101,29 +102,24 @@ def held_out_probabilities(head, state, x, folds, block=1 << 21):
     """Class probabilities of every title from the heads of its own folds, which have not seen it.
 
     head: a module of the heads' kind; state: their tensors stacked, (repeats · folds, …) each, on the device of x;
-    x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array. block: numbers of x that are gathered at a
+    x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array; block: numbers of x that are gathered at a
     time, which bounds the memory. Returns (repeats, titles, classes) float32 numpy.
     """
-    repeats, count = len(folds), int(folds.max()) + 1
-    out, forward, step = None, stacked(head), max(1, block // x[0].numel() // count)
+    out = np.empty((*folds.shape, head.classes), np.float32)
     with torch.inference_mode():
-        for repeat in range(repeats):
-            own = {name: value[repeat * count : (repeat + 1) * count] for name, value in state.items()}
-            rows = [torch.from_numpy(np.flatnonzero(folds[repeat] == fold)) for fold in range(count)]
-            rows = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-1).to(x.device)
-            for part in rows.split(step, dim=1):
-                values = forward(own, x.index_select(0, part.clamp(min=0).flatten()).unflatten(0, part.shape))
-                if out is None:
-                    out = np.empty((repeats, len(x), values.shape[-1]), np.float32)
-                real = (part >= 0).flatten()
-                out[repeat, part.flatten()[real].cpu().numpy()] = values.softmax(-1).flatten(0, 1)[real].cpu().numpy()
+        for number, (repeat, fold) in enumerate(np.ndindex(len(folds), int(folds.max()) + 1)):
+            own = {name: value[number] for name, value in state.items()}
+            rows = torch.from_numpy(np.flatnonzero(folds[repeat] == fold))
+            for part in rows.split(max(1, block // x[0].numel())):
+                values = functional_call(head, own, (x.index_select(0, part.to(x.device)),))
+                out[repeat, part] = values.softmax(-1).cpu()
     return out
 
 
 def mean_probabilities(forward, state, x, block=1 << 22):
     """Class probabilities of new titles, log-probabilities averaged over all heads: (titles, classes) float32 tensor.
 
-    forward, state: as read_heads gives them, on the device of x; x: (titles, layers, hidden) float32 tensor.
+    forward: what `stacked` made of a head; state: its tensors, on the device of x; x: (titles, layers, hidden) float32.
     """
     heads = len(next(iter(state.values())))
     with torch.inference_mode():
@@ -134,7 +130,7 @@ def mean_probabilities(forward, state, x, block=1 << 22):
 def read_heads(folder, config):
     """The trained heads of a run as (head: a module of their kind without values, state: stacked tensors).
 
-    The file is checked against the run first, and no memory is taken for more than it holds.
+    The file is checked against the run first, and no memory is taken for more than it holds. Misfits are a Problem.
     """
     path = Path(folder) / "heads.safetensors"
     runs.check_content(path, config)
@@ -144,9 +140,10 @@ def read_heads(folder, config):
             head = build(config)
         state = load_file(path)
         wanted = {name: (heads, *value.shape) for name, value in head.state_dict().items()}
+        fits = {name: tuple(value.shape) for name, value in state.items()} == wanted
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
-        state = wanted = None
-    if wanted is None or {name: tuple(value.shape) for name, value in state.items()} != wanted:
+        fits = False
+    if not fits:
         raise cli.Problem(f"{path}: these are not the heads that config.json describes; train again")
     return head, state
 

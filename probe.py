@@ -195,31 +195,30 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
     """Train the linear probes of all folds and repeats. Returns (state, chosen, probabilities), as train_heads does.
 
     x: (titles, layers, hidden) float32 tensor, which stands for x · scale[1] + scale[0], see rescale; drawn: what
-    splits.draw_titles gave; report: called with each progress, in heads. state: probes for the
-    features as they were; chosen: (repeats, folds) the C of each.
+    splits.draw_titles gave; report: called with each progress, in heads. state: probes for the features as they were;
+    chosen: (repeats, folds) the C of each.
     """
     flat, target, classes = x.flatten(1), torch.as_tensor(labels, device=x.device).long(), len(config["classes"])
-    drawn = [(torch.from_numpy(rows).long(), torch.from_numpy(part)) for rows, part in drawn]
-    if 4 * max(len(rows) for rows, _ in drawn) > len(x):  # else they share too little to be worth it
-        parts = torch.full((len(drawn), len(x)), -1, dtype=torch.int8)
-        for own, (rows, part) in zip(parts, drawn, strict=True):
-            own[rows] = part
-        solved = [train_probes(flat, target, parts.to(x.device), classes, report)]
-    else:
-        solved = []
-        for rows, part in drawn:
-            rows, part = rows.to(x.device), part.to(x.device)
-            solved.append(train_probes(flat[rows], target[rows], part[None], classes, report))
+    solved, count = [], config["options"]["folds"]
+    for repeat in range(len(folds)):  # its folds learn from mostly the same titles, also where few are drawn
+        own = drawn[repeat * count : (repeat + 1) * count]
+        parts = np.full((count, len(x)), -1, np.int8)
+        for part, (rows, values) in zip(parts, own, strict=True):
+            part[rows] = values
+        some = torch.from_numpy(np.flatnonzero((parts >= 0).any(0))).to(x.device)
+        few = len(some) < len(x)
+        given = (flat[some], target[some]) if few else (flat, target)
+        solved.append(train_probes(*given, torch.from_numpy(parts).to(x.device)[:, some], classes, report))
     theta = torch.cat([theta for theta, _ in solved], 1).transpose(0, 1)
-    state = {"linear.weight": theta[..., :-1].contiguous(), "linear.bias": theta[..., -1].contiguous()}
+    chosen = torch.stack([chosen for _, chosen in solved]).tolist()
+    state = {"linear.weight": theta[..., :-1], "linear.bias": theta[..., -1]}
     with torch.device("meta"):
         head = model.build(config)
     probabilities = model.held_out_probabilities(head, state, x, folds)
     mean, deviation = (value.flatten().double() for value in scale)
     weight = state["linear.weight"].double() / deviation
-    state = {"linear.weight": weight.float(), "linear.bias": (state["linear.bias"] - weight @ mean).float()}
-    chosen = torch.cat([chosen for _, chosen in solved]).view(config["options"]["repeats"], -1).tolist()
-    return {name: value.cpu().contiguous() for name, value in state.items()}, chosen, probabilities
+    state = {"linear.weight": weight, "linear.bias": state["linear.bias"] - weight @ mean}
+    return {name: value.float().cpu().contiguous() for name, value in state.items()}, chosen, probabilities
 
 
 def rescale(x):

@@ -14,6 +14,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 
 import cli
 import metrics
@@ -37,13 +38,20 @@ TRAINED = {
 }
 
 
-def write(folder, config, arrays, files=()):
-    """Write a run's folder whole or not at all: arrays as .npy, files as (name, function that writes to a path)."""
+def write(folder, config, arrays, heads=None, history=()):
+    """Write a run's folder whole or not at all: arrays as .npy, and trained heads, a dictionary of arrays, with a card.
+
+    history: a (repeat, fold, epoch, loss, macro-F1) for each head and epoch.
+    """
     with store.atomic_folder(folder) as temporary:
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        for name, write in files:
-            write(temporary / name)
+        if heads:
+            save_file(heads, temporary / "heads.safetensors")
+            (temporary / "README.md").write_text(model_card(config, Path(folder).name), encoding="utf-8")
+        if history:
+            with open(temporary / "history.csv", "w", newline="") as file:
+                csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
         # the model card is for people, who may want to edit it
         contents = {path.name: store.sha256(path) for path in sorted(temporary.iterdir()) if path.name != "README.md"}
         store.write_json(temporary / "config.json", {**config, "contents": contents})
@@ -168,12 +176,6 @@ def name_of(config):
             parts.append((option if value is True else value) if plain else f"{option.replace('_', '-')}-{value}")
     name = "-".join(map(str, parts))
     return name if len(name.encode()) <= 200 else f"{store.slug(name, 180)}-{store.digest(name)[:12]}"
-
-
-def write_history(history, path):
-    """Write loss and macro-F1 of every head and epoch as CSV."""
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
 
 
 def model_card(config, name):

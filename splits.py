@@ -81,13 +81,13 @@ def make_folds(labels, groups, k, seed, names=None):
 def repeat_folds(labels, groups, options, names=None):
     """The folds of every repeat: (repeats, titles) int64. The first repeat's are those of the seed itself."""
     units = groups if options["split"] == "grouped" else np.arange(len(labels))
-    seeds = [options["seed"], *(repeat_seed(options["seed"], r) for r in range(1, options["repeats"]))]
+    seeds = [options["seed"], *(seed_of(options["seed"], r) for r in range(1, options["repeats"]))]
     return np.stack([make_folds(labels, units, options["folds"], seed, names) for seed in seeds])
 
 
-def repeat_seed(seed, repeat):
-    """A seed for one repeat, far from those of other seeds and repeats."""
-    return int(np.random.SeedSequence([seed, repeat]).generate_state(1)[0])
+def seed_of(*numbers):
+    """A seed for a repeat, or a fold of it, far from those of others: one whole number for the numbers given."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def draw_titles(labels, groups, folds, seed, size=None):

@@ -42,7 +42,7 @@ def parse_arguments(argv=None):
         ("hidden", {"type": cli.number(int, 1)}, "width of the hidden layer"),
         ("epochs", {"type": cli.number(int, 1)}, "passes over the training folds"),
         ("batch_size", {"type": cli.number(int, 1)}, "titles a step"),
-        ("lr", {"type": cli.number(float, above=0)}, "learning rate of Adam"),
+        ("lr", {"type": cli.number(float, 1e-9)}, "learning rate of Adam"),
     ):
         group.add_argument(f"--{option.replace('_', '-')}", **convert, help=f"{text} (default: {default(option)})")
     return parser.parse_args(argv)
@@ -65,7 +65,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch.func import stack_module_state
 from torch.nn.functional import cross_entropy
 
@@ -87,8 +86,8 @@ def new_heads(config):
     """The heads of all repeats and folds with their first weights, which depend on seed, repeat and fold; a list."""
     options, heads = config["options"], []
     with torch.random.fork_rng(devices=[]):
-        for numbers in np.ndindex(options["repeats"], options["folds"]):
-            torch.manual_seed(int(np.random.SeedSequence([options["seed"], *numbers]).generate_state(1)[0]))
+        for repeat, fold in np.ndindex(options["repeats"], options["folds"]):
+            torch.manual_seed(splits.seed_of(options["seed"], repeat, fold))
             heads.append(model.build(config))
     return heads
 
@@ -126,11 +125,11 @@ def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
     turned = {name: value.detach().to(x.device).contiguous().requires_grad_() for name, value in turned.items()}
     parameters = {name: value.mT if name == "mlp.0.weight" else value for name, value in turned.items()}
     if options["standardize"]:
-        learn = torch.zeros(len(heads), len(x), dtype=torch.bool, device=x.device)
+        learn = torch.zeros(len(heads), len(x), dtype=torch.bool)
         for member, rows in zip(learn, training, strict=True):
-            member[torch.as_tensor(rows, device=x.device).long()] = True
-        moments = (value.unflatten(1, x.shape[1:]) for value in probe.standardization(x.flatten(1), learn))
-        buffers = dict(zip(("mean", "deviation"), moments, strict=True))
+            member[rows] = True
+        mean, deviation = probe.standardization(x.flatten(1), learn.to(x.device))
+        buffers = {"mean": mean.unflatten(1, x.shape[1:]), "deviation": deviation.unflatten(1, x.shape[1:])}
     forward, target = model.stacked(heads[0]), torch.as_tensor(labels, device=x.device).long()
     optimizer = torch.optim.Adam(turned.values(), lr=options["lr"], fused=True)
     history = []
@@ -145,13 +144,12 @@ def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
             optimizer.zero_grad()
             loss.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
             optimizer.step()
-            losses += loss.detach()
-        losses = (losses / len(rows)).cpu().numpy()
+            losses += loss.detach() / len(rows)
+        losses = losses.cpu().numpy()
         del rows, counts, batch  # before the next epoch's are drawn
         if not np.isfinite(losses).all():
-            remedy = "" if options["standardize"] else ", or --standardize"
             wrong = f"the loss is no longer a finite number in epoch {epoch}"
-            raise cli.Problem(f"{wrong}; use a smaller --lr than {options['lr']:g}{remedy}")
+            raise cli.Problem(f"{wrong}; use a smaller --lr than {options['lr']:g}, or --standardize")
         state = {name: value.detach() for name, value in {**parameters, **buffers}.items()}
         probabilities = model.held_out_probabilities(heads[0], state, x, folds)
         scores = np.ravel(metrics.score(labels, probabilities.argmax(2), folds, classes)["fold_macro_f1"])
@@ -194,49 +192,38 @@ def choose_options(args):
     return chosen
 
 
-def train_run(folder, config, inputs, labels, folds, groups, drawn, args):
-    """Train one run and write its folder; returns its configuration with the results."""
-    begun, (x, scale) = time.time(), inputs
-    linear, classes = config["options"]["head"] == "linear", len(config["classes"])
-    total = len(drawn) if linear else config["options"]["epochs"]
-    text = f"layers {', '.join(str(layer) for _, layer in config['columns'])}"
-    with cli.progress(total, " heads" if linear else " epochs", desc=text) as bar:
-        if linear:
-            state, extra, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
-            extra = {"penalties": extra}
+def train_run(folder, config, inputs, labels, folds, groups, drawn, features):
+    """Train one run, write its folder, and say how it did."""
+    begun, (x, scale), options = time.time(), inputs, config["options"]
+    names = [f"layer {layer} ({pooling})" for pooling, layer in config["columns"]]
+    columns = ", ".join(names)
+    bar = cli.progress(len(drawn) if scale else options["epochs"], " heads" if scale else " epochs", desc=columns)
+    with bar:
+        if options["head"] == "linear":
+            state, penalties, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
+            extra, history, weights = {"penalties": penalties}, [], None
         else:
             training = [rows for rows, _ in drawn]
             state, history, probabilities = train_heads(x, labels, folds, config, training, bar.update)
-            extra = {"layer_weights": model.layer_weights(state)}
-    config = {**config, "results": {**runs.figures(labels, probabilities, folds, classes), **extra}}
+            weights, penalties = model.layer_weights(state), []
+            extra = {"layer_weights": weights}
+    config = {**config, "results": runs.figures(labels, probabilities, folds, len(config["classes"])) | extra}
     config |= store.provenance(begun, device=x.device.type, threads=torch.get_num_threads())
-    config["made"]["features"] = str(Path(args.features).resolve())
-    files = [("heads.safetensors", functools.partial(save_file, state))]
-    files += [] if linear else [("history.csv", functools.partial(runs.write_history, history))]
-    card = runs.model_card(config, folder.name)
-    files.append(("README.md", lambda path: path.write_text(card, encoding="utf-8")))
+    config["made"]["features"] = str(features.folder.resolve())
     arrays = {"labels": labels, "folds": folds, "groups": groups}
     arrays = {name: array.astype(np.int32) for name, array in arrays.items()}
-    runs.write(folder, config, {"probabilities": probabilities, **arrays}, files)
-    return config
-
-
-def describe(config):
-    """Say how one run did, and what is worth knowing of how it was trained."""
-    result, options = config["results"], config["options"]
-    columns = [f"layer {layer} ({pooling})" for pooling, layer in config["columns"]]
-    size = f", {options['labels']} labels a category" if options["labels"] else ""
+    heads = {name: value.numpy() for name, value in state.items()}
+    runs.write(folder, config, {"probabilities": probabilities, **arrays}, heads, history)
+    result, size = config["results"], f", {options['labels']} labels a category" if options["labels"] else ""
     found = f"macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± {result['fold_deviation']:.4f}"
-    cli.say(f"{', '.join(columns)}{size}: {found}")
+    cli.say(f"{columns}{size}: {found}")
     if fault := runs.collapse(config):
         cli.say("  " + "; try ".join(fault))
-    if result.get("layer_weights"):
-        pairs = zip(columns, result["layer_weights"], strict=True)
-        cli.say("  weights: " + ", ".join(f"{name} {weight:+.3f}" for name, weight in pairs))
-    ends = [c for c in np.ravel(result.get("penalties", [])) if c in (probe.GRID[0], probe.GRID[-1])]
-    if ends:
-        heads = options["folds"] * options["repeats"]
-        cli.say(f"  {len(ends)} of {heads} heads chose an end of the grid of penalties (C {ends[0]:g})")
+    if weights:
+        weighed = [f"{name} {weight:+.3f}" for name, weight in zip(names, weights, strict=True)]
+        cli.say(f"  weights: {', '.join(weighed)}")
+    if ends := [c for c in np.ravel(penalties) if c in (probe.GRID[0], probe.GRID[-1])]:
+        cli.say(f"  {len(ends)} of {len(drawn)} heads chose an end of the grid of penalties (C {ends[0]:g})")
 
 
 def main(args):
@@ -245,8 +232,6 @@ def main(args):
     manifest = features.manifest
     poolings, sets = choose_sets(args, features)
     device, results = cli.choose_device(args.device), Path(args.results)
-    if results.exists() and not results.is_dir():
-        raise cli.Problem(f"--results {results}: this is a file; name a folder")
     titles, names = features.titles()
     classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
     classes = classes.tolist()
@@ -283,7 +268,7 @@ def main(args):
                 if inputs is None:
                     x = torch.from_numpy(features.stack(columns)).to(device)
                     inputs = x, probe.rescale(x) if args.head == "linear" else None
-                describe(train_run(folder, config, inputs, labels, folds, groups, drawn(size), args))
+                train_run(folder, config, inputs, labels, folds, groups, drawn(size), features)
                 trained += 1
     what = f"{trained} of {cli.count(len(sets) * len(sizes), 'run')} trained on {len(labels):,} titles"
     where = f"{args.folds} {args.split} folds, {cli.count(args.repeats, 'repeat')}, {time.time() - started:.1f} s"
