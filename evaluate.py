@@ -6,20 +6,24 @@
 The last sentence recommends a row, or says why none.
 """
 
+from pathlib import Path
+
 import cli
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--results", default="results", metavar="FOLDER", help="where train.py put the runs")
+    add("--results", type=Path, default="results", metavar="FOLDER", help="where train.py put the runs")
     features = "the runs' features, for --suspects, --baselines and --verify (default: those each run was trained from)"
     add("--features", metavar="FOLDER", help=features)
     margin = "the loss of macro-F1 that a cheaper row may have at most to be recommended"
     add("--margin", type=cli.number(float, 0, 1), default=0.01, help=margin)
     plot = "draw macro-F1 by layer, the recommended row's confusion matrix and its calibration to a .png or .svg file"
-    add("--plot", metavar="FILE", help=plot)
-    add("--suspects", metavar="FILE.csv", help="list the titles whose own label is least likely, out of fold")
+    add("--plot", type=Path, metavar="FILE", help=plot)
+    add(
+        "--suspects", type=Path, metavar="FILE.csv", help="list the titles whose own label is least likely, out of fold"
+    )
     words = "add the majority class, TF-IDF with logistic regression and its average with the best row; kept for later"
     add("--baselines", action="store_true", help=words)
     verify = "compute every stored figure again from the heads and the features, and fail where one differs"
@@ -31,7 +35,6 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -67,13 +70,13 @@ def read_tables(results):
         table["few" if run["size"] else "rows"].append(run)
     for (protocol, _), table in tables.items():
         table["baselines"] = [run for shared, run in plain if shared == protocol]
-        table["rows"].sort(key=report.row_order)
-        table["few"].sort(key=report.row_order)
+        for part in ("rows", "few"):
+            table[part].sort(key=lambda run: run["order"])
         for run in table["rows"] + table["few"] + table["baselines"]:
-            for name in ARRAYS:
-                if run["config"]["contents"].get(f"{name}.npy") != table["config"]["contents"].get(f"{name}.npy"):
-                    made = table["config"]["made"]["command"]
-                    raise cli.Problem(f"{run['folder']}: its {name} are not those of {made}")
+            there, here = (part["config"]["contents"] for part in (table, run))
+            if any(there.get(f"{name}.npy") != here.get(f"{name}.npy") for name in ARRAYS):
+                others = table["config"]["made"]["command"]
+                raise cli.Problem(f"{run['folder']}: its labels, groups or folds are not those of {others}")
             add_predictions(run, table, runs.array(run["folder"], run["config"], "probabilities"))
     return list(tables.values())
 
@@ -92,13 +95,13 @@ def compare(table, margin):
 
     plain: the baselines that are compared, by kind; with TF-IDF, the average of its probabilities and the best row's.
     """
-    rows, labels, classes = table["rows"], table["labels"], len(table["config"]["classes"])
+    rows = table["rows"]
     place = int(np.argmax([run["value"] for run in rows]))
     best, there = rows[place], {run["kind"]: run for run in table["baselines"] if not run["size"]}
     plain = {kind: there[kind] for kind in baselines.NAMES if kind in there}
     if words := plain.get("tfidf"):
         values = sum(runs.array(run["folder"], run["config"], "probabilities") for run in (words, best)) / 2
-        figures = runs.figures(labels, values, table["folds"], classes)
+        figures = runs.figures(table["labels"], values, table["folds"], values.shape[2])
         config = {**words["config"], "baseline": "average", "results": figures}
         plain["average"] = report.describe({"config": config, "probabilities": values})
         add_predictions(plain["average"], table, values)
@@ -108,13 +111,9 @@ def compare(table, margin):
     table |= {"best": best, "plain": plain, "corrected": compared.pop("corrected")}
     for i, run in enumerate(everything):
         run |= {key: values[i] for key, values in compared.items()}
-    close = []
-    for run in rows:
-        low, _ = metrics.interval(
-            run["influences"], 1 - 0.1 / len(rows)
-        )  # one-sided 95%: each has a chance to be lucky
-        known = low > metrics.chance(labels, run["predictions"], classes)
-        close += [run] if known and (run is best or run["loss_bound"] <= margin) else []
+    level = 1 - 0.1 / len(rows)  # one-sided 95% for all rows together: each has a chance to be lucky
+    known = [run for run in rows if metrics.interval(run["influences"], level)[0] > run["influences"]["chance"]]
+    close = [run for run in known if run is best or run["loss_bound"] <= margin]
     table["choice"] = min(close, key=report.cost, default=None)
 
 
@@ -187,27 +186,28 @@ def verify(table, features):
         off = float(np.abs(again - stored).max())
         if not off < 1e-4:
             raise cli.Problem(f"{folder}/probabilities.npy: up to {off:.2g} away from what heads and features give")
+        written = config["results"]
         if (folder / "history.csv").exists():
             history = pd.read_csv(folder / "history.csv")
-            last = history[history.epoch == config["options"]["epochs"]].macro_f1.tolist()
-            if last != np.ravel(figures["fold_macro_f1"]).tolist():
-                raise cli.Problem(f"{folder}/history.csv: the last epoch is not what the heads and features give")
+            written["last epoch of history.csv"] = history[
+                history.epoch == config["options"]["epochs"]
+            ].macro_f1.tolist()
+            figures["last epoch of history.csv"] = np.ravel(figures["fold_macro_f1"])
         for key, value in figures.items():
-            old = config["results"].get(key)
+            old = written.get(key)
             if np.shape(old) != np.shape(value) or value is not None and not np.allclose(old, value, rtol=0, atol=1e-6):
-                raise cli.Problem(f"{folder}/config.json: {key} is {old}, computed again it is {value}")
+                raise cli.Problem(f"{folder}: its {key} is {old}, computed again it is {value}")
         cli.say(f"{folder.name}: verified")
 
 
 def numbered(path, index):
     """`path` for the first table, and the same name with -2, -3 … for the others."""
-    path = Path(path)
-    return path if index == 0 else path.with_name(f"{path.stem}-{index + 1}{path.suffix}")
+    return path.with_stem(f"{path.stem}-{index + 1}") if index else path
 
 
 def main(args):
-    started, results, pictures = time.time(), Path(args.results), []
-    if args.plot and Path(args.plot).suffix.lower() not in (".png", ".svg"):
+    started, results, pictures = time.time(), args.results, []
+    if args.plot and args.plot.suffix.lower() not in (".png", ".svg"):
         raise cli.Problem(f"--plot {args.plot}: the name must end in .png or .svg")
     tables = read_tables(results)
     if not tables:

@@ -68,32 +68,11 @@ def score(labels, predictions, folds, classes):
     }
 
 
-def class_scores(labels, predictions, classes):
-    """(4, classes) float64: F1, precision, recall (means over repeats, 0 where there is none), number of titles.
-
-    labels: (n,) int; predictions: (repeats, n) int.
-    """
-    counts = [class_counts(labels, predicted, classes) for predicted in predictions]
-    return np.mean([[divide(2 * h, n + p), divide(h, p), divide(h, n), n] for h, n, p in counts], axis=0)
-
-
-def chance(labels, predictions, classes):
-    """The macro-F1 that takes no knowledge, a float: that of the commonest class everywhere, or, where it is more, what
-    predictions as frequent as these, (repeats, n) int, have on average if they know nothing of the labels.
-    """
-    n, expected = np.bincount(labels, minlength=classes), []
-    for predicted in predictions:
-        p = np.bincount(predicted, minlength=classes)
-        expected.append(divide(2 * n * p / n.sum(), n + p).sum() / (n + p > 0).sum())
-    return max(float(np.mean(expected)), macro_f1(labels, np.full(len(labels), n.argmax()), classes))
-
-
 def influences(labels, predictions, classes, groups=None):
-    """What the intervals need to know of one row of a table, a dict; its memory is one float64 for each group.
+    """What a table needs to know of one row, a dict; its memory is one float64 for each group.
 
     labels: (n,) int; predictions: (repeats, n) int; groups: (n,) int, titles that are copies of one another and so are
-    right or wrong together; None: each title is a group of its own. "too_few" lists the classes, int, with too few
-    titles for `interval` to be trusted.
+    right or wrong together; None: each title is a group of its own.
 
     With h hits, n titles and p predictions of a class, F is the mean of f = 2h/(n + p) over K classes. A title with
     label y and prediction q moves it by (2·[y = q]/(n_y + p_y) - f_y/(n_y + p_y) - f_q/(n_q + p_q)) / K, the derivative
@@ -102,31 +81,35 @@ def influences(labels, predictions, classes, groups=None):
     labels, predictions = np.asarray(labels), np.atleast_2d(predictions)
     group = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)[1]
     copies, repeats = np.bincount(group), len(predictions)
-    total, squares, values, class_f1 = np.zeros(len(copies)), 0.0, [], []
+    total, squares, values, scores, chances = np.zeros(len(copies)), 0.0, [], [], []
     for predicted in predictions:
         h, n, p = class_counts(labels, predicted, classes)
-        f, share = divide(2 * h, n + p), divide(1, (n + p) * (n + p > 0).sum())
+        f, known = divide(2 * h, n + p), (n + p > 0).sum()
+        share = divide(1, (n + p) * known)
         moved = 2 * share[labels] * (labels == predicted) - (share * f)[labels] - (share * f)[predicted]
         moved = np.bincount(group, moved)
         total, squares = total + moved, squares + (moved**2).sum()
-        values.append(f.sum() / (n + p > 0).sum())
-        class_f1.append(f[n > 0])
-    mean = total / repeats
+        values.append(f.sum() / known)
+        scores.append([f, divide(h, p), divide(h, n)])
+        chances.append(divide(2 * n * p / n.sum(), n + p).sum() / known)
+    mean, scores, present = total / repeats, np.mean(scores, axis=0), np.flatnonzero(n)
     between = float(np.var(values, ddof=1)) / repeats if repeats > 1 else 0.0
     # titles that change between repeats, each on its own, are in the titles' variance already, and in this one as well
     noise = (squares - repeats * (mean**2).sum()) / max(repeats - 1, 1) / repeats
-    present = np.flatnonzero(n)
-    independent = np.bincount(labels, 1 / copies[group], classes)[present]  # groups of each class, which weighs as
-    weight = 1 / independent  # much as any other; so rare ones may matter alone: Kish's effective number of classes
+    independent = np.bincount(labels, 1 / copies[group], classes)[present]  # groups of each class
+    weight = 1 / independent  # classes weigh the same, so rare ones may matter alone: Kish's effective number of them
     effective = independent * weight.sum() ** 2 / (weight**2).sum()
     return {
         "value": float(np.mean(values)),
         "repeats": repeats,
         "groups": mean,
-        "class_f1": np.mean(class_f1, axis=0),  # of the classes that occur, as are the next two
+        "scores": scores,  # (3, classes): F1, precision and recall, means over repeats, 0 where there is none
+        # macro-F1 without any knowledge: of predictions as frequent as these, or of the commonest class everywhere
+        "chance": max(float(np.mean(chances)), 2 * n.max() / (n.max() + n.sum()) / len(present)),
+        "class_f1": scores[0, present],  # of the classes that occur, as are the next two
         "class_groups": independent,
         "effective": effective,  # how many titles the variance rests on as far as each class goes
-        "too_few": present[effective < ENOUGH].tolist(),
+        "too_few": present[effective < ENOUGH].tolist(),  # classes with too few titles for `interval` to be trusted
         "one_title": weight.sum() / len(present) ** 2,  # the weight of one title, on average over classes
         "titles_variance": float((mean**2).sum()) * len(mean) / max(len(mean) - 1, 1),
         "between": between,  # the whole variance between repeats, over their number
@@ -150,11 +133,10 @@ def t_quantile(probability, freedom):
 def interval(row, level=0.95):
     """The interval (low, high), within 0 … 1, of a row's macro-F1 over the choice of titles and of repeats.
 
-    row: of `influences`. Wilson's score interval (1927) for as many trials as have the variance found, with Student's t
-    and Satterthwaite's degrees of freedom (1946), since few repeats say little of their own variance; with one repeat,
-    titles only. A few titles without an error do not show that there are none: the variance gets what a binomial one
-    would from Wilson's pseudo-counts over all classes, or from half a hit and half an error in each, and is pulled up
-    towards that one.
+    Wilson's score interval (1927) for as many trials as have the variance found, with Student's t and Satterthwaite's
+    degrees of freedom (1946), since few repeats say little of their own variance; with one repeat, titles only. A few
+    titles without an error do not show that there are none: the variance gets what a binomial one would from Wilson's
+    pseudo-counts over all classes, or from half a hit and half an error in each, and is pulled up towards that one.
     """
     value, f, n, design = (row[key] for key in ("value", "class_f1", "class_groups", "one_title"))
 
@@ -277,32 +259,15 @@ def sharpen(probabilities, temperature):
 def fit_temperature(labels, probabilities):
     """The temperature, 0.05 to 20, with which `sharpen` has the least log loss; 1.0 where it gains no more than 1e-6.
 
-    Log loss is convex in the sharpness 1/temperature: Newton's steps find its minimum; one that would leave what is
-    known to hold the minimum is replaced by halving that.
+    Log loss is convex in the sharpness 1/temperature: its slope there changes its sign once, which halving finds.
     """
     logits = np.log(np.maximum(probabilities, TINY, dtype=np.float64))
     logits -= logits.max(1, keepdims=True)
-    own = logits[np.arange(len(labels)), labels]
-
-    def moments(sharpness):
-        """Log loss, its slope and its curvature."""
-        powers = np.exp(sharpness * logits)
-        total = powers.sum(1)
-        mean = (powers * logits).sum(1) / total
-        curvature = (powers * logits**2).sum(1) / total - mean**2
-        return (np.log(total) - sharpness * own).mean(), (mean - own).mean(), curvature.mean()
-
-    low, sharpness, high = 1 / 20, 1.0, 20.0
-    before, slope, curvature = moments(sharpness)
-    loss, rising, _ = moments(high)
-    if rising <= 0:  # nothing is better than the bound
-        sharpness, slope = high, 0.0
-    for _ in range(25):
-        low, high = (sharpness, high) if slope < 0 else (low, sharpness)
-        last, sharpness = sharpness, sharpness - slope / max(curvature, TINY)
-        if abs(sharpness - last) < 1e-7 * last:
-            break
-        if not low < sharpness < high:
-            sharpness = np.sqrt(low * high)
-        loss, slope, curvature = moments(sharpness)
-    return float(1 / sharpness) if loss < before - 1e-6 else 1.0
+    own, low, high = logits[np.arange(len(labels)), labels].mean(), 1 / 20, 20.0
+    for _ in range(32):
+        middle = np.sqrt(low * high)
+        powers = np.exp(middle * logits)
+        expected = ((powers * logits).sum(1) / powers.sum(1)).mean()
+        low, high = (middle, high) if expected < own else (low, middle)
+    gain = log_loss(labels, probabilities) - log_loss(labels, sharpen(probabilities, 1 / middle))
+    return float(1 / middle) if gain > 1e-6 else 1.0

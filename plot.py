@@ -151,16 +151,17 @@ def draw_labels(figure, table):
     """Macro-F1 over labels a category: a line with its interval for each layer and head, the best one first."""
     figure.set_size_inches(9.6, 5.2)
     axes, lines = figure.add_subplot(xscale="log"), report.few_lines(table)
-    words = lines.pop(baselines.NAMES["tfidf"], None)
-    order = sorted(lines.items(), key=lambda line: -max(run["value"] for run in line[1].values()))
-    order += [(baselines.NAMES["tfidf"], words)] if words else []
-    sizes = {size: size for _, line in order for size in line}
+    words = lines.pop(baselines.NAMES["tfidf"], {})
+    lines = sorted(lines.items(), key=lambda line: -max(run["value"] for run in line[1].values()))
+    many, colors = len(lines) > 6, COLORS
+    if many:
+        colors = [(share, 0.2, 1 - share) for share in np.linspace(0, 1, len(lines))]
+    lines += [(baselines.NAMES["tfidf"], words)] if words else []
+    sizes = {size: size for _, line in lines for size in line}
     if None in sizes:  # all titles of the training folds, but apart from the largest size
         folds, each = table["config"]["options"]["folds"], len(table["labels"]) / len(table["config"]["classes"])
         sizes[None] = max(2 * max(filter(None, sizes)), each * (folds - 1) / folds)
-    many = len(lines) > 6
-    colors = [(share, 0.2, 1 - share) for share in np.linspace(0, 1, len(lines))] if many else COLORS
-    for i, (name, line) in enumerate(order):
+    for i, (name, line) in enumerate(lines):
         color, marker, dashes = (GRAY, "", "--") if line is words else (colors[i], MARKERS[i % 8], "-")
         x, size = zip(*sorted((sizes[size], size) for size in line), strict=True)
         style = {"color": color, "marker": marker, "markersize": 5, "label": textwrap.fill(name, 44)}

@@ -20,24 +20,14 @@ def describe(run):
     """Add to a run, a dictionary with its "config", what the tables say of it; returns it.
 
     "kind" of baseline, or None; "size", --labels; "layers", top first; "depth", the share of the encoder's layers that
-    must run; "head" and "name", of head and row in words; "report", its macro-F1 in the report, or None.
+    must run; "head" and "name", of head and row in words; "order", to sort rows; "report", its macro-F1 there, or None.
     """
     config, options = run["config"], run["config"]["options"]
     run |= {"kind": config.get("baseline"), "size": options["labels"], "layers": [], "depth": 0.0, "report": None}
     if run["kind"]:
         return run | dict.fromkeys(("head", "name"), baselines.NAMES[run["kind"]])
     depth, layers = config["encoder"]["layers"], list(dict.fromkeys(layer for _, layer in config["columns"]))
-    head = head_label(config)
-    name = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} ({head})"
-    if config["data"]["sha256"] == data.YOUTUBE_SHA256 and head == "report's head":
-        run["report"] = REPORT.get(tuple(depth - layer for layer in layers))
-    return run | {"layers": layers, "depth": max(layers) / depth, "head": head, "name": name}
-
-
-def head_label(config):
-    """The head of a trained run, and in what it differs from the report's, in a few words."""
-    options, poolings = config["options"], {pooling for pooling, _ in config["columns"]}
-    parts = ["linear probe"] if options["head"] == "linear" else []
+    poolings, parts = {pooling for pooling, _ in config["columns"]}, ["linear probe"] * (options["head"] == "linear")
     if "mean" in poolings:
         parts.append("[CLS] and mean pooling" if "cls" in poolings else "mean pooling")
     words = {"standardize": "standardised", "reduction": "no reduction", "fusion": f"fusion {options.get('fusion')}"}
@@ -45,13 +35,13 @@ def head_label(config):
     for key, value in options.items():
         if value != cli.OPTIONS[key] and key not in protocols and not (key == "fusion" and len(config["columns"]) == 1):
             parts.append(words.get(key) or f"{key.replace('_', ' ')} {value}")
-    return ", ".join(parts) or "report's head"
-
-
-def row_order(run):
-    """The report's rows come first, in its order; then one kind of head after the other."""
-    head, layers = run["head"], run["layers"]
-    return head != "report's head", head.count(","), head, len(layers), [-layer for layer in layers]
+    head = ", ".join(parts) or "report's head"
+    if config["data"]["sha256"] == data.YOUTUBE_SHA256 and not parts:
+        run["report"] = REPORT.get(tuple(depth - layer for layer in layers))
+    name = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} ({head})"
+    # the report's rows come first, in its order; then one kind of head after the other
+    order = bool(parts), head.count(","), head, len(layers), [-layer for layer in layers]
+    return run | {"layers": layers, "depth": max(layers) / depth, "head": head, "name": name, "order": order}
 
 
 def cost(run):
@@ -76,9 +66,8 @@ def text(table, margin):
     if table["few"]:
         parts += few_table(table)
     if not table["rows"]:
-        return "\n\n".join(
-            [*parts, "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."]
-        )
+        nothing = "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."
+        return "\n\n".join([*parts, nothing])
     if table["choice"]:
         parts += choice_table(table)
     return "\n\n".join([*parts, words_sentence(table), recommendation(table, margin)])
@@ -173,11 +162,10 @@ def told(low, high, above, below, neither):
 
 def choice_table(table, level=0.9):
     """Precision, recall and F1 of each category for the recommended row, and how often it is right where it is sure."""
-    run, classes = table["choice"], table["config"]["classes"]
-    scores = metrics.class_scores(table["labels"], run["predictions"], len(classes))
-    lines = []
+    run, classes, lines = table["choice"], table["config"]["classes"], []
+    scores, titles = run["influences"]["scores"], np.bincount(table["labels"])
     for i in np.argsort(scores[0], kind="stable")[:SHOWN]:  # the worst ones
-        lines.append([cli.escape_markdown(classes[i]), *(f"{x:.4f}" for x in scores[:3, i]), f"{scores[3, i]:,.0f}"])
+        lines.append([cli.escape_markdown(classes[i]), *(f"{x:.4f}" for x in scores[:, i]), f"{titles[i]:,}"])
     parts = [cli.markdown([f":Category, {run['name']}", "F1", "Precision", "Recall", "Titles"], lines)]
     if len(classes) > SHOWN:
         parts.append(f"and {len(classes) - SHOWN:,} more categories with higher F1")

@@ -26,13 +26,13 @@ def test_figures_of_classes_equal_scikit_learn(seed):
         scikit.confusion_matrix(labels, predictions, labels=range(classes)),
     )
     other = random.permutation(predictions)
-    figures = metrics.class_scores(labels, np.stack([predictions, other]), classes)
+    found = metrics.influences(labels, np.stack([predictions, other]), classes)["scores"]
     by_hand = [
         scikit.precision_recall_fscore_support(labels, p, labels=range(classes), zero_division=0)
         for p in (predictions, other)
     ]
-    precision, recall, f1, titles = np.mean(by_hand, axis=0)
-    np.testing.assert_allclose(figures, [f1, precision, recall, titles], atol=1e-12)
+    precision, recall, f1, _ = np.mean(by_hand, axis=0)
+    np.testing.assert_allclose(found, [f1, precision, recall], atol=1e-12)
 
 
 def test_classes_that_never_occur_and_are_never_predicted_do_not_count():
@@ -66,10 +66,12 @@ def test_chance_is_what_shuffled_predictions_reach():
     labels = random.choice(3, 2000, p=[0.7, 0.2, 0.1])
     predictions = np.where(random.random((2, 2000)) < 0.6, labels, 0)
     shuffled = [scikit.f1_score(labels, random.permutation(p), average="macro") for p in predictions for _ in range(50)]
-    assert metrics.chance(labels, predictions, 3) == pytest.approx(np.mean(shuffled), abs=0.003)
+    assert metrics.influences(labels, predictions, 3)["chance"] == pytest.approx(np.mean(shuffled), abs=0.003)
     commonest = scikit.f1_score(labels, np.zeros(2000), average="macro", zero_division=0)
-    assert metrics.chance(labels, np.zeros((1, 2000), int), 3) == pytest.approx(commonest)
-    assert metrics.chance(labels, np.ones((1, 2000), int), 3) == pytest.approx(commonest)  # more than that of class 1
+    assert metrics.influences(labels, np.zeros((1, 2000), int), 3)["chance"] == pytest.approx(commonest)
+    assert metrics.influences(labels, np.ones((1, 2000), int), 3)["chance"] == pytest.approx(
+        commonest
+    )  # more than that of class 1
 
 
 def simulated(random, n, copies=1, repeats=3):
@@ -185,8 +187,8 @@ def test_equal_collapsed_and_perfect_rows_compare_without_warnings():
         assert metrics.compare(rows[:1], 0)["corrected"] == pytest.approx(rows[0]["value"], abs=1e-9)
         best = metrics.compare(rows, 5)
         assert best["told"][:5].all() and best["corrected"] == pytest.approx(1)
-        assert metrics.interval(rows[3], 0.9)[0] < metrics.chance(labels, collapsed, CLASSES)
-        assert metrics.interval(rows[0], 0.9)[0] > metrics.chance(labels, predictions, CLASSES)
+        assert metrics.interval(rows[3], 0.9)[0] < rows[3]["chance"]
+        assert metrics.interval(rows[0], 0.9)[0] > rows[0]["chance"]
         only = metrics.compare(rows, 0, candidates=[True, True, True, False, False, False])
         assert only["told"][5] and only["loss_bound"][0] < 0.05 and only["corrected"] < 0.95
 
