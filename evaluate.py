@@ -64,10 +64,11 @@ def read_tables(results):
         if run["kind"]:
             plain.append((protocol, run))
             continue
-        table = tables.setdefault((protocol, config["encoder"]["weights"]), {"config": config, "rows": [], "few": []})
-        if "labels" not in table:
-            table |= {name: np.asarray(runs.array(path.parent, config, name)) for name in ARRAYS}
-        table["few" if run["size"] else "rows"].append(run)
+        key = protocol, config["encoder"]["weights"]
+        if key not in tables:
+            tables[key] = {"config": config, "rows": [], "few": [], "plain": {}, "choice": None}
+            tables[key] |= {name: np.asarray(runs.array(path.parent, config, name)) for name in ARRAYS}
+        tables[key]["few" if run["size"] else "rows"].append(run)
     for (protocol, _), table in tables.items():
         table["baselines"] = [run for shared, run in plain if shared == protocol]
         for part in ("rows", "few"):
@@ -84,8 +85,8 @@ def read_tables(results):
 def add_predictions(run, table, probabilities):
     """Keep of a run's probabilities what a table needs: the predictions, their influences, macro-F1, the interval."""
     classes = len(table["config"]["classes"])
-    smallest = np.min_scalar_type(classes)
-    run["predictions"] = np.stack([repeat.argmax(1).astype(smallest) for repeat in probabilities])
+    kind = np.min_scalar_type(classes)  # a table of a million titles holds those of many runs
+    run["predictions"] = np.stack([repeat.argmax(1).astype(kind) for repeat in probabilities])
     run["influences"] = metrics.influences(table["labels"], run["predictions"], classes, table["groups"])
     run["value"], run["interval"] = run["influences"]["value"], metrics.interval(run["influences"])
 
@@ -129,7 +130,7 @@ def opinion(table):
     found = {best["name"]: runs.mean_probabilities(best)}
     if len(sound) > 1:
         found[f"the average of {len(sound)} rows"] = sum(map(runs.mean_probabilities, sound)) / len(sound)
-    if "tfidf" in table.get("plain", {}):
+    if "tfidf" in table["plain"]:
         words = runs.mean_probabilities(table["plain"]["tfidf"])
         found |= {f"{name} with TF-IDF": (values + words) / 2 for name, values in found.items()}
     source = min(found, key=lambda name: metrics.log_loss(table["labels"], found[name]))
@@ -152,8 +153,8 @@ def write_suspects(path, table, features):
         }
     )
     frame = frame[predicted != labels].sort_values("probability_of_label", kind="stable").round(4)
-    words = ["title", "label", "predicted"]
-    frame[words] = frame[words].map(cli.escape_cell)
+    for column in ("title", "label", "predicted"):
+        frame[column] = frame[column].map(cli.escape_cell)
     with store.atomic(path, "w", encoding="utf-8", newline="") as file:
         frame.to_csv(file, index=False, lineterminator="\n")
     cli.say(f"{path}: {cli.count(len(frame), 'title')} with a label that {source} contradicts")
@@ -189,10 +190,8 @@ def verify(table, features):
         written = config["results"]
         if (folder / "history.csv").exists():
             history = pd.read_csv(folder / "history.csv")
-            written["last epoch of history.csv"] = history[
-                history.epoch == config["options"]["epochs"]
-            ].macro_f1.tolist()
-            figures["last epoch of history.csv"] = np.ravel(figures["fold_macro_f1"])
+            written["last epoch in history.csv"] = history[history.epoch == history.epoch.max()].macro_f1.tolist()
+            figures["last epoch in history.csv"] = np.ravel(figures["fold_macro_f1"])
         for key, value in figures.items():
             old = written.get(key)
             if np.shape(old) != np.shape(value) or value is not None and not np.allclose(old, value, rtol=0, atol=1e-6):
@@ -207,18 +206,18 @@ def numbered(path, index):
 
 def main(args):
     started, results, pictures = time.time(), args.results, []
-    if args.plot and args.plot.suffix.lower() not in (".png", ".svg"):
-        raise cli.Problem(f"--plot {args.plot}: the name must end in .png or .svg")
+    if args.plot:
+        import plot  # matplotlib is loaded where it is asked for
+
+        plot.library()
+        if args.plot.suffix.lower() not in (".png", ".svg"):
+            raise cli.Problem(f"--plot {args.plot}: the name must end in .png or .svg")
     tables = read_tables(results)
     if not tables:
         raise cli.Problem(f"{results}: no runs are there; train some first: python train.py")
     for index in range(len(tables)):  # what cannot be written is said before anything is computed
-        if args.plot:
-            import plot
-
-            plot.library()
-            for path in plot.paths(numbered(args.plot, index)):
-                cli.check_output("--plot", path)
+        for path in plot.paths(numbered(args.plot, index)) if args.plot else ():
+            cli.check_output("--plot", path)
         if args.suspects:
             cli.check_output("--suspects", numbered(args.suspects, index))
     if args.baselines:
@@ -231,15 +230,16 @@ def main(args):
     for index, table in enumerate(tables):
         if table["rows"]:
             compare(table, args.margin)
-        print(report.text(table, args.margin), end="\n\n", flush=True)
+        print(report.page(table, args.margin), end="\n\n", flush=True)
         if args.plot:
             pictures += plot.draw(numbered(args.plot, index), table)
         if args.suspects:
             write_suspects(numbered(args.suspects, index), table, args.features)
     counts = cli.count(sum(len(t["rows"] + t["few"]) for t in tables), "run"), cli.count(len(tables), "table")
     cli.say(f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s")
-    for choice in filter(None, (table.get("choice") for table in tables)):
-        cli.say(f"Next: {cli.command('predict.py', '--run', choice['folder'], 'a title of your own')}")
+    for table in tables:
+        if table["choice"]:
+            cli.say(f"Next: {cli.command('predict.py', '--run', table['choice']['folder'], 'a title of your own')}")
     for path in pictures:
         cli.say(f"Picture: {path}")
 

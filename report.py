@@ -49,7 +49,7 @@ def cost(run):
     return run["depth"], len(run["config"]["columns"]), -run["value"]
 
 
-def text(table, margin):
+def page(table, margin):
     """One table with its heading, the tables under it, what they say and, last, the recommendation, as markdown."""
     config, rows = table["config"], table["rows"] or table["few"]
     options, titles, encoder = config["options"], config["data"], config["encoder"]
