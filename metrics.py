@@ -10,15 +10,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-BLOCK = 65_536  # titles that are worked on at a time where a whole copy would take much memory
 DRAWS = 20_000  # Gaussian draws for critical values, which are then known to about 0.5%
 BORDER = 0.05  # a verdict that a critical value 5% lower or higher would change is said to be at the border
 ENOUGH = 12  # effective titles of a class below which intervals cover too seldom
 PRIOR = 30  # effective titles whose weight the binomial variance has in that of a row
 TINY = 1e-12  # a probability of 0 would make the log loss infinite
-
-
-# --- macro-F1 -----------------------------------------------------------------------------------------------------
 
 
 def confusion_matrix(labels, predictions, classes):
@@ -28,16 +24,15 @@ def confusion_matrix(labels, predictions, classes):
 
 
 def class_counts(labels, predictions, classes):
-    """(3, classes) float64: titles of each class predicted as it, titles of it, titles predicted as it."""
+    """(3, classes) int64: titles of each class predicted as it, titles of it, titles predicted as it."""
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     counted = (labels[labels == predictions], labels, predictions)
-    return np.stack([np.bincount(titles, minlength=classes) for titles in counted]).astype(np.float64)
+    return np.stack([np.bincount(titles, minlength=classes) for titles in counted])
 
 
 def divide(a, b):
     """a / b, and 0 where b is 0."""
-    a, b = np.broadcast_arrays(np.asarray(a, dtype=np.float64), b)
-    return np.divide(a, b, out=np.zeros(a.shape), where=b != 0)
+    return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
 
 
 def macro_f1(labels, predictions, classes):
@@ -57,12 +52,12 @@ def score(labels, predictions, folds, classes):
     all repeats × folds; "collapsed" lists the [repeat, fold] in which one class only is predicted.
     """
     labels, predictions, folds = np.asarray(labels), np.atleast_2d(predictions), np.atleast_2d(folds)
-    parts, collapsed = [], []
+    whole, parts, collapsed = [], [], []
     for repeat, (predicted, fold_of) in enumerate(zip(predictions, folds, strict=True)):
         tests = [fold_of == fold for fold in range(fold_of.max() + 1)]
+        whole.append(macro_f1(labels, predicted, classes))
         parts.append([macro_f1(labels[test], predicted[test], classes) for test in tests])
         collapsed += [[repeat, fold] for fold, test in enumerate(tests) if len(np.unique(predicted[test])) == 1]
-    whole = [macro_f1(labels, predicted, classes) for predicted in predictions]
     return {
         "macro_f1": float(np.mean(whole)),
         "repeat_macro_f1": whole,
@@ -73,32 +68,8 @@ def score(labels, predictions, folds, classes):
     }
 
 
-def class_scores(labels, predictions, classes):
-    """Precision, recall, F1 (means over repeats, 0 where there is none) and number of titles of each class.
-
-    predictions: (repeats, n) int. Returns a dict of (classes,) arrays.
-    """
-    counts = [class_counts(labels, predicted, classes) for predicted in np.atleast_2d(predictions)]
-    mean = np.mean([[divide(h, p), divide(h, n), divide(2 * h, n + p)] for h, n, p in counts], axis=0)
-    return {"precision": mean[0], "recall": mean[1], "f1": mean[2], "titles": counts[0][1].astype(np.int64)}
-
-
-def majority(labels, classes):
-    """Macro-F1 of always predicting the commonest class."""
-    return macro_f1(labels, np.full(len(labels), np.bincount(labels, minlength=classes).argmax()), classes)
-
-
-def chance(labels, predictions, classes):
-    """Macro-F1 to be expected of predictions as frequent as these, (repeats, n), that know nothing of the labels."""
-    counts = [class_counts(labels, predicted, classes) for predicted in np.atleast_2d(predictions)]
-    return float(np.mean([divide(2 * n * p / n.sum(), n + p).sum() / (n + p > 0).sum() for _, n, p in counts]))
-
-
-# --- uncertainty of one row ---------------------------------------------------------------------------------------
-
-
 def influences(labels, predictions, classes, groups=None):
-    """What the intervals need to know of one row of a table, a dict; its memory is one float64 for each group.
+    """What a table needs to know of one row, a dict; its memory is one float64 for each group.
 
     labels: (n,) int; predictions: (repeats, n) int; groups: (n,) int, titles that are copies of one another and so are
     right or wrong together; None: each title is a group of its own.
@@ -108,29 +79,38 @@ def influences(labels, predictions, classes, groups=None):
     of F by the title's weight; over all titles this sums to 0. The value is the mean of F over repeats.
     """
     labels, predictions = np.asarray(labels), np.atleast_2d(predictions)
-    group = None if groups is None else np.unique(groups, return_inverse=True)[1]
-    copies = np.ones(len(labels)) if group is None else np.bincount(group)
-    total, squares, each = np.zeros(len(copies)), 0.0, []
+    group = np.unique(np.arange(len(labels)) if groups is None else groups, return_inverse=True)[1]
+    copies, repeats = np.bincount(group), len(predictions)
+    total, squares, values, scores, chances = np.zeros(len(copies)), 0.0, [], [], []
     for predicted in predictions:
         h, n, p = class_counts(labels, predicted, classes)
-        f = divide(2 * h, n + p)
-        share = divide(1.0, (n + p) * (n + p > 0).sum())
+        f, known = divide(2 * h, n + p), (n + p > 0).sum()
+        share = divide(1, (n + p) * known)
         moved = 2 * share[labels] * (labels == predicted) - (share * f)[labels] - (share * f)[predicted]
-        moved = moved if group is None else np.bincount(group, moved)
+        moved = np.bincount(group, moved)
         total, squares = total + moved, squares + (moved**2).sum()
-        each.append((f.sum() / (n + p > 0).sum(), f))
-    values, class_f1 = zip(*each, strict=True)
-    repeats, mean = len(predictions), total / len(predictions)
+        values.append(f.sum() / known)
+        scores.append([f, divide(h, p), divide(h, n)])
+        chances.append(divide(2 * n * p / n.sum(), n + p).sum() / known)
+    mean, scores, present = total / repeats, np.mean(scores, axis=0), np.flatnonzero(n)
     between = float(np.var(values, ddof=1)) / repeats if repeats > 1 else 0.0
     # titles that change between repeats, each on its own, are in the titles' variance already, and in this one as well
     noise = (squares - repeats * (mean**2).sum()) / max(repeats - 1, 1) / repeats
-    independent = np.bincount(labels, None if group is None else 1 / copies[group], classes)  # groups of each class
+    independent = np.bincount(labels, 1 / copies[group], classes)[present]  # groups of each class
+    weight = 1 / independent  # classes weigh the same, so rare ones may matter alone: Kish's effective number of them
+    effective = independent * weight.sum() ** 2 / (weight**2).sum()
     return {
         "value": float(np.mean(values)),
         "repeats": repeats,
         "groups": mean,
-        "class_f1": np.mean(class_f1, axis=0),
-        "class_groups": independent.astype(np.float64),
+        "scores": scores,  # (3, classes): F1, precision and recall, means over repeats, 0 where there is none
+        # macro-F1 without any knowledge: of predictions as frequent as these, or of the commonest class everywhere
+        "chance": max(float(np.mean(chances)), 2 * n.max() / (n.max() + n.sum()) / len(present)),
+        "class_f1": scores[0, present],  # of the classes that occur, as are the next two
+        "class_groups": independent,
+        "effective": effective,  # how many titles the variance rests on as far as each class goes
+        "too_few": present[effective < ENOUGH].tolist(),  # classes with too few titles for `interval` to be trusted
+        "one_title": weight.sum() / len(present) ** 2,  # the weight of one title, on average over classes
         "titles_variance": float((mean**2).sum()) * len(mean) / max(len(mean) - 1, 1),
         "between": between,  # the whole variance between repeats, over their number
         "repeats_variance": max(0.0, between - noise),  # the part of it that all titles share
@@ -150,20 +130,6 @@ def t_quantile(probability, freedom):
     return float(np.sqrt(freedom) * np.tan(np.interp((2 * probability - 1) * mass[-1], mass, angle)))
 
 
-def effective_titles(row):
-    """How many titles the variance rests on as far as each class goes, (classes,) float64; 0 for a class without any.
-
-    A class of n titles weighs 1/n, so rare classes may matter alone: n times Kish's effective number of classes.
-    """
-    weight = divide(1.0, row["class_groups"])
-    return row["class_groups"] * weight.sum() ** 2 / (weight**2).sum()
-
-
-def too_few(row):
-    """The classes, a list of int, with too few titles for `interval` to be trusted."""
-    return [int(c) for c in np.flatnonzero((row["class_groups"] > 0) & (effective_titles(row) < ENOUGH))]
-
-
 def interval(row, level=0.95):
     """The interval (low, high), within 0 … 1, of a row's macro-F1 over the choice of titles and of repeats.
 
@@ -172,28 +138,23 @@ def interval(row, level=0.95):
     titles without an error do not show that there are none: the variance gets what a binomial one would from Wilson's
     pseudo-counts over all classes, or from half a hit and half an error in each, and is pulled up towards that one.
     """
-    value, present = row["value"], row["class_groups"] > 0
-    n, f = row["class_groups"][present], row["class_f1"][present]
-    design, z2 = (1 / n).sum() / len(n) ** 2, NormalDist().inv_cdf((1 + level) / 2) ** 2
-    smooth, each = (value + design * z2 / 2) / (1 + design * z2), (f * n + 0.5) / (n + 1)
-    plain = np.array([value * (1 - value) * design, (f * (1 - f) / n).sum() / len(n) ** 2])
-    smoothed = np.array([smooth * (1 - smooth) * design, (each * (1 - each) / n).sum() / len(n) ** 2])
-    variance = row["titles_variance"] + max(0.0, (smoothed - plain).max())
-    variance += max(0.0, smoothed.max() - variance) * PRIOR / (PRIOR + effective_titles(row)[present].min())
+    value, f, n, design = (row[key] for key in ("value", "class_f1", "class_groups", "one_title"))
+
+    def binomial(whole, each):
+        """The variance by macro-F1 as a whole, and by each class."""
+        return np.array([whole * (1 - whole) * design, (each * (1 - each) / n).sum() / len(n) ** 2])
+
+    pseudo = design * NormalDist().inv_cdf((1 + level) / 2) ** 2
+    smooth = (value + pseudo / 2) / (1 + pseudo)
+    smoothed = binomial(smooth, (f * n + 0.5) / (n + 1))
+    variance = row["titles_variance"] + max(0.0, (smoothed - binomial(value, f)).max())
+    variance += max(0.0, smoothed.max() - variance) * PRIOR / (PRIOR + row["effective"].min())
     variance += row["repeats_variance"]
     freedom = max(row["repeats"] - 1, 1) * (variance / max(row["between"], 1e-3 * variance)) ** 2
     ratio = t_quantile((1 + level) / 2, max(freedom, 1.0)) ** 2 * variance / (smooth * (1 - smooth))
     half = np.sqrt(ratio * value * (1 - value) + ratio**2 / 4)
-    low, high = (value + ratio / 2 - half) / (1 + ratio), (value + ratio / 2 + half) / (1 + ratio)
-    return float(max(low, 0.0)), float(min(high, 1.0))
-
-
-def shown_to_beat(row, value, level=0.95):
-    """Whether a row's macro-F1 is above a value, with one-sided confidence."""
-    return interval(row, 2 * level - 1)[0] > value
-
-
-# --- comparison of rows -------------------------------------------------------------------------------------------
+    low, high = np.clip((value + ratio / 2 + np.array([-half, half])) / (1 + ratio), 0, 1)
+    return float(low), float(high)
 
 
 def compare(rows, best, candidates=None, level=0.95):
@@ -202,31 +163,30 @@ def compare(rows, best, candidates=None, level=0.95):
     rows: list of `influences` on the same titles, groups and repeats; best: index of the best candidate; candidates:
     (rows,) bool, those that compete for it (default: all); others are compared with it only.
 
-    Returns arrays (rows,): "difference" to the best, its "se", simultaneous interval "low" to "high", "told" whether it
+    Returns arrays (rows,): "difference" to the best, its simultaneous interval "low" to "high", "told" whether it
     leaves out 0, "border" whether that was close; "loss_bound", what a row loses at most against any candidate, with
-    one-sided confidence for all rows at once (Hsu's comparison with the best, 1984). "corrected" is the best value less
-    what it owes to having been chosen: bootstrap bias-corrected cross-validation (Tsamardinos, Greasidou & Borboudakis
-    2018) in its Gaussian limit, where scores in the resample are off by e, and those out of it by -e.
+    one-sided confidence for all rows at once (Hsu's comparison with the best, 1984); "settle" is for `titles_needed`.
+    "corrected" is the best value less what it owes to having been chosen: bootstrap bias-corrected cross-validation
+    (Tsamardinos, Greasidou & Borboudakis 2018) in its Gaussian limit, where scores in the resample are off by e, and
+    those out of it by -e.
     """
     chosen = np.arange(len(rows)) if candidates is None else np.flatnonzero(candidates)
-    value, repeats = np.array([row["value"] for row in rows]), rows[0]["repeats"]
-    moved = np.stack([row["groups"] for row in rows])
+    value, between, shared = (np.array([row[key] for row in rows]) for key in ("value", "between", "repeats_variance"))
+    moved, repeats = np.stack([row["groups"] for row in rows]), rows[0]["repeats"]
     titles = moved @ moved.T * (moved.shape[1] / max(moved.shape[1] - 1, 1))
     # A variance from 3 repeats is often far too small: it counts repeats / (repeats - 1) times, and is no less
     # than the rows' median, over that of chi-squared (Wilson & Hilferty 1931).
-    between = np.array([row["between"] for row in rows])
     typical = np.median(between) / (1 - 2 / (9 * max(repeats - 1, 1))) ** 3
     repeated = np.maximum(between * repeats / max(repeats - 1, 1), typical)
 
     def draws(covariance):
-        values, vectors = np.linalg.eigh(covariance)
-        normal = np.random.default_rng(0).standard_normal((DRAWS // 2, len(rows)))
-        return np.concatenate([normal, -normal]) @ (vectors * np.sqrt(np.maximum(values, 0))).T  # their mean is 0
+        random = np.random.default_rng(0)
+        half = random.multivariate_normal(np.zeros(len(rows)), covariance, DRAWS // 2, method="eigh")
+        return np.concatenate([half, -half])  # their mean is 0
 
-    own = np.diag(titles)
-    apart = own[:, None] + own - 2 * titles
-    apart = np.where(apart > 1e-9 * (own[:, None] + own), apart, 0)  # equal predictions
-    together = np.where(apart > 0, repeated[:, None] + repeated, 0)
+    own = np.add.outer(np.diag(titles), np.diag(titles))
+    apart = np.where(own - 2 * titles > 1e-9 * own, own - 2 * titles, 0)  # 0: equal predictions
+    together = np.where(apart > 0, np.add.outer(repeated, repeated), 0)
     se, z = np.sqrt(apart + together), draws(titles + np.diag(repeated))
     largest, one_sided = np.zeros(len(z)), NormalDist().inv_cdf(level)
     for row in chosen:
@@ -236,41 +196,36 @@ def compare(rows, best, candidates=None, level=0.95):
     critical, difference = np.quantile(largest, level), value - value[best]
     t = np.abs(divide(difference, se[best]))
     # Few titles that two rows agree on do not show that they always do: the bound adds the variance of one title.
-    one_title = divide(1.0, rows[best]["class_groups"]).sum() / (rows[best]["class_groups"] > 0).sum() ** 2
-    losses, apart = value[chosen] - value[:, None], (apart + (1 - np.eye(len(rows))) * one_title**2)[:, chosen]
-    bound = losses + one_sided * np.sqrt(apart + together[:, chosen])
-    e = draws(titles + np.diag([row["repeats_variance"] for row in rows]))[:, chosen]
+    apart += (1 - np.eye(len(rows))) * rows[best]["one_title"] ** 2
+    losses, apart, together = value[chosen] - value[:, None], apart[:, chosen], together[:, chosen]
+    e = draws(titles + np.diag(shared))[:, chosen]
     picked = (value[chosen] + e).argmax(1)
     return {
         "difference": difference,
-        "se": se[best],
         "low": difference - critical * se[best],
         "high": difference + critical * se[best],
         "told": t > critical,
         "border": (t > 0) & (np.abs(t - critical) < BORDER * critical),
-        "loss_bound": bound.max(1),
+        "loss_bound": (losses + one_sided * np.sqrt(apart + together)).max(1),
+        "settle": np.stack([losses, one_sided**2 * apart, one_sided**2 * together], axis=1),
         "corrected": float((value[chosen][picked] - e[np.arange(len(e)), picked]).mean()),
-        "settle": (losses, one_sided**2 * apart, one_sided**2 * together[:, chosen]),  # for `titles_needed`
     }
 
 
-def titles_needed(comparison, row, margin, titles):
+def titles_needed(settle, margin, titles):
     """How many titles like these would settle whether a row loses at most the margin, an int; None if no number would.
 
-    The titles' part of the variance shrinks with their number; that of the repeats does not.
+    settle: the row's, from `compare`. The titles' part of the variance shrinks with their number, the repeats' not.
     """
-    losses, apart, together = (part[row] for part in comparison["settle"])
+    losses, apart, together = settle
     away = losses - margin
-    against = [away.argmax()] if away.max() > 0 else away > -np.inf  # one that is better by more is enough
+    against = [away.argmax()] if away.max() > 0 else slice(None)  # one that is better by more is enough
     room = (away**2 - together)[against]
     if (room <= 0).any():
         return None
     needed = max(titles, titles * (apart[against] / room).max())
     digits = 10 ** (int(np.log10(needed)) - 1)
     return int(np.ceil(needed / digits) * digits)
-
-
-# --- probabilities ------------------------------------------------------------------------------------------------
 
 
 def log_loss(labels, probabilities):
@@ -301,37 +256,18 @@ def sharpen(probabilities, temperature):
     return powers / powers.sum(-1, keepdims=True)
 
 
-def fit_temperature(labels, probabilities, bounds=(0.05, 20.0)):
-    """The temperature with which `sharpen` has the least log loss; 1.0 where that gains no more than 1e-6.
+def fit_temperature(labels, probabilities):
+    """The temperature, 0.05 to 20, with which `sharpen` has the least log loss; 1.0 where it gains no more than 1e-6.
 
-    Log loss is convex in the sharpness 1/temperature: Newton's steps find its minimum; one that would leave what is
-    known to hold the minimum, at first the bounds, is replaced by halving that.
+    Log loss is convex in the sharpness 1/temperature: its slope there changes its sign once, which halving finds.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
-
-    def moments(sharpness):
-        """Log loss, its slope and its curvature."""
-        sums = np.zeros(3)
-        for first in range(0, len(labels), BLOCK):
-            logits = np.log(np.maximum(probabilities[first : first + BLOCK], TINY, dtype=np.float64))
-            own = logits[np.arange(len(logits)), labels[first : first + BLOCK]]
-            powers = np.exp(sharpness * (logits - logits.max(1, keepdims=True)))
-            total = powers.sum(1)
-            mean = (powers * logits).sum(1) / total
-            loss = np.log(total) + sharpness * (logits.max(1) - own)
-            sums += loss.sum(), (mean - own).sum(), ((powers * logits**2).sum(1) / total - mean**2).sum()
-        return sums / len(labels)
-
-    (before, slope, curvature), sharpness = moments(1.0), 1.0
-    low, high, loss = 1 / bounds[1], 1 / bounds[0], before
-    sharpest, falling, _ = moments(high)
-    if falling <= 0:
-        return bounds[0] if sharpest < before - 1e-6 else 1.0
-    for _ in range(25):
-        low, high = (sharpness, high) if slope < 0 else (low, sharpness)
-        step = sharpness - slope / max(curvature, TINY)
-        last, sharpness = sharpness, step if low < step < high else np.sqrt(low * high)
-        if abs(sharpness - last) < 1e-7 * last:
-            break
-        loss, slope, curvature = moments(sharpness)
-    return float(1 / sharpness) if loss < before - 1e-6 else 1.0
+    logits = np.log(np.maximum(probabilities, TINY, dtype=np.float64))
+    logits -= logits.max(1, keepdims=True)
+    own, low, high = logits[np.arange(len(labels)), labels].mean(), 1 / 20, 20.0
+    for _ in range(32):
+        middle = np.sqrt(low * high)
+        powers = np.exp(middle * logits)
+        expected = ((powers * logits).sum(1) / powers.sum(1)).mean()
+        low, high = (middle, high) if expected < own else (low, middle)
+    gain = log_loss(labels, probabilities) - log_loss(labels, sharpen(probabilities, 1 / middle))
+    return float(1 / middle) if gain > 1e-6 else 1.0

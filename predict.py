@@ -224,7 +224,7 @@ def report(classes, titles, labels, probabilities, training):
         unknown = [f"{name} ({labels.count(name):,})" for name in names[len(classes) :]]
         listed = cli.escape_markdown(", ".join(unknown[:8]) + ", …" * (len(unknown) > 8))
         text.append(f"Labels that the run does not know count as errors, and not in the log loss: {listed}.")
-    if few := metrics.too_few(row):
+    if few := row["too_few"]:
         text.append(f"Too few titles for the interval to be trusted: {', '.join(shown[i] for i in few[:8])}.")
     if len(names) <= 12:
         matrix = metrics.confusion_matrix(truth, predictions, len(names))[:, : len(classes)].tolist()

@@ -118,7 +118,7 @@ def small_coverage(case, tables, before=True, seed=0):
         old = np.zeros(2)
         if before:
             old = np.quantile(bootstrap(random, labels, predictions, len(counts))[0], [0.025, 0.975])
-        held.append((old[0] <= truth <= old[1], low <= truth <= high, high - low, bool(metrics.too_few(row))))
+        held.append((old[0] <= truth <= old[1], low <= truth <= high, high - low, bool(row["too_few"])))
     return np.mean(held, axis=0)
 
 

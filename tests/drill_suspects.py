@@ -65,7 +65,7 @@ def drill(path, seed):
             run("evaluate", *results, *options.split(), folder / "s.csv")
             with open(folder / "s.csv", newline="", encoding="utf-8") as file:
                 orders = {f"evaluate.py {options}": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
-            (table,) = evaluate.read_tables(results[1], True)
+            (table,) = evaluate.read_tables(Path(results[1]))
             evaluate.compare(table, 0.01)
             probabilities, source = evaluate.opinion(table)
             print(f"seed {seed}, {options}: {source}", file=sys.stderr)

@@ -374,7 +374,7 @@ def label_curve(folder, shares, words=(), **options):
 
 def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     label_curve(tmp_path, {8: 0.5, 16: 0.3, None: 0.1}, layers=(1,))
-    label_curve(tmp_path, {8: 0.4, 32: 0.2}, {8: 0.6, 16: 0.35, 32: 0.1, None: 0.05}, layers=(2,))
+    label_curve(tmp_path, {8: 0.4, 32: 0.2}, {8: 0.6, 16: 0.32, 32: 0.1, None: 0.05}, layers=(2,))
     text = evaluate(tmp_path)
     assert [row["Layers"] for row in tables(text)[0]][:1] == ["1"]  # the runs on few titles are no rows of the first
     two, one, words = tables(text)[1]
@@ -386,7 +386,7 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     assert [one["8"], one["16"]] == [f"{value:.4f}" for value in wanted.values()]
     assert words["Labels a category"].startswith("TF-IDF") and "" not in words.values()
     said = "catch up with layer 1 (linear probe)? From 16 labels a category on it is not shown"
-    assert said in text  # 0.70 and 0.65 at 16 could be chance, 0.50 and 0.40 at 8 could not
+    assert said in text  # 0.70 and 0.67 at 16 could be chance, 0.50 and 0.40 at 8 could not
 
 
 def test_whether_the_curve_still_rises_at_its_end(tmp_path):

@@ -26,13 +26,13 @@ def test_figures_of_classes_equal_scikit_learn(seed):
         scikit.confusion_matrix(labels, predictions, labels=range(classes)),
     )
     other = random.permutation(predictions)
-    figures = metrics.class_scores(labels, np.stack([predictions, other]), classes)
+    found = metrics.influences(labels, np.stack([predictions, other]), classes)["scores"]
     by_hand = [
         scikit.precision_recall_fscore_support(labels, p, labels=range(classes), zero_division=0)
         for p in (predictions, other)
     ]
-    for key, values in zip(("precision", "recall", "f1", "titles"), np.mean(by_hand, axis=0), strict=True):
-        np.testing.assert_allclose(figures[key], values, atol=1e-12)
+    precision, recall, f1, _ = np.mean(by_hand, axis=0)
+    np.testing.assert_allclose(found, [f1, precision, recall], atol=1e-12)
 
 
 def test_classes_that_never_occur_and_are_never_predicted_do_not_count():
@@ -66,8 +66,12 @@ def test_chance_is_what_shuffled_predictions_reach():
     labels = random.choice(3, 2000, p=[0.7, 0.2, 0.1])
     predictions = np.where(random.random((2, 2000)) < 0.6, labels, 0)
     shuffled = [scikit.f1_score(labels, random.permutation(p), average="macro") for p in predictions for _ in range(50)]
-    assert metrics.chance(labels, predictions, 3) == pytest.approx(np.mean(shuffled), abs=0.003)
-    assert metrics.majority(labels, 3) == scikit.f1_score(labels, np.zeros(2000), average="macro", zero_division=0)
+    assert metrics.influences(labels, predictions, 3)["chance"] == pytest.approx(np.mean(shuffled), abs=0.003)
+    commonest = scikit.f1_score(labels, np.zeros(2000), average="macro", zero_division=0)
+    assert metrics.influences(labels, np.zeros((1, 2000), int), 3)["chance"] == pytest.approx(commonest)
+    assert metrics.influences(labels, np.ones((1, 2000), int), 3)["chance"] == pytest.approx(
+        commonest
+    )  # more than that of class 1
 
 
 def simulated(random, n, copies=1, repeats=3):
@@ -143,9 +147,9 @@ def test_class_of_two_titles_that_is_never_predicted():
     row = metrics.influences(labels, np.where(labels == 2, 0, labels)[None], 3)
     low, high = metrics.interval(row)
     assert row["value"] == pytest.approx(0.664, abs=0.002) and low < 0.6 and 0.75 < high < 0.95
-    assert metrics.too_few(row) == [2]
+    assert row["too_few"] == [2]
     even = np.repeat(np.arange(8), 5)
-    assert metrics.too_few(metrics.influences(even, [even], 8)) == []
+    assert metrics.influences(even, [even], 8)["too_few"] == []
 
 
 def test_few_repeats_that_differ_widen_the_interval():
@@ -173,14 +177,18 @@ def test_equal_collapsed_and_perfect_rows_compare_without_warnings():
         table = [p[:repeats] for p in (predictions, predictions, other, collapsed, collapsed, perfect)]
         rows = [metrics.influences(labels, row, CLASSES, groups) for row in table]
         result = metrics.compare(rows[:5], 0)
-        assert result["difference"][1] == result["se"][1] == 0 and not result["told"][1] and not result["border"][1]
+        assert (
+            result["difference"][1] == result["low"][1] == result["high"][1] == 0
+            and not result["told"][1]
+            and not result["border"][1]
+        )
         assert result["told"][3] and result["told"][4] and result["loss_bound"][3] == result["loss_bound"][4]
         np.testing.assert_allclose((result["low"] + result["high"]) / 2, result["difference"], atol=1e-12)
         assert metrics.compare(rows[:1], 0)["corrected"] == pytest.approx(rows[0]["value"], abs=1e-9)
         best = metrics.compare(rows, 5)
         assert best["told"][:5].all() and best["corrected"] == pytest.approx(1)
-        assert not metrics.shown_to_beat(rows[3], metrics.chance(labels, collapsed, CLASSES))
-        assert metrics.shown_to_beat(rows[0], metrics.majority(labels, CLASSES))
+        assert metrics.interval(rows[3], 0.9)[0] < rows[3]["chance"]
+        assert metrics.interval(rows[0], 0.9)[0] > rows[0]["chance"]
         only = metrics.compare(rows, 0, candidates=[True, True, True, False, False, False])
         assert only["told"][5] and only["loss_bound"][0] < 0.05 and only["corrected"] < 0.95
 
@@ -206,15 +214,15 @@ def test_titles_needed_are_enough_and_not_many_more():
         )
         rows = [metrics.influences(labels, [np.where(r, wrong, labels)], 4) for r in rare]
         result = metrics.compare(rows, 0)
-        return result["loss_bound"][1], metrics.titles_needed(result, 1, 0.01, titles)
+        return result["loss_bound"][1], metrics.titles_needed(result["settle"][1], 0.01, titles)
 
     bound, needed = loss_bound(1000, 0.032)
     assert bound > 0.01 and 1500 < needed < 5000
     assert loss_bound(int(1.1 * needed), 0.032)[0] < 0.01 < loss_bound(int(needed / 1.1), 0.032)[0]
     bound, needed = loss_bound(1000, 0.06)  # worse by more than the margin; that is what more titles would settle
     assert needed and loss_bound(needed, 0.06)[0] > 0.01
-    noisy = {"settle": (np.zeros((2, 2)), np.full((2, 2), 1e-5), np.full((2, 2), 1e-3))}
-    assert metrics.titles_needed(noisy, 1, 0.01, 1000) is None  # repeats differ too much for any number of titles
+    noisy = np.array([[0, 0], [1e-5, 1e-5], [1e-3, 1e-3]])
+    assert metrics.titles_needed(noisy, 0.01, 1000) is None  # repeats differ too much for any number of titles
 
 
 def test_verdicts_do_not_depend_on_the_draws(monkeypatch):
@@ -258,7 +266,7 @@ def test_calibration_error_is_the_sum_over_bins():
     assert by_hand < 0.03 < metrics.expected_calibration_error(labels, metrics.sharpen(probabilities, 0.5))
 
 
-def test_temperature_is_the_best_one_and_is_found_in_blocks(monkeypatch):
+def test_temperature_is_the_best_one():
     labels, probabilities = drawn(np.random.default_rng(2), 5000)
     sharp = metrics.sharpen(probabilities, 0.4).astype(np.float32)
     np.testing.assert_array_equal(sharp.argmax(1), probabilities.argmax(1))
@@ -270,8 +278,6 @@ def test_temperature_is_the_best_one_and_is_found_in_blocks(monkeypatch):
         method="bounded",
     )
     assert found == pytest.approx(best.x, rel=1e-3) == pytest.approx(2.5, rel=0.1)
-    monkeypatch.setattr(metrics, "BLOCK", 700)
-    assert metrics.fit_temperature(labels, sharp) == pytest.approx(found, rel=1e-6)
 
 
 def test_temperature_stays_within_bounds_and_is_kept_only_where_it_gains():

@@ -36,7 +36,7 @@ def no_warnings():
 
 def table(folder):
     """The only table of a results folder, as evaluate.py hands it over."""
-    (found,) = evaluate.read_tables(Path(folder), True)
+    (found,) = evaluate.read_tables(Path(folder))
     if found["rows"]:
         evaluate.compare(found, 0.01)
     return found
@@ -44,9 +44,9 @@ def table(folder):
 
 def figure(folder, picture=plot.draw_rows):
     """The panels of a picture of a results folder, drawn."""
-    library, glyphs = plot.library()
+    library = plot.library()
     drawn = library.figure.Figure(layout="constrained")
-    picture(drawn, table(folder), glyphs)
+    picture(drawn, table(folder))
     drawn.savefig("/dev/null", format="png")
     return drawn
 
