@@ -136,10 +136,12 @@ def few_table(table):
     steps = [size for size in sizes if size in best]
     if shared := [size for size in steps if size in words]:
         ahead = [i for i, size in enumerate(shared, 1) if gain(words[size], best[size])[1] > 0]
-        where = "Not here"
+        text = f"Plain words (TF-IDF) do not catch up with {name} here."
         if caught := shared[max(ahead, default=0) :]:
-            where = f"From {named[caught[0]]} labels a category on it is not shown to be ahead"
-        said.append(f"Where do plain words (TF-IDF) catch up with {name}? {where}.")
+            text = (
+                f"From {named[caught[0]]} labels a category on, plain words (TF-IDF) are not shown to be behind {name}."
+            )
+        said.append(text)
     if len(steps) > 1:
         before, after = steps[-2:]
         more, low, high = gain(best[before], best[after])

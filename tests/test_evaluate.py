@@ -385,7 +385,7 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     }
     assert [one["8"], one["16"]] == [f"{value:.4f}" for value in wanted.values()]
     assert words["Labels a category"].startswith("TF-IDF") and "" not in words.values()
-    said = "catch up with layer 1 (linear probe)? From 16 labels a category on it is not shown"
+    said = "From 16 labels a category on, plain words (TF-IDF) are not shown to be behind layer 1 (linear probe)."
     assert said in text  # 0.70 and 0.67 at 16 could be chance, 0.50 and 0.40 at 8 could not
 
 
