@@ -201,9 +201,9 @@ def check_encoder(encoder, poolings):
         raise cli.Problem(f"--pooling cls: {what}; use --pooling mean")
     encoder.mixes = True
     encoder.mixes = same(layers)
-    # ALBERT, which calls one block again and again, keeps no list of them
-    lists = [part for part in encoder.model.modules() if isinstance(part, nn.ModuleList)]
-    encoder.blocks = next((list(part) for part in lists if len(part) == layers[-1]), None)
+    for part in encoder.model.modules():  # ALBERT, which calls one block again and again, keeps no list of them
+        if isinstance(part, nn.ModuleList) and len(part) == layers[-1]:
+            encoder.blocks = encoder.blocks or part
     if not all(same([top]) for top in layers):
         encoder.blocks = None
 
