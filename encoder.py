@@ -216,9 +216,9 @@ def close(value, truth, tolerance):
 def pack_linears(encoder):
     """Let oneDNN keep each Linear's weights in the order that its CPU kernels read: the same numbers, up to 2× faster.
 
-    The float32 product that torch uses otherwise (MKL) is slow on processors that are not Intel's, and the bfloat16 one
-    reorders its weights in every call. Undone where torch, the processor or the model does not go along: then rounded
-    weights are multiplied in float32, which is as exact and, without instructions for half precision, 8× faster.
+    Otherwise torch multiplies float32 by MKL, slow where the processor is not Intel's, and orders bfloat16 weights anew
+    in every call. Undone where torch, the processor or the model does not go along: then rounded weights are multiplied
+    in float32, which is as exact and, where there are no instructions for half precision, 8× faster.
     """
     linears = [module for module in encoder.model.modules() if type(module) is nn.Linear]
     weights = [module.weight.detach() for module in linears]

@@ -166,8 +166,7 @@ def extract_windows(job, encoder, out, rank, world):
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "r+b")) for name in job["names"]]
         log = stack.enter_context(open(out / f"done-{rank:05d}.log", "a"))
-        before = recorded(out)[:, 1].sum()
-        bar = stack.enter_context(cli.progress(rows, " titles", desc="extract", initial=before))
+        bar = stack.enter_context(cli.progress(rows, " titles", desc="extract", initial=recorded(out)[:, 1].sum()))
         for window, tokenised in windows_ahead(encoder, (item for item in windows if item[0] in mine)):
             values = embed(encoder, tokenised, layers, poolings, bar.update)
             for (pooling, layer), file in zip(columns, files, strict=True):
