@@ -57,7 +57,7 @@ import probe
 import splits
 import store
 import train
-from encoder import choose_dtype, embed, find_model, load_encoder, quiet_library, tokenise
+from encoder import choose_dtype, embed, find_model, load_encoder, tokenise
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
 WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
@@ -108,9 +108,8 @@ def make_encoder(folder, **config):
     """Save a BERT with random weights, of bert-base's shape unless told otherwise, to a folder; returns the folder."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(find_model("minilm")[0])
     torch.manual_seed(0)
-    with quiet_library():
-        transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **config)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return str(folder)
 
 

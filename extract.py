@@ -22,8 +22,8 @@ def parse_arguments(argv=None):
     add("--model", default="bert-base-uncased", metavar="NAME", help=what)
     add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
     add("--pooling", nargs="+", choices=cli.POOLINGS, default=["cls"], help="[CLS], the mean over all tokens, or both")
-    tokens = cli.number(int, 3)
-    add("--max-length", type=tokens, default=128, metavar="TOKENS", help="longer titles are cut, and counted")
+    what = "longer titles are cut, and counted"
+    add("--max-length", type=cli.number(int, 3), default=128, metavar="TOKENS", help=what)
     what = "arithmetic of the encoder; auto is bfloat16 where the machine multiplies it fast, else float32"
     add("--dtype", choices=dtypes, default="auto", help=what)
     add("--store", choices=("float32", "float16"), default="float32", help="numbers on disk")
@@ -39,12 +39,10 @@ if __name__ == "__main__":
 
 import contextlib
 import datetime
-import errno
 import itertools
 import os
 import re
 import shutil
-import tempfile
 import time
 from pathlib import Path
 
@@ -58,41 +56,39 @@ from encoder import embed, load_encoder, windows_ahead
 
 # Layer files get their final names at once. They are features as soon as manifest.json, which is written last, names
 # them. Until then job.json says whose they are, and each process records in a done-*.log which windows it has written.
+RECORDS = ("done-*.log", "job.json")  # in the order of deletion: without the job, the rest would look like a stranger's
+UNNAMED = (".titles.csv.*.tmp", ".job.json.*.tmp", ".manifest.json.*.tmp")  # what a killed process would have renamed
+
+
+def clear(out, *patterns):
+    """Delete the files that have these names."""
+    for path in itertools.chain(*map(out.glob, patterns)):
+        path.unlink()
 
 
 def refuse_strangers(out):
-    """Raise a Problem where `out` is somebody's folder of other things, in which our files could replace theirs.
-
-    Files that a killed process of ours was about to rename are deleted: the lock says that we are alone here.
-    """
-    leftovers = [path for name in ("titles.csv", "job.json", "manifest.json") for path in out.glob(f".{name}.*.tmp")]
-    strangers = sorted(path.name for path in {*out.iterdir()} - {out / ".lock", *leftovers})
-    if strangers and not {"manifest.json", "job.json"} & {*strangers}:
-        example = cli.one_line(strangers[0])
-        raise cli.Problem(f"--out {out}: this folder holds other files ({example}); name a new or empty one")
-    for leftover in leftovers:
-        leftover.unlink()
+    """Raise a Problem where `out` is somebody's folder of other things, in which our files could replace theirs."""
+    names = sorted({path.name for path in out.iterdir()} - {".lock"})
+    if names and not {"manifest.json", "job.json"} & {*names}:
+        raise cli.Problem(f"--out {out}: this folder holds other files ({names[0]}); name a new or empty one")
 
 
 def refuse_mixture(there, wanted, out, state):
     """Raise a Problem that names the settings in which the features that are there differ from those wanted."""
-
-    def shown(manifest):
-        names = {"encoder weights": manifest["encoder"]["name"], "titles": manifest["data"]["name"]}
-        return store.identity(manifest) | names | {"tokenizer": manifest["encoder"]["tokenizer"][:12]}
-
     old, new = store.identity(there), store.identity(wanted)
-    differ = [f"{key} ({shown(there).get(key)}, now {shown(wanted)[key]})" for key in new if old.get(key) != new[key]]
+    differ = [key for key in new if old.get(key) != new[key]]
+    for settings, manifest in ((old, there), (new, wanted)):  # compared by checksum, shown by name
+        settings |= {"encoder weights": manifest["encoder"]["name"], "titles": manifest["data"]["name"]}
     if differ:
-        what = f"{state} with another {', another '.join(differ)}"
-        raise cli.Problem(f"{out}: {what}; use another --out, or delete that folder")
+        shown = ", another ".join(f"{key} ({old.get(key)}, now {new[key]})" for key in differ)
+        raise cli.Problem(f"{out}: {state} with another {shown}; use another --out, or delete that folder")
 
 
 def prepare(args, path, titles, counts, encoder, out):
     """What is left to do, as a job: a manifest without what `finish` adds, `names` of files to make, windows `left`.
 
-    path: the user's file; titles: an open file with what data.copy_titles wrote; counts: what it returned. Returns None
-    where everything asked for is there already. An unfinished job of the same kind goes on.
+    path: the user's file; titles: the path of what data.copy_titles wrote; counts: what it returned. Returns None where
+    everything asked for is there already. An unfinished job of the same kind goes on.
     """
     layers = store.resolve_layers(args.layers, encoder.info["layers"], encoder.name, args.pooling)
     name = args.data if args.data in ("youtube", "sample") else cli.one_line(path.name)
@@ -107,7 +103,6 @@ def prepare(args, path, titles, counts, encoder, out):
         "names": [store.feature_file(pooling, layer) for pooling in sorted(set(args.pooling)) for layer in layers],
     }
     finished, begun = (out / "manifest.json").exists(), (out / "job.json").exists()
-    old = store.read_json(out / "job.json", "an unfinished extraction") if begun else {"names": []}
     if finished:
         there = store.open_features(out)
         refuse_mixture(there.manifest, job, out, "holds features")
@@ -117,18 +112,19 @@ def prepare(args, path, titles, counts, encoder, out):
         for name in job["files"].keys() & job["names"]:
             there.read(*store.column_of(name), check=False)
         job["names"] = [name for name in job["names"] if name not in job["files"]]
-        if begun and job["files"].keys() >= {*old["names"]}:  # it was killed when it had nothing left to do
+    if begun:
+        old = store.read_json(out / "job.json", "an unfinished extraction")
+        if job["files"].keys() >= {*old["names"]}:  # it was killed when it had nothing left to do
             clear(out, *RECORDS)
             begun = False
-        if not job["names"]:
-            return None
+    if not job["names"]:
+        return None
     paths = [out / name for name in job["names"]]
     if begun:
         refuse_mixture(old, job, out, "holds an unfinished extraction")
         if old["names"] != job["names"]:
-            rest = "these files, job.json and done-*.log there" if finished else "that folder"
-            hint = f"finish it with the command that began it, or delete {rest}"
-            raise cli.Problem(f"{out}: holds an unfinished extraction of {' '.join(old['names'])}; {hint}")
+            what = f"holds an unfinished extraction of {' '.join(old['names'])}"
+            raise cli.Problem(f"{out}: {what}; finish it with the command that began it, or use another --out")
     else:
         for taken in filter(Path.exists, [*paths, *out.glob("done-*.log")]):
             raise cli.Problem(f"{taken}: in the way, and the manifest does not name it; move it elsewhere")
@@ -140,37 +136,17 @@ def prepare(args, path, titles, counts, encoder, out):
     if not all(map(Path.exists, paths)):
         clear(out, "done-*.log")  # where a layer is gone, all windows have to be computed again
     done = set(recorded(out)[:, 0].tolist())
-    with contextlib.ExitStack() as undo:
-        if not done:
-            undo.callback(clear, out, *job["names"], *["titles.csv"][finished:], *RECORDS)
-        if not finished:
-            with store.atomic(out / "titles.csv") as file:
-                titles.seek(0)
-                shutil.copyfileobj(titles, file)
-        for path in paths if not done else ():
-            lay_out(path, (counts["rows"], encoder.info["hidden"]), args.store)
-        undo.pop_all()
+    try:
+        for path in () if done else paths:
+            np.lib.format.open_memmap(path, "w+", args.store, (counts["rows"], encoder.info["hidden"]))
+            with open(path, "r+b") as file, contextlib.suppress(AttributeError):  # not every system can reserve room
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)  # a disk that fills up later cannot hurt us
+    except OSError:
+        clear(out, *job["names"], *(() if finished else ("titles.csv",)), *RECORDS)
+        raise
+    if not finished:
+        os.replace(titles, out / "titles.csv")
     return {**job, "left": sorted({*range(-(-counts["rows"] // args.window))} - done)}
-
-
-def lay_out(path, shape, dtype):
-    """Make an .npy file of full size, its room on the disk taken: a disk that fills up later cannot hurt us then."""
-    np.lib.format.open_memmap(path, "w+", dtype, shape)
-    with open(path, "r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except (AttributeError, OSError) as error:  # not every system and disk can reserve room
-            if getattr(error, "errno", errno.EOPNOTSUPP) not in (errno.EOPNOTSUPP, errno.EINVAL):
-                raise
-
-
-RECORDS = ("done-*.log", "job.json")  # in the order of deletion: without the job, the rest would look like a stranger's
-
-
-def clear(out, *patterns):
-    """Delete the files that have these names."""
-    for path in itertools.chain(*map(out.glob, patterns)):
-        path.unlink()
 
 
 def recorded(out):
@@ -190,8 +166,7 @@ def extract_windows(job, encoder, out, rank, world):
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "r+b")) for name in job["names"]]
         log = stack.enter_context(open(out / f"done-{rank:05d}.log", "a"))
-        before = recorded(out)[:, 1].sum()
-        bar = stack.enter_context(cli.progress(rows, " titles", desc="extract", initial=before))
+        bar = stack.enter_context(cli.progress(rows, " titles", desc="extract", initial=recorded(out)[:, 1].sum()))
         for window, tokenised in windows_ahead(encoder, (item for item in windows if item[0] in mine)):
             values = embed(encoder, tokenised, layers, poolings, bar.update)
             for (pooling, layer), file in zip(columns, files, strict=True):
@@ -219,7 +194,7 @@ def finish(job, out, started, **machine):
     manifest |= {"truncated": int(recorded(out)[:, 2].sum()), "files": dict(sorted(job["files"].items()))}
     store.write_json(out / "manifest.json", manifest | store.provenance(started, **machine))
     clear(out, *RECORDS)
-    return manifest
+    return manifest["truncated"]
 
 
 def together(call, *args, **options):
@@ -243,12 +218,15 @@ def main(args):
             stack.callback(dist.destroy_process_group)
         if rank == 0:  # what is wrong with the titles should not cost the loading, or the download, of an encoder
             stack.enter_context(store.locked(out, "an extraction"))
+            clear(out, *UNNAMED)
             refuse_strangers(out)
-            path = data.find_titles(args.data)
-            titles = stack.enter_context(tempfile.TemporaryFile(dir=out, prefix=".titles.csv.", suffix=".tmp"))
-            counts = data.copy_titles(path, args.text_column, args.label_column, titles)
-            titles.flush()
-            notes = counts.pop("notes", [])
+            path, titles = data.find_titles(args.data), out / ".titles.csv.checked.tmp"
+            stack.callback(clear, out, titles.name)
+            with open(titles, "wb") as file:
+                counts = data.copy_titles(path, args.text_column, args.label_column, file)
+                file.flush()
+                os.fsync(file.fileno())
+            notes = counts.pop("notes")
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
         shared = [prepare(args, path, titles, counts, encoder, out) if rank == 0 else None]
         together(dist.broadcast_object_list, shared, src=0)
@@ -256,9 +234,9 @@ def main(args):
         if job is None:
             cli.say(f"{out} holds all of that already. {following}")
             return
-        source, done = job["data"], recorded(out)[:, 1].sum()
-        if rank == 0 and done:
-            cli.say(f"going on after {done:,} of {source['rows']:,} titles")
+        rows = job["data"]["rows"]
+        if done := recorded(out)[:, 1].sum():
+            cli.say(f"going on after {done:,} of {rows:,} titles")
         try:
             extract_windows(job, encoder, out, rank, world)
             together(dist.barrier)
@@ -266,16 +244,15 @@ def main(args):
                 return
             # float32 where the processor has no instructions for what the weights are rounded to
             numbers = str(encoder.model.dtype).removeprefix("torch.")
-            manifest = finish(job, out, started, threads=torch.get_num_threads(), processes=world, arithmetic=numbers)
+            cut = finish(job, out, started, threads=torch.get_num_threads(), processes=world, arithmetic=numbers)
         except KeyboardInterrupt:
-            safe = f"stopped after {recorded(out)[:, 1].sum():,} of {source['rows']:,} titles"
+            safe = f"stopped after {recorded(out)[:, 1].sum():,} of {rows:,} titles"
             raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
         made = f"{cli.count(len(job['names']), 'layer file')} from {encoder.name} in {job['settings']['dtype']}"
         taken = f"{time.time() - started:.1f} s{f' on {world} processes' if world > 1 else ''}"
-        cli.say(f"{out}: {source['rows']:,} titles of {source['name']}, {made}, {taken}. {following}")
-        if cut := manifest["truncated"]:
-            state = f"{cli.count(cut, 'title')} {'is' if cut == 1 else 'are'} longer than {args.max_length} tokens"
-            notes.append(f"{state} and cut there; --max-length keeps more")
+        cli.say(f"{out}: {rows:,} titles of {job['data']['name']}, {made}, {taken}. {following}")
+        if cut:
+            notes.append(f"{cli.count(cut, 'title')} cut at {args.max_length} tokens; --max-length keeps more")
         for note in notes:
             cli.say(note)
 

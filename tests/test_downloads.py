@@ -321,9 +321,7 @@ def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tm
 
 
 def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, tmp_path):
-    hub.faults = [
-        (start, status(503)) for start in ("GET /api/models", f"HEAD /{NAME}/resolve/{COMMIT}/config.json", "GET /cdn/")
-    ]
+    hub.faults = [(start, status(503)) for start in (f"HEAD /{NAME}/resolve/{COMMIT}/config.json", "GET /cdn/")]
     with serving(hub) as (address, asked):
         refused(
             extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again"
@@ -346,8 +344,9 @@ def test_a_wrong_name_is_one_line(hub, extract, model, words, tmp_path):
 
 
 def test_no_connection_and_nothing_in_the_cache_is_one_line(hub, extract):
+    hub.faults = [("GET /api/models", status(503))]
     with serving(hub) as (address, _):
-        pass
+        refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
     refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
 
 

@@ -255,6 +255,16 @@ def test_half_precision_is_close(dtype, instructions, folder_of, load, monkeypat
     assert encoder.dtype == getattr(torch, dtype) and (instructions or encoder.model.dtype == torch.float32)
 
 
+def test_a_model_that_reads_its_weights_itself_keeps_them(folder_of, monkeypatch):
+    """Linear layers are packed for oneDNN and their own weights emptied, but not where something else needs those."""
+
+    def forward(self, states):
+        return self.intermediate_act_fn(torch.nn.functional.linear(states, self.dense.weight, self.dense.bias))
+
+    monkeypatch.setattr(transformers.models.bert.modeling_bert.BertIntermediate, "forward", forward)
+    check_values("bert", folder_of, encoders.load_encoder(folder_of("bert"), "cpu", "float32", 32, ("cls", "mean")))
+
+
 # --- lengths, copies ----------------------------------------------------------------------------------------------
 
 

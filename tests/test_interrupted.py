@@ -326,7 +326,7 @@ def test_other_settings_do_not_mix_with_what_is_there(request, go, others, finis
 
 
 def test_other_layers_wait_for_an_unfinished_extraction(stopped, go, whole):
-    refused(go("--layers", "1"), "unfinished extraction of cls-02.npy", "the command that began it", "that folder")
+    refused(go("--layers", "1"), "unfinished extraction of cls-02.npy", "the command that began it", "--out")
     assert go().code == 0 and contents(stopped) == whole
 
 
