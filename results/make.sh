@@ -12,6 +12,7 @@ train "$OUT-report" --pooling cls                                   # the report
 for pooling in mean cls; do
     train "$OUT" --pooling $pooling --each --head linear            # the linear probe on every layer
 done
+train "$OUT" --pooling cls mean --layers all --head linear          # and on all of them side by side
 for layer in -1 1; do                                               # how many labels does it take?
     train "$OUT" --pooling mean --layers $layer --head linear --labels 8 16 32 64 128 256 all
 done
