@@ -41,7 +41,6 @@ import io
 import itertools
 import json
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -59,7 +58,8 @@ import store
 from encoder import embed, load_encoder, windows_ahead
 
 # what moves a terminal's cursor, changes its colours or turns text around; tabs and new lines do no harm
-UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+UNSAFE = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F)]
+ESCAPES = {code: f"\\u{code:04x}" for code in (*UNSAFE, *range(0x2066, 0x206A))}  # as JSON and Python write them
 
 
 def load(folder, name=None, device="auto", dtype=None):
@@ -73,6 +73,7 @@ def load(folder, name=None, device="auto", dtype=None):
     head, state = model.read_heads(folder, config)
     settings, own = config["settings"], config["encoder"]
     place, poolings = name or own["name"], tuple({pooling for pooling, _ in config["columns"]})
+    cli.choose_device(device)  # a wrong one is no fault of the encoder's
     try:
         encoder = load_encoder(place, device, dtype or settings["dtype"], settings["max_length"], poolings)
         for what in ("weights", "tokenizer"):
@@ -144,7 +145,7 @@ def table(classifier, titles):
 
 
 def standard_input():
-    """Yield lists of the lines that are there, as soon as they are."""
+    """Yield lists of the lines that are there, as soon as they are; bytes that are not UTF-8 become �."""
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
     begun = b""
@@ -208,14 +209,12 @@ def check_arguments(args):
     """Refuse what contradicts itself before anything slow is done."""
     asked, used = args.csv or args.titles or sys.stdin, args.out or args.label_column
     given = "titles as arguments" if args.titles else "--format"
+    missing = args.csv and not Path(args.csv).is_file()
     for wrong, text in (
         (not asked, "no titles: give some as arguments, with --csv, or on standard input"),
         (bool(args.csv) != bool(used), "--csv needs --out or --label-column, and those need --csv, the file to read"),
         (args.csv and (args.titles or args.format != "text"), f"--csv and {given} exclude one another; --out is CSV"),
-        (
-            args.csv and not Path(args.csv).is_file(),
-            f"--csv {args.csv}: there is no such file, or it is not a plain one",
-        ),
+        (missing, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
     ):
         if wrong:
             raise cli.Problem(text)
@@ -223,11 +222,6 @@ def check_arguments(args):
         cli.check_output("--out", args.out)
         if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
             raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
-
-
-def print_safely(text):
-    """Print a text as it is, but for control characters, which are written as JSON and Python write them."""
-    sys.stdout.write(UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def main(args):
@@ -246,7 +240,7 @@ def main(args):
                 raise
             cli.say(f"which titles were in training cannot be checked: {error}")
     if args.csv:
-        rows = data.read_table(args.csv, [args.text_column])
+        rows = data.read_table(args.csv, [args.text_column, *filter(None, [args.label_column])])
         header = next(rows)
         if twice := args.out and sorted(set(header) & set(added)):
             raise cli.Problem(f"{args.csv}: rename its column {twice[0]!r}; predictions would add one of that name")
@@ -255,7 +249,9 @@ def main(args):
     else:
         lists = [args.titles] if args.titles else standard_input()
         blocks = ([(title, [cli.escape_cell(title)]) for title in titles] for titles in lists)
-    out = contextlib.nullcontext(SimpleNamespace(write=len if args.csv else print_safely))  # len: scored only
+    # a test file that is only scored goes nowhere
+    printed = SimpleNamespace(write=lambda text: sys.stdout.write("" if args.csv else text.translate(ESCAPES)))
+    out = contextlib.nullcontext(printed)
     if args.out:
         out = store.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline="")
     bar = cli.progress(None, " titles", desc="predict", disable=not args.csv or args.quiet or None)
