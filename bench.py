@@ -74,7 +74,7 @@ def table(columns, rows):
     """Print the line that says where, with what and how, and a markdown table."""
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     processor = re.search(r"model name\s*: (.*)", info)
-    installed = {each.name: each.version for each in importlib.metadata.distributions(path=sys.path)}
+    installed = {each.name: each.version for each in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
     where = f"{processor[1] if processor else platform.machine()}, {torch.get_num_threads()} threads"
     command = f"`python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
@@ -113,13 +113,13 @@ def make_encoder(folder, **config):
     return str(folder)
 
 
-def sample(args, most):
-    """(titles, categories) of --data, at most so many, drawn by a fixed seed."""
-    table = data.read_table(data.find_titles(args.data), ["title", "category"])
-    title, category = map(next(table).index, ("title", "category"))
-    titles, labels = zip(*((cells[title], cells[category]) for _, cells in table), strict=True)
-    rows = np.random.default_rng(0).permutation(len(titles))[: most or None]
-    return [titles[i] for i in rows], [labels[i] for i in rows]
+def sample(args, most=None):
+    """(titles, categories) of --data in an order of their own, at most so many: two lists."""
+    rows = data.read_table(data.find_titles(args.data), ["title", "category"])
+    title, category = map(next(rows).index, ("title", "category"))
+    pairs = [(cells[title], cells[category]) for _, cells in rows]
+    random.Random(0).shuffle(pairs)
+    return map(list, zip(*pairs[:most], strict=True))
 
 
 def plain_loop(model, tokenizer, titles):
@@ -138,7 +138,7 @@ def plain_loop(model, tokenizer, titles):
 
 
 def bench_extract(args, temporary):
-    titles, folder = sample(args, 1200)[0], make_encoder(temporary / "base")
+    (titles, _), folder = sample(args, 1200), make_encoder(temporary / "base")
     model, contenders = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), {}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     contenders["loop over batches of 32, all layers"] = lambda: plain_loop(model, tokenizer, titles)
@@ -188,10 +188,10 @@ def usual_probe(x, labels, folds, penalties):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    options = {"scoring": "neg_log_loss", "l1_ratios": (0,), "use_legacy_attributes": False, "max_iter": 10_000}
-    inner = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
     solver = LogisticRegression(max_iter=10_000)
     if penalties:
+        inner = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
+        options = {"scoring": "neg_log_loss", "l1_ratios": (0,), "use_legacy_attributes": False, "max_iter": 10_000}
         solver = LogisticRegressionCV(Cs=penalties, cv=inner, **options)
     solver, method = make_pipeline(StandardScaler(), solver), "predict_proba"
     return np.stack([cross_val_predict(solver, x, labels, cv=PredefinedSplit(f), method=method) for f in folds])
@@ -209,7 +209,7 @@ def bench_train(args, temporary):
     linear = {**config, "options": {**options, "head": "linear"}}
     folds = splits.repeat_folds(labels, groups, options)
     drawn = splits.draw_titles(labels, groups, folds, 0)
-    usual_probe(x[:40, 0].numpy(), np.arange(40) % 2, np.arange(40)[None] // 20, [1.0])  # imports
+    usual_probe(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2, None)  # its imports are not timed
     work = {
         f"report's head, {options['epochs']} epochs": {
             "this project": lambda: train.train_heads(x, labels, folds, config, [rows for rows, _ in drawn])[2],
@@ -235,90 +235,83 @@ def bench_scale(args, temporary):
     sizes = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles] + [args.max_titles]
     shape = {"hidden_size": args.hidden, "num_hidden_layers": 2, "num_attention_heads": 2}
     encoder = make_encoder(temporary / "tiny", intermediate_size=2 * args.hidden, **shape)
-    seconds, rows = {}, []
+    seconds, rows = {}, {}
     for before, size in itertools.pairwise([0, *sizes]):
         place, generator = temporary / str(size), random.Random(0)
         place.mkdir()
-        titles, features, results = place / "titles.csv", place / "features", place / "results"
+        titles, results = place / "titles.csv", place / "results"
         with open(titles, "w", encoding="utf-8") as file:
-            file.write("title,category\n")
+            print("title,category", file=file)
             for row in range(size):
                 words = generator.choices(WORDS.split()[row % 4 * 5 :], k=generator.randint(3, 12))
-                file.write(f"{' '.join(words)} {row},category {row % 4}\n")
-        fit = ("--features", features, "--results", results, "--layers", "-1", "--repeats", 1)
+                print(f"{' '.join(words)} {row},category {row % 4}", file=file)
+        fit = ("--features", place / "features", "--results", results, "--layers", "-1", "--repeats", 1)
         for name, *options in (
-            ("extract.py", "--data", titles, "--model", encoder, "--out", features),
+            ("extract.py", "--data", titles, "--model", encoder, "--out", place / "features"),
             ("train.py --head linear", *fit, "--head", "linear"),
+            ("predict.py --csv", "--csv", titles, "--out", place / "out.csv", "--run", results),
             ("train.py --head mlp, 2 epochs", *fit, "--epochs", 2),
             ("evaluate.py", "--results", results),
-            ("predict.py --csv", "--csv", titles, "--out", place / "out.csv", "--run"),
         ):
-            options += list(results.glob("*linear*")) if options[-1] == "--run" else []
             seconds[size, name], peak = run(name.split()[0], *options)
             more = (seconds[size, name] - seconds.get((before, name), 0)) / (size - before)
-            rows.append((f"{size:,}", name, f"{seconds[size, name]:.1f}", f"{more * 1e6:,.1f}", f"{peak:,.0f}"))
-            cli.say(" ".join(rows[-1]))
+            row = f"{size:,}", name, f"{seconds[size, name]:.1f}", f"{more * 1e6:,.1f}", f"{peak:,.0f}"
+            rows.setdefault(name, []).append(row)
+            cli.say(" ".join(row))
     columns = (":titles", ":step", "seconds", "µs for each title more than above", "peak memory, MB")
-    table(columns, sorted(rows, key=lambda row: [step for _, step in seconds].index(row[1])))
+    table(columns, itertools.chain(*rows.values()))
     print(f"Encoder: 2 layers of {args.hidden} dimensions, random weights; 1 repeat of 5 folds.\n")
 
 
 def bench_busy(args, temporary):
-    path, features, turn = data.find_titles(args.data), temporary / "features", itertools.count()
-    extraction = ("extract.py", "--data", path, "--model", "minilm", "--out")
-    training = ("train.py", "--features", features, "--layers", "-1", "--results")
-    run(*extraction, features)
+    features, model = temporary / "features", ("--data", data.find_titles(args.data), "--model", "minilm")
+    run("extract.py", *model, "--out", features)
+    training = ("--features", features, "--layers", "-1", "--results")
+    steps = {"train.py": training, "extract.py": (*model, "--out")}
+    kinds = {"as the scripts set them": {}, "as the libraries do": SPINNING}
 
-    def work(step, environment, busy):
-        other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if busy else None
-        try:
-            run(*step, temporary / f"busy-{next(turn)}", **environment)
-        finally:
-            if other:
+    def work(script, kind, busy):
+        with subprocess.Popen([sys.executable, "-c", "while True: pass" if busy else ""]) as other:
+            try:
+                run(script, *steps[script], tempfile.mkdtemp(dir=temporary), **kinds[kind])
+            finally:
                 other.kill()
-                other.wait()
 
-    kinds, steps = {"as the scripts set them": {}, "as the libraries do": SPINNING}, (training, extraction)
-    cases, contenders = list(itertools.product(steps, kinds)), {}
-    for (step, kind), busy in itertools.product(cases, (False, True)):
-        contenders[step[0], kind, busy] = functools.partial(work, step, kinds[kind], busy)
-    found, rows = rounds(contenders, args.runs), []
-    for step, kind in cases:
-        alone, busy = (found[step[0], kind, state][0] for state in (False, True))
-        rows.append((step[0], kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
+    cases = itertools.product(steps, kinds, (False, True))
+    found, rows = rounds({case: functools.partial(work, *case) for case in cases}, args.runs), []
+    for script, kind in itertools.product(steps, kinds):
+        alone, busy = found[script, kind, False][0], found[script, kind, True][0]
+        rows.append((script, kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
     table((":script", ":waiting threads", "alone, s", "beside a busy process, s", "times as long"), rows)
 
 
 def bench_answer(args, temporary):
-    path, (found, names) = data.find_titles(args.data), sample(args, None)
+    path, (titles, names) = data.find_titles(args.data), sample(args)
     labels = np.unique(names, return_inverse=True)[1]
-    folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)
+    folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)[None]
+    usual_probe(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2, None)  # its imports are not timed
+    usual = {"probes, usual": None, "probes, usual with as many penalties": probe.GRID}
     for name in args.model:
         folder = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
-        place, features = temporary / f"features-{Path(name).name}", {}
+        place, took = temporary / f"features-{Path(name).name}", {}
         fit = ("train.py", "--features", place, "--results", place / "runs", "--each", "--head", "linear")
         extraction = ("extract.py", "--data", path, "--model", folder, "--pooling", *cli.POOLINGS, "--out", place)
-
-        def usual_encode(folder=folder, features=features):
-            model = transformers.AutoModel.from_pretrained(folder).eval()
-            features.update(plain_loop(model, transformers.AutoTokenizer.from_pretrained(folder), found))
-
-        def usual(penalties, features=features):
-            return [usual_probe(x, labels, folds[None], penalties) for x in features.values()]
-
-        contenders = {
-            "features": functools.partial(run, *extraction),
-            "features, usual": usual_encode,
-            "probes": lambda fit=fit: [run(*fit, "--repeats", 1, "--pooling", pooling) for pooling in cli.POOLINGS],
-            "probes, usual": lambda: usual(None),
-            "probes, usual with as many penalties": lambda: usual(probe.GRID),
-            "table with intervals": functools.partial(run, "evaluate.py", "--results", place / "runs"),
-        }
-        took = {stage: seconds for stage, (seconds, _) in rounds(contenders, 1).items()}
+        took["features"], _ = run(*extraction)
+        started = time.perf_counter()
+        model = transformers.AutoModel.from_pretrained(folder).eval()
+        features = plain_loop(model, transformers.AutoTokenizer.from_pretrained(folder), titles)
+        took["features, usual"] = time.perf_counter() - started
+        took["probes"] = sum(run(*fit, "--repeats", 1, "--pooling", pooling)[0] for pooling in cli.POOLINGS)
+        for stage, penalties in usual.items():
+            started = time.perf_counter()
+            for x in features.values():
+                usual_probe(x, labels, folds, penalties)
+            took[stage] = time.perf_counter() - started
+        took["table with intervals"], _ = run("evaluate.py", "--results", place / "runs")
         rows = [(stage, f"{seconds:.1f}", "") for stage, seconds in took.items()]
         ours = took["features"] + took["probes"] + took["table with intervals"]
         rows.append(("**all, this project**", f"{ours:.1f}", "1.0"))
-        for stage in ("probes, usual", "probes, usual with as many penalties"):
+        for stage in usual:
             seconds = took["features, usual"] + took[stage]
             rows.append((f"**all, features and {stage}**", f"{seconds:.1f}", f"{seconds / ours:.1f}"))
         table((f":{Path(name).name}, {len(labels):,} titles", "seconds", "times as long"), rows)

@@ -101,7 +101,8 @@ def test_arguments_lines_and_formats_agree(trained, monkeypatch):
     assert text.code == 0, text.err
     lines = [line.split(maxsplit=2) for line in text.out.splitlines()]
     assert [line[2] for line in lines] == TITLES
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeff" + "\r\n".join([*TITLES, "", "  ", "last"])))
+    piped = "\ufeff" + "\r\n".join([*TITLES, "", "  ", "last"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
     as_json = call("predict", "--run", trained.run, "--format", "jsonl", "--window", 2)
     items = [json.loads(line) for line in as_json.out.splitlines()]
     assert [item["title"].strip() for item in items] == [*TITLES, "", "", "last"]  # in step with what was read
