@@ -150,12 +150,12 @@ def is_blank(text):
     return not any(c.isprintable() and not c.isspace() for c in text)
 
 
-def copy_titles(path, text_column, label_column, out):
+def copy_titles(path, text_column, label_column, out, least=2):
     """Check a file of titles and write its titles and labels to the binary file `out`, as CSV, in bounded memory.
 
     Returns {"rows", "titles" (sha256 of what was written), "classes" (name: count, by name), "notes" (see doubts)}.
-    Labels lose the spaces around them, titles stay as they are. Empty titles or labels, or fewer than two classes, are
-    a cli.Problem.
+    Labels lose the spaces around them, titles stay as they are. Empty titles or labels, or fewer than `least` classes,
+    are a cli.Problem.
     """
     if text_column == label_column:
         raise cli.Problem(f"--text-column and --label-column are both {text_column!r}; name two columns")
@@ -180,9 +180,9 @@ def copy_titles(path, text_column, label_column, out):
     if empty:
         where = f"{len(empty):,} of {rows:,} rows have no {text_column!r} or no {label_column!r}"
         raise cli.Problem(f"{path}: {where}, first row {', '.join(empty[:5])}; fill them in or delete them")
-    if len(numbers) < 2:
-        there = f"one category only ({name!r})" if rows else "no row below the header"
-        raise cli.Problem(f"{path}: column {label_column!r} holds {there}; two categories are needed")
+    if len(numbers) < least:
+        there = f"one category only ({name!r})" if rows else "no category, as there is no row below the header"
+        raise cli.Problem(f"{path}: column {label_column!r} holds {there}; at least {least} are needed")
     classes = dict(sorted(zip(numbers, np.bincount(labels).tolist(), strict=True)))
     notes = doubts(classes, np.asarray(titles), np.asarray(labels))
     return {"rows": rows, "titles": hasher.hexdigest(), "classes": classes, "notes": notes}

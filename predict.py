@@ -232,7 +232,7 @@ def main(args):
     top = 1 if kind == "text" and not args.top else args.top
     added, training, kept = list(predictions(classes, np.empty((0, len(classes))), top)), set(), []
     if args.label_column:  # a fault here should not cost the loading of an encoder
-        data.copy_titles(args.csv, args.text_column, args.label_column, io.BytesIO())
+        data.copy_titles(args.csv, args.text_column, args.label_column, io.BytesIO(), least=1)
         try:
             training = set(map(splits.group_key, runs.features_of(config, args.features).titles()[0]))
         except cli.Problem as error:
