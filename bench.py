@@ -22,7 +22,7 @@ def parse_arguments(argv=None):
     what = "answer: encoders; random is bert-base's shape with random weights, as fast as trained ones"
     add("--model", nargs="+", default=["minilm", "random"], metavar="NAME", help=what)
     add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
-    add("--hidden", type=cli.number(int, 4), default=32, help="scale: width of the encoder, a multiple of 4")
+    add("--hidden", type=cli.number(int, 4), default=384, help="scale: width of the encoder, a multiple of 4")
     return parser.parse_args(argv)
 
 
