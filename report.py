@@ -26,8 +26,8 @@ def describe(run):
     run |= {"kind": config.get("baseline"), "size": options["labels"], "layers": [], "depth": 0.0, "report": None}
     if run["kind"]:
         return run | dict.fromkeys(("head", "name"), baselines.NAMES[run["kind"]])
-    depth, layers = config["encoder"]["layers"], list(dict.fromkeys(layer for _, layer in config["columns"]))
-    poolings, parts = {pooling for pooling, _ in config["columns"]}, ["linear probe"] * (options["head"] == "linear")
+    depth, (layers, poolings) = config["encoder"]["layers"], runs.layers_of(config)
+    parts = ["linear probe"] * (options["head"] == "linear")
     if "mean" in poolings:
         parts.append("[CLS] and mean pooling" if "cls" in poolings else "mean pooling")
     words = {"standardize": "standardised", "reduction": "no reduction", "fusion": f"fusion {options.get('fusion')}"}

@@ -149,10 +149,20 @@ def collapse(config):
     return f"predicts one class only in {collapsed} of {options['folds'] * options['repeats']} heads", remedy
 
 
+def layers_of(config):
+    """The layers, top first, and the poolings that a run is trained on: two lists."""
+    return [list(dict.fromkeys(values)) for values in zip(*(column[::-1] for column in config["columns"]), strict=True)]
+
+
+def in_words(config):
+    """The layers and poolings of a run in words."""
+    layers, poolings = layers_of(config)
+    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} ({' and '.join(poolings)})"
+
+
 def name_of(config):
     """The name of a run's folder: encoder, data, layers, and every option that is not the default."""
-    layers = list(dict.fromkeys(layer for _, layer in config["columns"]))
-    poolings = list(dict.fromkeys(pooling for pooling, _ in config["columns"]))
+    layers, poolings = layers_of(config)
     parts = [store.slug(Path(config["encoder"]["name"]).name), store.slug(config["data"]["name"]), "layers", *layers]
     parts += [] if poolings == ["cls"] else ["and".join(poolings)]
     for option, value in config["options"].items():
@@ -168,14 +178,13 @@ def model_card(config, name):
     result, titles = config["results"], config["data"]
     named = titles["name"], config["encoder"]["name"], config["made"]["command"]
     data, encoder, command = (text.replace("`", "") for text in named)
-    used = " and ".join(f"layer {layer} ({pooling})" for pooling, layer in config["columns"])
     classes = "\n".join(f"- {cli.escape_markdown(name)}" for name in config["classes"])
     return f"""---
 pipeline_tag: text-classification
 ---
 # {name}
 
-Tells the categories below apart by {used} of the frozen encoder `{encoder}`.
+Tells the categories below apart by {in_words(config)} of the frozen encoder `{encoder}`.
 Made with `{command}`. Use it with `python predict.py --run FOLDER "a title"`.
 
 F1-macro {result["macro_f1"]:.4f} (folds {result["fold_mean"]:.4f} ± {result["fold_deviation"]:.4f}, log loss

@@ -195,8 +195,7 @@ def choose_options(args):
 def train_run(folder, config, inputs, labels, folds, groups, drawn, features):
     """Train one run, write its folder, and say how it did."""
     begun, (x, scale), options = time.time(), inputs, config["options"]
-    names = [f"layer {layer} ({pooling})" for pooling, layer in config["columns"]]
-    columns = ", ".join(names)
+    columns = runs.in_words(config)
     bar = cli.progress(len(drawn) if scale else options["epochs"], " heads" if scale else " epochs", desc=columns)
     with bar:
         if options["head"] == "linear":
@@ -221,8 +220,8 @@ def train_run(folder, config, inputs, labels, folds, groups, drawn, features):
     if fault := runs.collapse(config):
         cli.say("  " + "; try ".join(fault))
     if weights:
-        weighed = [f"{name} {weight:+.3f}" for name, weight in zip(names, weights, strict=True)]
-        cli.say(f"  weights: {', '.join(weighed)}")
+        pairs = zip(config["columns"], weights, strict=True)
+        cli.say("  weights: " + ", ".join(f"layer {layer} ({pooling}) {w:+.3f}" for (pooling, layer), w in pairs))
     if ends := [c for c in np.ravel(penalties) if c in (probe.GRID[0], probe.GRID[-1])]:
         cli.say(f"  {len(ends)} of {len(drawn)} heads chose an end of the grid of penalties (C {ends[0]:g})")
 
