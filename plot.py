@@ -113,7 +113,7 @@ def draw_scores(axes, table):
         high = max(high, value + 0.03 * (high - low))
         label = f"{run['head']} ({value:.3f}{', below' if value < low else ''})"
         handles.append(axes.axhline(value, color=GRAY, linestyle=STYLES[kind], linewidth=1, label=label))
-    names = readable([", ".join(map(str, layers)) for layers in places])
+    names = readable([runs.spell(list(layers)) for layers in places])
     turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
     crowded = turned if sum(map(len, names)) > 28 else {}
     axes.set_xticks(list(places.values()), names, **crowded)

@@ -38,7 +38,7 @@ def describe(run):
     head = ", ".join(parts) or "report's head"
     if config["data"]["sha256"] == data.YOUTUBE_SHA256 and not parts:
         run["report"] = REPORT.get(tuple(depth - layer for layer in layers))
-    name = f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} ({head})"
+    name = f"layer{'s' * (len(layers) > 1)} {runs.spell(layers)} ({head})"
     # the report's rows come first, in its order; then one kind of head after the other
     order = bool(parts), head.count(","), head, len(layers), [-layer for layer in layers]
     return run | {"layers": layers, "depth": max(layers) / depth, "head": head, "name": name, "order": order}
@@ -85,7 +85,7 @@ def main_table(table):
         if not run["told"]:
             difference = "**best**" if run is best else f"({difference})"
         line = {
-            "Layers": ", ".join(map(str, run["layers"])) or "none",
+            "Layers": runs.spell(run["layers"]) or "none",
             ":Head": label,
             "F1-macro, last epoch": f"{result['macro_f1']:.4f}",
             "95% interval": "{:.4f} to {:.4f}".format(*run["interval"]),

@@ -154,10 +154,17 @@ def layers_of(config):
     return [list(dict.fromkeys(values)) for values in zip(*(column[::-1] for column in config["columns"]), strict=True)]
 
 
+def spell(layers):
+    """Layers, top first, as text; many that follow one another as 12 to 1."""
+    if len(layers) > 4 and layers == [*range(layers[0], layers[-1] - 1, -1)]:
+        return f"{layers[0]} to {layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
 def in_words(config):
     """The layers and poolings of a run in words."""
     layers, poolings = layers_of(config)
-    return f"layer{'s' * (len(layers) > 1)} {', '.join(map(str, layers))} ({' and '.join(poolings)})"
+    return f"layer{'s' * (len(layers) > 1)} {spell(layers)} ({' and '.join(poolings)})"
 
 
 def name_of(config):

@@ -389,6 +389,19 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     assert said in text  # 0.70 and 0.67 at 16 could be chance, 0.50 and 0.40 at 8 could not
 
 
+@pytest.mark.parametrize(
+    "layers, text",
+    [
+        ([12], "12"),
+        ([12, 11, 10, 9], "12, 11, 10, 9"),
+        ([6, 5, 4, 3, 2, 1], "6 to 1"),
+        ([9, 7, 5, 3, 1], "9, 7, 5, 3, 1"),
+    ],
+)
+def test_many_layers_that_follow_one_another_are_named_by_their_ends(layers, text):
+    assert runs.spell(layers) == text
+
+
 def test_whether_the_curve_still_rises_at_its_end(tmp_path):
     label_curve(tmp_path / "rises", {8: 0.5, 16: 0.3, None: 0.1})
     said = re.search(
