@@ -18,6 +18,7 @@ from synthetic import chances, guesses, write_baseline, write_features, write_ru
 
 import data
 import metrics
+import runs
 import store
 
 CELL = re.compile(r"(?<!\\)\|")
