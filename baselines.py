@@ -23,11 +23,12 @@ def probabilities(kind, size, titles, table):
 
     kind: "majority" or "tfidf"; size: labels a category, or None for all; titles: list of str.
     """
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
+    if kind == "tfidf":
+        try:
+            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.linear_model import LogisticRegression
+        except ImportError:
+            raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
     labels, folds, classes = table["labels"], table["folds"], len(table["config"]["classes"])
     drawn = iter(splits.draw_titles(labels, table["groups"], folds, table["config"]["options"]["seed"], size))
     titles, out = np.array(titles, dtype=object), np.zeros((*folds.shape, classes), dtype=np.float32)
@@ -50,7 +51,10 @@ def add(table, results, features):
     there = {(run["config"]["baseline"], run["config"]["options"]["labels"]) for run in table["baselines"]}
     sizes = sorted({run["config"]["options"]["labels"] for run in table["few"]})
     for kind, size in (("majority", None), *(("tfidf", size) for size in (None, *sizes))):
-        if (kind, size) in there:
+        # the folder's name says titles and folds, whatever the encoder: another table's may be this one's, too
+        name = [store.slug(config["data"]["name"]), config["data"]["titles"][:8], "baseline", kind, *options.values()]
+        folder = results / "-".join(map(str, name + ([f"labels-{size}"] if size else [])))
+        if (kind, size) in there or folder.exists():
             continue
         started, opened = time.time(), runs.features_of(config, features)
         values = probabilities(kind, size, opened.titles()[0], table)
@@ -64,10 +68,7 @@ def add(table, results, features):
             **store.provenance(started),
         }
         content["made"]["features"] = str(Path(opened.folder).resolve())
-        # the folder's name says titles and folds, whatever the encoder
-        name = [store.slug(config["data"]["name"]), config["data"]["titles"][:8], "baseline", kind, *options.values()]
-        name += [f"labels-{size}"] if size else []
         arrays = {"probabilities": values, **{key: table[key] for key in ("labels", "folds", "groups")}}
-        runs.write(results / "-".join(map(str, name)), content, arrays)
+        runs.write(folder, content, arrays)
         few = f", {size} labels a category" if size else ""
         cli.say(f"{NAMES[kind]}{few}: macro-F1 {content['results']['macro_f1']:.4f}")

@@ -75,7 +75,7 @@ def begin(parse_arguments):
 
 
 def processors():
-    """How many processors this process may use: its affinity, and the quota of its container."""
+    """How many processors this process may use: its affinity, and its container's quota (cgroup v2)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):  # there is no such file, or the quota is the word max
         quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())

@@ -204,7 +204,7 @@ def check_encoder(encoder, poolings):
     for part in encoder.model.modules():  # ALBERT, which calls one block again and again, keeps no list of them
         if isinstance(part, nn.ModuleList) and len(part) == layers[-1]:
             encoder.blocks = encoder.blocks or part
-    if not all(same([top]) for top in layers):
+    if not all(map(same, [layers, *([top] for top in layers)])):
         encoder.blocks = None
 
 
@@ -275,7 +275,7 @@ def embed_batch(encoder, batch, layers, poolings):
 
     def pool(layer, state):
         if "cls" in poolings:
-            pooled["cls", layer] = state[:, 0].float()
+            pooled["cls", layer] = state[:, 0].float().clone()  # a view would keep the states of all tokens
         if "mean" in poolings:
             state = state.float()
             pooled["mean", layer] = state.mean(1) if mask is None else (state * mask[..., None]).sum(1) / lengths

@@ -39,6 +39,7 @@ if __name__ == "__main__":
 
 import contextlib
 import datetime
+import errno
 import itertools
 import os
 import re
@@ -68,7 +69,8 @@ def clear(out, *patterns):
 
 def refuse_strangers(out):
     """Raise a Problem where `out` is somebody's folder of other things, in which our files could replace theirs."""
-    names = sorted({path.name for path in out.iterdir()} - {".lock"})
+    leftovers = {path.name for pattern in UNNAMED for path in out.glob(pattern)}
+    names = sorted({path.name for path in out.iterdir()} - leftovers - {".lock"})
     if names and not {"manifest.json", "job.json"} & {*names}:
         raise cli.Problem(f"--out {out}: this folder holds other files ({names[0]}); name a new or empty one")
 
@@ -139,14 +141,23 @@ def prepare(args, path, titles, counts, encoder, out):
     try:
         for path in () if done else paths:
             np.lib.format.open_memmap(path, "w+", args.store, (counts["rows"], encoder.info["hidden"]))
-            with open(path, "r+b") as file, contextlib.suppress(AttributeError):  # not every system can reserve room
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)  # a disk that fills up later cannot hurt us
+            with open(path, "r+b") as file:
+                reserve(file.fileno(), path.stat().st_size)
     except OSError:
         clear(out, *job["names"], *(() if finished else ("titles.csv",)), *RECORDS)
         raise
     if not finished:
         os.replace(titles, out / "titles.csv")
     return {**job, "left": sorted({*range(-(-counts["rows"] // args.window))} - done)}
+
+
+def reserve(file, size):
+    """Take a file's room on the disk: one that fills up later cannot hurt us then. Not every system and disk can."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except (AttributeError, OSError) as error:
+        if getattr(error, "errno", errno.EINVAL) not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise
 
 
 def recorded(out):
@@ -218,8 +229,8 @@ def main(args):
             stack.callback(dist.destroy_process_group)
         if rank == 0:  # what is wrong with the titles should not cost the loading, or the download, of an encoder
             stack.enter_context(store.locked(out, "an extraction"))
-            clear(out, *UNNAMED)
             refuse_strangers(out)
+            clear(out, *UNNAMED)
             path, titles = data.find_titles(args.data), out / ".titles.csv.checked.tmp"
             stack.callback(clear, out, titles.name)
             with open(titles, "wb") as file:

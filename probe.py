@@ -15,7 +15,8 @@ ALONE = 0.1  # C where there is nothing to choose by
 FEW = 2000  # titles; up to here each part of them is held out in turn, and float64 costs next to nothing
 MEMORY = 10  # steps that L-BFGS remembers
 NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}  # a component of a gradient may be off by so much
-STATE = 48_000_000  # numbers that all problems that are solved together may keep: 200 MB
+STATE = 48_000_000  # numbers that all problems that are solved together may keep, 200 MB in float32
+COPY = 1 << 25  # numbers of the features that are copied where few titles are drawn: 130 MB
 BLOCK = 1 << 19  # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
 
 
@@ -133,7 +134,7 @@ def choose_penalty(x, labels, parts, classes, report):
     parts: (problems, titles) int8, -1 for titles that a problem may not learn from, else the part with which a title is
     held out. Few titles are held out part by part, of many one part only. The grid is walked from the strongest penalty
     on, each solution starting from where the last two lead; what a problem finds after its log loss was higher
-    twice in a row, or once by a twentieth, does not count.
+    twice, or once by a twentieth, does not count.
     """
     problems, turns = len(parts), range(int(parts.max()) + 1) if x.dtype == torch.float64 else [int(parts.max())]
     hold = torch.cat([parts == turn for turn in turns])
@@ -142,9 +143,9 @@ def choose_penalty(x, labels, parts, classes, report):
     best, chosen = theta[:, :problems], x.new_full((problems,), ALONE, dtype=torch.float64)
     if not parts.max():  # a title of each category: there is nothing to choose by
         return best, chosen
-    count, scale = learn.sum(1), standardization(x, learn)
+    count, scale = learn.sum(1).clamp(min=1), standardization(x, learn)
     weight = 1 / hold.view(len(turns), problems, -1).sum((0, 2)).repeat(len(turns))  # all turns together make a mean
-    lowest, risen = torch.full_like(chosen, torch.inf), torch.zeros_like(chosen)
+    lowest, risen = torch.full_like(chosen, torch.inf), 2 * (parts.amax(1) == 0)
     for value in GRID:
         penalty = strength(value, count, classes)
         report(problems / (len(GRID) + 1))
@@ -177,9 +178,10 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
         parts = np.full((together, len(x)), -1, np.int8)
         for part, (rows, values) in zip(parts, drawn[first : first + together], strict=True):
             part[rows] = values
-        some = torch.from_numpy(np.flatnonzero((parts >= 0).any(0))).to(x.device)
-        parts = torch.from_numpy(parts).to(x.device)[:, some]
-        own, wanted = (flat[some], target[some]) if len(some) < len(x) else (flat, target)
+        own, wanted, some = flat, target, np.flatnonzero((parts >= 0).any(0))
+        if len(some) < len(x) and len(some) * flat.shape[1] < COPY:
+            own, wanted, parts = flat[some], target[some], parts[:, some]
+        parts = torch.from_numpy(parts).to(x.device)
         few = int((parts >= 0).sum(1).max()) <= FEW
         own, precise, most = (own.double(), 0.001, 4) if few else (own, 0.01, 1)
         for some in parts.split(max(1, STATE // ((2 * MEMORY + 12) * (own.shape[1] + 1) * classes * most))):
@@ -205,7 +207,10 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
 
 
 def rescale(x):
-    """Bring every layer and dimension of x to mean 0 and deviation 1, in place; returns both: (layers, hidden) each."""
+    """Bring every layer and dimension of x to mean 0 and deviation 1, in place; returns both: (layers, hidden) each.
+
+    For good digits only: what is learned is standardised by what each head may see, so held-out titles don't matter.
+    """
     everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
     mean, deviation = (value.view(x.shape[1:]) for value in standardization(x.flatten(1), everyone))
     for part in x.split(1 << 14):

@@ -64,7 +64,8 @@ def open_(folder):
 def find(place):
     """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
     folder, found = Path(place or "results"), []
-    for path in [folder / "config.json", *folder.glob("[!.]*/config.json")]:
+    own = folder / "config.json"
+    for path in [own] if own.exists() else folder.glob("[!.]*/config.json"):
         with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
             config = open_(path.parent)
             found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]

@@ -155,8 +155,10 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     except ValueError:
         raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
     if min(layers) < int("cls" in poolings) or max(layers) > depth:
-        hint, top = "layer 0, the embeddings, needs --pooling mean", max(layers) + 1
-        if min(layers) > 0 and top - min(layers) <= depth:
+        hint, top = "numbers below 0 count from the top", max(layers) + 1
+        if 0 in layers:
+            hint = "layer 0, the embeddings, needs --pooling mean"
+        elif min(layers) > 0 and top - min(layers) <= depth:
             hint = f"counted from the top, that is --layers {' '.join(str(layer - top) for layer in layers)}"
         raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; {hint}")
     if len(set(layers)) < len(layers):

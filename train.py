@@ -149,7 +149,8 @@ def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
         del rows, counts, batch  # before the next epoch's are drawn
         if not np.isfinite(losses).all():
             wrong = f"the loss is no longer a finite number in epoch {epoch}"
-            raise cli.Problem(f"{wrong}; use a smaller --lr than {options['lr']:g}, or --standardize")
+            remedy = "" if options["standardize"] else ", or --standardize"
+            raise cli.Problem(f"{wrong}; use a smaller --lr than {options['lr']:g}{remedy}")
         state = {name: value.detach() for name, value in {**parameters, **buffers}.items()}
         probabilities = model.held_out_probabilities(heads[0], state, x, folds)
         scores = np.ravel(metrics.score(labels, probabilities.argmax(2), folds, classes)["fold_macro_f1"])
@@ -244,7 +245,8 @@ def main(args):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         for layers in sets:
-            columns, inputs = [(pooling, layer) for pooling in poolings for layer in layers], None
+            columns = [(pooling, layer) for pooling in poolings for layer in layers]
+            inputs = x = None  # the features of the set before are not needed any more
             for size in sizes:
                 config = {
                     "format": runs.FORMAT,

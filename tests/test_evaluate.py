@@ -333,6 +333,16 @@ def test_the_average_says_whether_the_encoder_knows_something_that_words_do_not(
     assert "that the encoder adds something to words is not shown" in evaluate(tmp_path / "same")
 
 
+def test_two_encoders_share_the_baselines_of_their_titles(tmp_path):
+    titles, names = [f"word{label} {i}" for i, label in enumerate(THREE)], [f"c{label}" for label in THREE]
+    features = write_features(tmp_path / "features", titles, names)
+    for name in ("one", "two"):
+        encoder = {"name": name, "revision": None, "layers": 2, "hidden": 8, "weights": name, "tokenizer": "t"}
+        write_run(tmp_path / "r", THREE, guesses(THREE, 3, 0.8), features=features, encoder=encoder)
+    done = call("evaluate", "--results", tmp_path / "r", "--features", features, "--baselines")
+    assert done.code == 0 and done.out.count("| none | TF-IDF") == 2, done.err
+
+
 def test_baselines_of_titles_without_words(tmp_path):
     """A title of emoji has no word; and the words of no title say anything."""
     titles = [["😀", "🎉", "🍕", "🎨"][i % 4] * (1 + i // 4) for i in range(60)]

@@ -5,6 +5,7 @@
 
 import collections
 import contextlib
+import errno
 import functools
 import itertools
 import json
@@ -526,9 +527,19 @@ def test_a_full_disk_is_seen_before_anything_is_computed(small_disk, go, monkeyp
 
 def test_a_folder_of_other_things_is_not_taken_over(tmp_path, go, source):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "titles.csv").write_text("title,category,note\nmy own file,a,b\n")
+    files = {"titles.csv": "title,category,note\nmy own file,a,b\n", ".manifest.json.backup.tmp": "mine, too"}
+    for name, text in files.items():
+        (tmp_path / "mine" / name).write_text(text)
     refused(go("--out", tmp_path / "mine"), "mine", "other files", "titles.csv")
-    assert (tmp_path / "mine" / "titles.csv").read_text().endswith("my own file,a,b\n")
+    assert {name: (tmp_path / "mine" / name).read_text() for name in files} == files
+
+
+def test_a_disk_that_cannot_reserve_room_is_used_all_the_same(tmp_path, go, source, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    assert go("--out", tmp_path / "f").code == 0
 
 
 def test_a_folder_that_cannot_be_made_is_reported(tmp_path, go, source):

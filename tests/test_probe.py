@@ -158,6 +158,14 @@ def test_many_categories_with_few_titles():
     np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-4)
 
 
+def test_heads_with_nothing_to_choose_by_beside_others():
+    """Two titles of each category in one fold, three in the others: some heads have no second part to hold out."""
+    for seed in range(5):
+        x, labels = noisy(rows=15, hidden=6, classes=3, noise=0.5, seed=seed)
+        state, _, probabilities, _, _ = solve(x, labels, folds=2, repeats=3, seed=seed)
+        assert np.isfinite(probabilities).all() and all(value.isfinite().all() for value in state.values())
+
+
 def test_one_label_a_category():
     x, labels = noisy(noise=0.1)
     _, chosen, probabilities, _, _ = solve(x, labels, 1)
