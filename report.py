@@ -211,10 +211,13 @@ def recommendation(table, margin):
         if needed := [pair for pair in needed if pair[0]]:
             text += " About {:,} titles would settle whether {} loses less.".format(*min(needed))
     else:
-        share = f"{choice['depth']:.0%} of the encoder instead of {best['depth']:.0%}"
+        fewer, more = (len(run["config"]["columns"]) for run in (choice, best))
+        takes = f"as much of the encoder, {cli.count(fewer, 'embedding')} a title instead of {more},"
+        if choice["depth"] < best["depth"]:
+            takes = f"{choice['depth']:.0%} of the encoder instead of {best['depth']:.0%}"
         text += (
             f"the cheapest row that is shown to lose at most {margin:g} to the best, {best['name']}. It takes "
-            f"{share if choice['depth'] < best['depth'] else 'as much of the encoder'} and loses "
+            f"{takes} and loses "
             f"{-choice['difference']:.4f}, with 95% confidence at most {max(choice['loss_bound'], 0):.4f}."
         )
     if len(rows) > 1:
