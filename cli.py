@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -57,14 +58,8 @@ def begin(parse_arguments):
     training several times slower. No more threads are taken than the process may use.
     """
 
-    def hook(kind, error, trace):
-        if kind is KeyboardInterrupt:
-            print(f"{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
-            sys.stderr.flush()
-            os._exit(130)  # what is half imported may print more on its way out
-        sys.__excepthook__(kind, error, trace)
-
-    sys.excepthook = hook
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, leave)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's and scipy's own threads; 4 is the least
@@ -72,6 +67,12 @@ def begin(parse_arguments):
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a terminal that knows no ≈ shows its code
     return parse_arguments()
+
+
+def leave(*_):
+    """End at once on Ctrl-C during imports: an exception there may come out as another one, or be swallowed."""
+    os.write(2, f"{Path(sys.argv[0]).name}: stopped\n".encode())
+    os._exit(130)
 
 
 def processors():
@@ -101,9 +102,12 @@ def launch(main, args):
     """Call main(args) and leave the process: 0, 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C."""
     script, code = Path(sys.argv[0]).name, 1
     STATE["quiet"] = args.quiet
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(args)
-        sys.stdout.flush()
+        if sys.stdout:  # none where the caller has closed it
+            sys.stdout.flush()
         return
     except Problem as error:
         code, line = 2, str(error)
@@ -139,10 +143,12 @@ def command(script, *words, **options):
 
     options: what to pass on, as name=(value, default); one that has its default is left out.
     """
+    given = []
     for name, (value, default) in options.items():
-        words += () if str(value) == default else (f"--{name}", value)
+        if str(value) != default:
+            given += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", value]
     python, beside = (sys.orig_argv or ["python"])[0], Path(sys.argv[0]).with_name(script)
-    return shlex.join(map(str, (python, beside, *words)))
+    return shlex.join(map(str, (python, beside, *given, *words)))
 
 
 def progress(total, unit, **options):
@@ -167,13 +173,15 @@ def number(kind, low, high=float("inf")):
     return convert
 
 
-def check_output(option, path):
-    """Refuse to write a file where that cannot work, or would replace something other than a file."""
+def check_output(option, path, named=True):
+    """Refuse to write a file where that cannot work, or would replace no plain file, or one that nobody has named."""
     path = Path(path)
     if not path.resolve().parent.is_dir() or path.is_dir():
         raise Problem(f"{option} {path}: there is no such folder to write it in, or it is a folder itself")
     if path.exists() and not path.is_file():
         raise Problem(f"{option} {path}: this is not a plain file; name one")
+    if path.exists() and not named:
+        raise Problem(f"{option}: {path} is there already, and would be replaced; move it, or name another file")
 
 
 def escape_cell(text):

@@ -126,7 +126,7 @@ def json_rows(lines, columns):
     header = None
     for line in filter(str.strip, lines):
         try:
-            item = json.loads(line)
+            item = json.loads(line, parse_constant=lambda name: None)  # NaN is how some write null
         except (ValueError, RecursionError):
             item = None
         if not isinstance(item, dict) or any(isinstance(item.get(column), dict | list) for column in columns):

@@ -212,14 +212,18 @@ def main(args):
         plot.library()
         if args.plot.suffix.lower() not in (".png", ".svg"):
             raise cli.Problem(f"--plot {args.plot}: the name must end in .png or .svg")
+    if args.plot and args.plot == args.suspects:
+        raise cli.Problem(f"--plot and --suspects: both name {args.plot}; name two files")
     tables = read_tables(results)
     if not tables:
-        raise cli.Problem(f"{results}: no runs are there; train some first: python train.py")
+        following = cli.command("train.py", results=(results, "results"))
+        raise cli.Problem(f"{results}: no runs are there; train some first: {following}")
     for index in range(len(tables)):  # what cannot be written is said before anything is computed
         for path in plot.paths(numbered(args.plot, index)) if args.plot else ():
             cli.check_output("--plot", path)
         if args.suspects:
-            cli.check_output("--suspects", numbered(args.suspects, index))
+            runs.features_of(tables[index]["config"], args.features)
+            cli.check_output("--suspects", numbered(args.suspects, index), named=index == 0)
     if args.baselines:
         with store.locked(results, "a training"):
             for table in tables:
@@ -239,7 +243,8 @@ def main(args):
     cli.say(f"{results}: {' in '.join(counts)}, {time.time() - started:.1f} s")
     for table in tables:
         if table["choice"]:
-            cli.say(f"Next: {cli.command('predict.py', '--run', table['choice']['folder'], 'a title of your own')}")
+            run = table["choice"]["folder"], None
+            cli.say(f"Next: {cli.command('predict.py', 'a title of your own', run=run)}")
     for path in pictures:
         cli.say(f"Picture: {path}")
 

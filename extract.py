@@ -261,11 +261,11 @@ def main(args):
             raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
         made = f"{cli.count(len(job['names']), 'layer file')} from {encoder.name} in {job['settings']['dtype']}"
         taken = f"{time.time() - started:.1f} s{f' on {world} processes' if world > 1 else ''}"
-        cli.say(f"{out}: {rows:,} titles of {job['data']['name']}, {made}, {taken}. {following}")
         if cut:
             notes.append(f"{cli.count(cut, 'title')} cut at {args.max_length} tokens; --max-length keeps more")
         for note in notes:
             cli.say(note)
+        cli.say(f"{out}: {rows:,} titles of {job['data']['name']}, {made}, {taken}. {following}")
 
 
 if __name__ == "__main__":

@@ -231,7 +231,7 @@ def titles_needed(settle, margin, titles):
 def log_loss(labels, probabilities):
     """Mean of -log of the probability of the true class, in nats; labels (n,), probabilities (n, classes)."""
     own = np.asarray(probabilities)[np.arange(len(labels)), labels].astype(np.float64)
-    return float(-np.log(np.maximum(own, TINY)).mean())
+    return float(0.0 - np.log(np.maximum(own, TINY)).mean())  # never -0.0
 
 
 def expected_calibration_error(labels, probabilities, bins=15):

@@ -20,7 +20,7 @@ def parse_arguments(argv=None):
     add("--model", metavar="NAME", help="where the run's encoder is found here (default: the name in the run)")
     add("--csv", metavar="IN.csv", help="read titles from a CSV file")
     add("--out", metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
-    add("--text-column", default="title", metavar="NAME", help="with --csv: column of the titles")
+    add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
     add("--features", metavar="FOLDER", help="with --label-column: the run's features (default: where they were)")
     add("--format", choices=("text", "csv", "jsonl"), default="text", help="of what is printed")
@@ -214,6 +214,9 @@ def check_arguments(args):
         (not asked, "no titles: give some as arguments, with --csv, or on standard input"),
         (bool(args.csv) != bool(used), "--csv needs --out or --label-column, and those need --csv, the file to read"),
         (args.csv and (args.titles or args.format != "text"), f"--csv and {given} exclude one another; --out is CSV"),
+        (args.text_column and not args.csv, "--text-column needs --csv, the file to read"),
+        (args.features and not args.label_column, "--features needs --label-column: it tells what was in training"),
+        (args.out and Path(args.out).suffix.lower() != ".csv", f"--out {args.out}: the name must end in .csv"),
         (missing, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
     ):
         if wrong:
@@ -226,6 +229,7 @@ def check_arguments(args):
 
 def main(args):
     check_arguments(args)
+    args.text_column = args.text_column or "title"
     folder = runs.find(args.run)
     config = runs.open_(folder)
     classes, kind, header = config["classes"], "csv" if args.csv else args.format, ["title"]

@@ -12,6 +12,7 @@ README.md                   a model card
 import contextlib
 import csv
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -64,18 +65,19 @@ def open_(folder):
 def find(place):
     """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
     folder, found = Path(place or "results"), []
-    own = folder / "config.json"
-    for path in [own] if own.exists() else folder.glob("[!.]*/config.json"):
+    if place and (folder / "config.json").exists():
+        if "baseline" in open_(folder):
+            raise cli.Problem(f"--run {folder}: a baseline, kept for the table only; name a run that train.py made")
+        return folder
+    for path in folder.glob("[!.]*/config.json"):
         with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
             config = open_(path.parent)
             found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]
-    if place and len(found) == 1:
-        return found[0][1]
-    if place and not found:
-        open_(folder)  # says what is wrong with it, unless it is a baseline
-    names = ", ".join(path.name for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
-    known = f"; in {folder} there are, the best first: {names}" if found else ""
-    raise cli.Problem(f"--run: name the folder of a run that train.py made, not of a baseline{known}")
+    if place and len(found) < 2:
+        return found[0][1] if found else folder  # whoever opens it says that no run is there
+    names = ", ".join(shlex.quote(str(path)) for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
+    known = f"; there are, the best first: {names}" if found else "; train.py makes runs"
+    raise cli.Problem(f"--run: name the folder of one run{known}")
 
 
 def array(folder, config, name):

@@ -73,7 +73,8 @@ def make_folds(labels, groups, k, seed, names=None):
         distinct = distinct_titles(labels, groups)
         missing = int(np.where(counts.all(0), len(label), distinct).argmin())
         why = "too few" if distinct[missing] < k else "which stand in other categories too, not enough"
-        there = f"category {names[missing] if names else missing!r} has {distinct[missing]} distinct titles, {why}"
+        there = cli.count(int(distinct[missing]), "distinct title")
+        there = f"category {names[missing] if names else missing!r} has {there}, {why}"
         raise cli.Problem(f"{there} for --folds {k}; use fewer folds, or merge or drop the category")
     folds = np.empty(len(labels), dtype=np.int64)
     folds[order] = np.repeat(fold_of, sizes)

@@ -185,6 +185,8 @@ class Features:
     def read(self, pooling, layer, check=True):
         """The features of one layer, (titles, hidden), memory-mapped. Damage is a Problem; `check` reads every byte."""
         path, array = self.folder / feature_file(pooling, layer), np.empty(0)
+        if path.name not in self.manifest["files"]:
+            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there, only {self.layers(pooling)}")
         entry = self.manifest["files"][path.name]
         shape = (self.manifest["data"]["rows"], self.manifest["encoder"]["hidden"])
         whole = path.exists() and path.stat().st_size == entry["bytes"]
@@ -242,7 +244,8 @@ def open_features(folder):
     if not (folder / "manifest.json").exists():
         if (folder / "job.json").exists():
             raise cli.Problem(f"{folder}: the extraction there is not finished; the same extract.py command goes on")
-        raise cli.Problem(f"{folder}: there are no features; make them with: python extract.py --out {folder}")
+        following = cli.command("extract.py", out=(folder, "features"))
+        raise cli.Problem(f"{folder}: there are no features; make them with: {following}")
     manifest = read_json(folder / "manifest.json", "a manifest of features")
     for name in manifest["files"]:  # a name of any other form might lead out of the folder
         if not re.fullmatch(r"(cls|mean)-(\d\d|[1-9]\d\d+)\.npy", name, re.ASCII):

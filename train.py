@@ -28,7 +28,7 @@ def parse_arguments(argv=None):
     add("--labels", nargs="+", type=label_count, default=[None], metavar="N", help=sizes)
     add("--folds", type=cli.number(int, 2), default=default("folds"), help="parts that are held out in turn")
     repeats = "how often all of it is done with new folds, first weights and order"
-    add("--repeats", type=cli.number(int, 1), default=default("repeats"), help=repeats)
+    add("--repeats", type=cli.number(int, 1, 1000), default=default("repeats"), help=repeats)
     split = "grouped keeps copies of a title on one side of the split, random does not"
     add("--split", choices=("grouped", "random"), default=default("split"), help=split)
     add("--seed", type=cli.number(int, 0), default=default("seed"), help="decides folds, first weights and order")
@@ -176,9 +176,9 @@ def choose_sets(args, features):
     if len(sets) < len(wanted):
         rest = "; ".join(", ".join(map(str, layers)) for layers in wanted if layers not in sets)
         cli.say(f"left out of the report's sets, since not extracted with {' and '.join(poolings)}: {rest}")
-    if not sets:
-        raise cli.Problem("none of the report's layer sets was extracted; name others with --layers, or use --each")
-    return poolings, sets
+        if not sets:
+            cli.say("none of them is left: each layer that was extracted is trained alone")
+    return poolings, sets or [[layer] for layer in reversed(available)]
 
 
 def choose_options(args):

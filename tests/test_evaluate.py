@@ -572,6 +572,9 @@ def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_com
     refused(done, "s-2.csv", "folder")
     assert done.out == "" and not list(tmp_path.glob("r/*baseline*")) and not (tmp_path / "p.svg").exists()
     (tmp_path / "s-2.csv").rmdir()
+    (tmp_path / "s-2.csv").write_text("marked by hand")
+    refused(call("evaluate", "--results", tmp_path / "r", *options), "s-2.csv", "there already")
+    assert (tmp_path / "s-2.csv").read_text() == "marked by hand"
     done = call("evaluate", "--results", tmp_path / "r", *options[:2])
     assert done.code == 0, done.err
     assert (tmp_path / "p.svg").exists() and "<svg" in (tmp_path / "p-2.svg").read_text()
@@ -583,8 +586,10 @@ def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
         ("--plot", "a.gif", ".png or .svg"),
         ("--plot", "no/a.png", "no such folder"),
         ("--suspects", "no/s.csv", "no such folder"),
+        ("--suspects", "a.svg", "both name"),
     ):
-        done = call("evaluate", "--results", results, option, tmp_path / name, "--quiet")
+        both = ["--plot", tmp_path / name] if word == "both name" else []
+        done = call("evaluate", "--results", results, option, tmp_path / name, *both, "--quiet")
         refused(done, option, word)
         assert done.out == ""
 

@@ -3,10 +3,12 @@
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import call, refused, truth
+from conftest import ROOT, call, refused, truth
 
 import extract
 import store
@@ -101,3 +103,16 @@ def test_help_names_each_default_once(capsys):
     for default in ("youtube", "bert-base-uncased", "all", "cls", "128", "auto", "4096", "features"):
         assert f"(default: {default})" in text
     assert "None" not in text and "False" not in text and "['" not in text
+
+
+def test_a_folder_that_begins_with_a_dash_is_named_so_that_it_can_be_pasted(tmp_path, bert, titles, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("extract", "--data", titles, "--model", bert, "--out=-f")
+    assert result.code == 0 and result.err.splitlines()[-1].endswith("train.py --features=-f"), result.err
+
+
+def test_a_standard_output_that_is_closed_is_no_fault(tmp_path, bert, titles):
+    command = [sys.executable, ROOT / "extract.py", "--data", titles, "--model", bert, "--out", tmp_path / "f"]
+    line = f"exec {shlex.join(map(str, command))} >&-"
+    done = subprocess.run(["sh", "-c", line], text=True, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and "Next: " in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -353,7 +353,7 @@ def test_a_folder_of_results_stands_for_its_only_run(trained, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     refused(call("predict", "--run", "results", "a"), "no run is there")
-    assert "in results" not in refused(call("predict", "a"), "--run")
+    assert "the best first" not in refused(call("predict", "a"), "--run")
     shutil.copytree(trained.linear, "results/only")
     (tmp_path / "results" / "broken").mkdir()
     (tmp_path / "results" / "broken" / "config.json").write_text("{}")
@@ -361,7 +361,7 @@ def test_a_folder_of_results_stands_for_its_only_run(trained, tmp_path, monkeypa
     for number in range(10):
         changed(trained.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
     for named in (["--run", "results"], []):
-        line = refused(call("predict", *named, "a"), "--run", "in results")
+        line = refused(call("predict", *named, "a"), "--run", "the best first: results/run9, results/run8")
         assert re.findall(r"\brun\d", line) == [f"run{number}" for number in range(9, 1, -1)]
 
 
@@ -375,7 +375,10 @@ def test_a_folder_of_results_stands_for_its_only_run(trained, tmp_path, monkeypa
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
         (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
-        (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "not a plain file"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "must end in .csv"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv.gz"], ["o.csv.gz", "must end in .csv"]),
+        (["--run", "RUN", "--text-column", "x", "a"], ["--text-column", "--csv"]),
+        (["--run", "RUN", "--features", "x", "a"], ["--features", "--label-column"]),
         (["--run", "RUN", "caf\udce9"], ["title", "not UTF-8"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
