@@ -17,6 +17,7 @@ MEMORY = 10  # steps that L-BFGS remembers
 NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}  # a component of a gradient may be off by so much
 STATE = 48_000_000  # numbers that all problems that are solved together may keep, 200 MB in float32
 COPY = 1 << 25  # numbers of the features that are copied where few titles are drawn: 130 MB
+SEARCH = 50_000  # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 BLOCK = 1 << 19  # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
 
 
@@ -185,7 +186,11 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
         few = int((parts >= 0).sum(1).max()) <= FEW
         own, precise, most = (own.double(), 0.001, 4) if few else (own, 0.01, 1)
         for some in parts.split(max(1, STATE // ((2 * MEMORY + 12) * (own.shape[1] + 1) * classes * most))):
-            best, penalty = choose_penalty(own, wanted, some, classes, report)
+            sample = own, wanted, some
+            if len(own) > 2 * SEARCH:
+                taken = np.sort(np.random.default_rng(0).permutation(len(own))[:SEARCH])
+                sample = own[taken], wanted[taken], some[:, taken]
+            best, penalty = choose_penalty(*sample, classes, report)
             learn = some >= 0
             titles, (mean, deviation) = learn.sum(1), standardization(own, learn)
             strengths = strength(penalty, titles, classes)
