@@ -166,6 +166,13 @@ def test_heads_with_nothing_to_choose_by_beside_others():
         assert np.isfinite(probabilities).all() and all(value.isfinite().all() for value in state.values())
 
 
+def test_many_titles_choose_their_penalty_by_a_sample(monkeypatch):
+    x, labels = noisy(rows=600)
+    monkeypatch.setattr(probe, "SEARCH", 200)
+    _, chosen, probabilities, folds, drawn = solve(x, labels)
+    assert abs(probabilities - oracle(x, labels, chosen, folds, drawn)).mean() < 1e-3
+
+
 def test_one_label_a_category():
     x, labels = noisy(noise=0.1)
     _, chosen, probabilities, _, _ = solve(x, labels, 1)
