@@ -25,6 +25,21 @@ import store
 
 FORMAT = 2  # raised when older runs can no longer be read
 
+# the kinds of what users of a run rely on, by the place in its configuration; the second for trained runs only
+FIELDS = (
+    (str, "data.name data.sha256 data.titles made.command made.features options.split"),
+    (int, "data.rows options.folds options.repeats options.seed"),
+    (float, "results.fold_deviation results.fold_mean results.log_loss results.macro_f1 results.temperature"),
+    (list, "classes results.collapsed"),
+    (dict, "contents"),
+)
+TRAINED = (
+    (str, "encoder.name encoder.tokenizer encoder.weights features options.head settings.dtype settings.store"),
+    (int, "encoder.hidden encoder.layers settings.max_length"),
+    (list, "columns"),
+    (dict, "files"),
+)
+
 
 def write(folder, config, arrays, heads=None, history=()):
     """Write a run's folder whole or not at all: arrays as .npy, and trained heads, a dictionary of arrays, with a card.
@@ -55,11 +70,19 @@ def write(folder, config, arrays, heads=None, history=()):
 
 
 def open_(folder):
-    """The configuration of a run, a store.Content; no run, or a damaged one, is a cli.Problem."""
+    """The configuration of a run, a store.Content; no run, or one that is not what its users rely on, is a Problem."""
     path = Path(folder) / "config.json"
     if not path.exists():
         raise cli.Problem(f"{folder}: no run is there; train.py makes runs, python evaluate.py lists them")
-    return store.read_json(path, "a run", FORMAT)
+    config = store.read_json(path, "a run", FORMAT)
+    for kind, places in FIELDS + (() if "baseline" in config else TRAINED):
+        for place in places.split():
+            value = config
+            for key in place.split("."):
+                value = value.get(key) if isinstance(value, dict) else None
+            if not isinstance(value, kind):
+                raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {store.AGAIN}")
+    return config
 
 
 def find(place):

@@ -630,6 +630,24 @@ def test_damaged_runs_are_refused_by_name(results):
     refused(call("evaluate", "--results", results), str(run), "fold_mean")
 
 
+@pytest.mark.parametrize(
+    "place, value",
+    [("results.temperature", "x"), ("classes", 5), ("encoder", "x"), ("encoder.layers", None), ("columns", {})],
+)
+def test_values_of_a_wrong_kind_are_refused_where_a_run_is_opened(results, place, value):
+    run = sorted(results.glob("*layers-2-*epochs*"))[0]
+
+    def change(config):
+        *path, key = place.split(".")
+        for part in path:
+            config = config[part]
+        config[key] = value
+
+    rewrite(run, change)
+    refused(call("evaluate", "--results", results), str(run), place)
+    refused(call("predict", "--run", run, "a title"), str(run), place)
+
+
 def test_changed_probabilities_are_refused_without_verify_too(results):
     run = sorted(results.glob("*layers-2-*epochs*"))[0]
     (run / "probabilities.npy").write_bytes((run / "probabilities.npy").read_bytes()[:-1] + b"\1")
