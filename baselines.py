@@ -50,14 +50,18 @@ def add(table, results, features):
     config, options = table["config"], {key: table["config"]["options"][key] for key in PROTOCOL}
     there = {(run["config"]["baseline"], run["config"]["options"]["labels"]) for run in table["baselines"]}
     sizes = sorted({run["config"]["options"]["labels"] for run in table["few"]})
+    opened = titles = None
     for kind, size in (("majority", None), *(("tfidf", size) for size in (None, *sizes))):
         # the folder's name says titles and folds, whatever the encoder: another table's may be this one's, too
         name = [store.slug(config["data"]["name"]), config["data"]["titles"][:8], "baseline", kind, *options.values()]
         folder = results / "-".join(map(str, name + ([f"labels-{size}"] if size else [])))
         if (kind, size) in there or folder.exists():
             continue
-        started, opened = time.time(), runs.features_of(config, features)
-        values = probabilities(kind, size, opened.titles()[0], table)
+        started = time.time()
+        if not titles:
+            opened = runs.features_of(config, features)
+            titles, _ = opened.titles()
+        values = probabilities(kind, size, titles, table)
         content = {
             "format": runs.FORMAT,
             "baseline": kind,

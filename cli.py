@@ -151,12 +151,12 @@ def command(script, *words, **options):
     return shlex.join(map(str, (python, beside, *given, *words)))
 
 
-def progress(total, unit, **options):
+def progress(total, unit, shown=True, **options):
     """A tqdm bar on standard error that shows after two seconds, and not at all where that is not a terminal."""
     from tqdm import tqdm
 
-    quiet = True if STATE["quiet"] else None  # None: where standard error is no terminal
-    return tqdm(total=total, unit=unit, unit_scale=True, delay=2, dynamic_ncols=True, **{"disable": quiet, **options})
+    hidden = True if STATE["quiet"] or not shown else None  # None: where standard error is no terminal
+    return tqdm(total=total, unit=unit, unit_scale=True, delay=2, disable=hidden, dynamic_ncols=True, **options)
 
 
 def number(kind, low, high=float("inf")):

@@ -34,7 +34,7 @@ def find_titles(data):
     path = HERE / "titles" / f"{data}.csv" if data in ("youtube", "sample") else Path(data)
     if data == "youtube" and not path.exists():
         download(YOUTUBE_URL, path, YOUTUBE_SHA256)
-    if data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
+    elif data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
         raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); delete it, or give it another name")
     if not path.is_file():  # a pipe can be read once only, and we read more often
         hint = "name a file of titles, or use `youtube` or `sample`"

@@ -21,9 +21,8 @@ def parse_arguments(argv=None):
     add("--margin", type=cli.number(float, 0, 1), default=0.01, help=margin)
     plot = "draw macro-F1 by layer, the recommended row's confusion matrix and its calibration to a .png or .svg file"
     add("--plot", type=Path, metavar="FILE", help=plot)
-    add(
-        "--suspects", type=Path, metavar="FILE.csv", help="list the titles whose own label is least likely, out of fold"
-    )
+    suspects = "list the titles whose own label is least likely, out of fold"
+    add("--suspects", type=Path, metavar="FILE.csv", help=suspects)
     words = "add the majority class, TF-IDF with logistic regression and its average with the best row; kept for later"
     add("--baselines", action="store_true", help=words)
     verify = "compute every stored figure again from the heads and the features, and fail where one differs"
@@ -187,10 +186,11 @@ def verify(table, features):
         off = float(np.abs(again - stored).max())
         if not off < 1e-4:
             raise cli.Problem(f"{folder}/probabilities.npy: up to {off:.2g} away from what heads and features give")
-        written = config["results"]
+        written = dict(config["results"])
         if (folder / "history.csv").exists():
             history = pd.read_csv(folder / "history.csv")
-            written["last epoch in history.csv"] = history[history.epoch == history.epoch.max()].macro_f1.tolist()
+            last = history.epoch == config["options"]["epochs"]
+            written["last epoch in history.csv"] = history[last].macro_f1.tolist()
             figures["last epoch in history.csv"] = np.ravel(figures["fold_macro_f1"])
         for key, value in figures.items():
             old = written.get(key)

@@ -258,7 +258,7 @@ def main(args):
     out = contextlib.nullcontext(printed)
     if args.out:
         out = store.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline="")
-    bar = cli.progress(None, " titles", desc="predict", disable=not args.csv or args.quiet or None)
+    bar = cli.progress(None, " titles", shown=bool(args.csv), desc="predict")
     classifier = load(folder, args.model, args.device, args.dtype)
     started, counts = time.time(), np.zeros(3, int)
     with bar, out as file:

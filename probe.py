@@ -185,12 +185,12 @@ def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
         parts = torch.from_numpy(parts).to(x.device)
         few = int((parts >= 0).sum(1).max()) <= FEW
         own, precise, most = (own.double(), 0.001, 4) if few else (own, 0.01, 1)
+        taken = slice(None)
+        if len(own) > 2 * SEARCH:
+            taken = np.sort(np.random.default_rng(0).permutation(len(own))[:SEARCH])
+        sample = own[taken], wanted[taken]
         for some in parts.split(max(1, STATE // ((2 * MEMORY + 12) * (own.shape[1] + 1) * classes * most))):
-            sample = own, wanted, some
-            if len(own) > 2 * SEARCH:
-                taken = np.sort(np.random.default_rng(0).permutation(len(own))[:SEARCH])
-                sample = own[taken], wanted[taken], some[:, taken]
-            best, penalty = choose_penalty(*sample, classes, report)
+            best, penalty = choose_penalty(*sample, some[:, taken], classes, report)
             learn = some >= 0
             titles, (mean, deviation) = learn.sum(1), standardization(own, learn)
             strengths = strength(penalty, titles, classes)

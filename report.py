@@ -38,7 +38,7 @@ def describe(run):
     head = ", ".join(parts) or "report's head"
     if config["data"]["sha256"] == data.YOUTUBE_SHA256 and not parts:
         run["report"] = REPORT.get(tuple(depth - layer for layer in layers))
-    name = f"layer{'s' * (len(layers) > 1)} {runs.spell(layers)} ({head})"
+    name = runs.in_words(config, head)
     # the report's rows come first, in its order; then one kind of head after the other
     order = bool(parts), head.count(","), head, len(layers), [-layer for layer in layers]
     return run | {"layers": layers, "depth": max(layers) / depth, "head": head, "name": name, "order": order}

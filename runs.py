@@ -187,10 +187,10 @@ def spell(layers):
     return ", ".join(map(str, layers))
 
 
-def in_words(config):
-    """The layers and poolings of a run in words."""
+def in_words(config, more=None):
+    """The layers of a run in words, with its poolings in brackets, or with what else is to be said there."""
     layers, poolings = layers_of(config)
-    return f"layer{'s' * (len(layers) > 1)} {spell(layers)} ({' and '.join(poolings)})"
+    return f"layer{'s' * (len(layers) > 1)} {spell(layers)} ({more or ' and '.join(poolings)})"
 
 
 def name_of(config):
