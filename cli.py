@@ -11,23 +11,7 @@ from pathlib import Path
 
 VERSION = "0.2.0"
 POOLINGS = ("cls", "mean")
-OPTIONS = {  # the options of a run, in the order of its name, and their defaults; "labels" None is all titles
-    "head": "mlp",
-    "standardize": False,
-    "fusion": "conv",
-    "reduction": "conv",
-    "hidden": 512,
-    "labels": None,
-    "folds": 5,
-    "repeats": 3,
-    "split": "grouped",
-    "epochs": 30,
-    "batch_size": 64,
-    "lr": 1e-3,
-    "seed": 0,
-}
 STATE = {"quiet": False}  # whether this process prints nothing but results and errors
-MLP_OPTIONS = ("fusion", "reduction", "hidden", "epochs", "batch_size", "lr")  # the linear probe has none of these
 
 
 class Problem(Exception):
@@ -92,7 +76,10 @@ def choose_device(name):
         return torch.device("cpu")
     if not re.fullmatch(r"auto|cuda(:\d+)?", name, re.ASCII):
         raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
-    count, index = torch.cuda.device_count(), name.partition(":")[2] or os.environ.get("LOCAL_RANK", 0)
+    count, index = (
+        torch.cuda.device_count(),
+        name.partition(":")[2] or os.environ.get("LOCAL_RANK", 0),
+    )
     if not count or ":" in name and int(index) >= count:
         raise Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
     return torch.device("cuda", int(index) % count)
@@ -156,7 +143,15 @@ def progress(total, unit, shown=True, **options):
     from tqdm import tqdm
 
     hidden = True if STATE["quiet"] or not shown else None  # None: where standard error is no terminal
-    return tqdm(total=total, unit=unit, unit_scale=True, delay=2, disable=hidden, dynamic_ncols=True, **options)
+    return tqdm(
+        total=total,
+        unit=unit,
+        unit_scale=True,
+        delay=2,
+        disable=hidden,
+        dynamic_ncols=True,
+        **options,
+    )
 
 
 def number(kind, low, high=float("inf")):
@@ -200,7 +195,11 @@ def escape_markdown(text):
 
 def markdown(columns, rows):
     """A markdown table: column names that begin with a colon are aligned to the left."""
-    lines = [[name.lstrip(":") for name in columns], [":---" if name[:1] == ":" else "---:" for name in columns], *rows]
+    lines = [
+        [name.lstrip(":") for name in columns],
+        [":---" if name[:1] == ":" else "---:" for name in columns],
+        *rows,
+    ]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 

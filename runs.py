@@ -1,4 +1,4 @@
-"""A run's folder in results/: its name, its configuration, what else it holds, and how to read it.
+"""A run's folder in results/: its configuration, what else it holds, how it is written, found and read.
 
 config.json                 options, columns (pooling and layer), classes, figures, checksums of the files below
 heads.safetensors           the heads of all repeats and folds, stacked (runs that train.py made)
@@ -14,137 +14,159 @@ import csv
 import os
 import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
 
 import cli
+import disk
 import metrics
+import naming
 import store
+from options import MLP_OPTIONS, PROTOCOL, Options
 
 FORMAT = 2  # raised when older runs can no longer be read
-
-# the kinds of what users of a run rely on, by the place in its configuration; the second for trained runs only
-FIELDS = (
-    (str, "data.name data.sha256 data.titles made.command made.features options.split"),
-    (int, "data.rows options.folds options.repeats options.seed"),
-    (float, "results.fold_deviation results.fold_mean results.log_loss results.macro_f1 results.temperature"),
-    (list, "classes results.collapsed"),
-    (dict, "contents"),
-)
-TRAINED = (
-    (str, "encoder.name encoder.tokenizer encoder.weights features options.head settings.dtype settings.store"),
-    (int, "encoder.hidden encoder.layers settings.max_length"),
-    (list, "columns"),
-    (dict, "files"),
-)
+BASELINES = {"majority": "majority class", "tfidf": "TF-IDF", "average": "TF-IDF + best row"}
 
 
-def write(folder, config, arrays, heads=None, history=()):
-    """Write a run's folder whole or not at all: arrays as .npy, and trained heads, a dictionary of arrays, with a card.
+@dataclass
+class Figures:
+    """How good a run is, out of fold."""
 
-    history: a (repeat, fold, epoch, loss, macro-F1) for each head and epoch.
-    """
-    temporary = folder.with_name(f".unfinished-{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        if heads:
-            save_file(heads, temporary / "heads.safetensors")
-            (temporary / "README.md").write_text(model_card(config, folder.name), encoding="utf-8")
-        if history:
-            with open(temporary / "history.csv", "w", newline="") as file:
-                csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
-        # the model card is for people, who may want to edit it
-        contents = {path.name: store.sha256(path) for path in sorted(temporary.iterdir()) if path.name != "README.md"}
-        store.write_json(temporary / "config.json", {**config, "contents": contents})
-        for path in temporary.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    macro_f1: float  # over all titles, the mean over repeats
+    repeat_macro_f1: list[float]  # of each repeat
+    fold_mean: float  # of the macro-F1 of each fold of each repeat
+    fold_deviation: float  # of the same, ddof 1
+    fold_macro_f1: list[list[float]]  # of each repeat, a list over its folds
+    collapsed: list[list[int]]  # the [repeat, fold] of each head that predicts one class only
+    temperature: float  # what sharpens the pooled probabilities
+    log_loss: float  # in nats, after the temperature, cross-fitted over folds
+    log_loss_before: float  # before the temperature
+    calibration_error: float  # expected calibration error after the temperature, cross-fitted
+    calibration_error_before: float  # before the temperature
+    layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
+    penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
 
 
-def open_(folder):
-    """The configuration of a run, a store.Content; no run, or one that is not what its users rely on, is a Problem."""
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise cli.Problem(f"{folder}: no run is there; train.py makes runs, python evaluate.py lists them")
-    config = store.read_json(path, "a run", FORMAT)
-    for kind, places in FIELDS + (() if "baseline" in config else TRAINED):
-        for place in places.split():
-            value = config
-            for key in place.split("."):
-                value = value.get(key) if isinstance(value, dict) else None
-            if not isinstance(value, kind):
-                raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {store.AGAIN}")
-    return config
+@dataclass
+class Config:
+    """The content of config.json. What a baseline has no use for is None or empty there."""
+
+    format: int
+    classes: list[str]  # names, in the order of their numbers
+    options: Options
+    data: store.TitlesInfo
+    baseline: str | None = None  # a key of BASELINES; None for runs that train.py made
+    columns: list[tuple[str, int]] | None = None  # (pooling, layer) of the features, as they stand side by side
+    encoder: store.EncoderInfo | None = None
+    settings: store.Settings | None = None
+    features: str | None = None  # digest of what decides the features' values, see store.identity
+    files: dict[str, str] | None = None  # name and sha256 of the feature files
+    results: Figures | None = None
+    made: disk.Made | None = None
+    software: dict | None = None
+    machine: dict | None = None
+    contents: dict[str, str] | None = None  # name and sha256 of the other files in the run's folder
 
 
-def find(place):
-    """The folder of the run that --run names: a trained run itself, or the only one in a folder of results."""
-    folder, found = Path(place or "results"), []
-    if place and (folder / "config.json").exists():
-        if "baseline" in open_(folder):
-            raise cli.Problem(f"--run {folder}: a baseline, kept for the table only; name a run that train.py made")
-        return folder
-    for path in folder.glob("[!.]*/config.json"):
-        with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
-            config = open_(path.parent)
-            found += [] if "baseline" in config else [(-config["results"]["macro_f1"], path.parent)]
-    if place and len(found) < 2:
-        return found[0][1] if found else folder  # whoever opens it says that no run is there
-    names = ", ".join(shlex.quote(str(path)) for _, path in sorted(found)[:8]) + ", …" * (len(found) > 8)
-    known = f"; there are, the best first: {names}" if found else "; train.py makes runs"
-    raise cli.Problem(f"--run: name the folder of one run{known}")
+# what only trained runs have to hold, and what all have to hold, to be of use
+TRAINED = ("columns", "encoder", "settings", "features", "files")
+ALWAYS = ("results", "made", "contents")
 
 
-def array(folder, config, name):
-    """One of a run's arrays, memory-mapped; one that is not what the configuration says is a cli.Problem."""
-    path = Path(folder) / f"{name}.npy"
-    check_content(path, config)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+@dataclass
+class Run:
+    """One trained layer set, or one baseline, on the disk."""
+
+    folder: Path | None  # None for a baseline that is computed from other runs
+    config: Config
+    computed: np.ndarray | None = None  # the probabilities of a run that has no folder
+
+    @property
+    def options(self):
+        return self.config.options
+
+    @property
+    def figures(self):
+        return self.config.results
+
+    @property
+    def classes(self):
+        return self.config.classes
+
+    @property
+    def encoder(self):
+        return self.config.encoder
+
+    @property
+    def baseline(self):
+        """The kind of baseline, a key of BASELINES, or None for a run that train.py made."""
+        return self.config.baseline
+
+    @property
+    def labels_per_category(self):
+        """With how many labelled titles of each category it was trained; None: all of them."""
+        return self.config.options.labels
+
+    @property
+    def columns(self):
+        """The (pooling, layer) of the features, as they stand side by side; empty for a baseline."""
+        return self.config.columns or []
+
+    @property
+    def layers(self):
+        """The layers, top first; empty for a baseline."""
+        return list(dict.fromkeys(layer for _, layer in self.columns))
+
+    @property
+    def poolings(self):
+        return list(dict.fromkeys(pooling for pooling, _ in self.columns))
+
+    @property
+    def depth(self):
+        """The share of the encoder's layers that must run: 0 for a baseline, 1 for the last layer."""
+        return max(self.layers) / self.encoder.layers if self.columns else 0.0
+
+    @property
+    def head(self):
+        """The head, or the baseline, in words."""
+        return BASELINES[self.baseline] if self.baseline else naming.head_in_words(self.columns, self.options)
+
+    @property
+    def name(self):
+        """The row in words: its layers with the head in brackets, or the baseline."""
+        return self.head if self.baseline else naming.layers_in_words(self.columns, self.head)
+
+    @property
+    def probabilities(self):
+        """Out-of-fold probabilities, (repeats, titles, classes) float32, memory-mapped."""
+        return self.array("probabilities") if self.computed is None else self.computed
+
+    @property
+    def calibrated(self):
+        """Out-of-fold probabilities as predict.py would give them: (titles, classes) float64."""
+        return metrics.sharpen(metrics.pool(self.probabilities), self.figures.temperature)
+
+    def array(self, name):
+        """One of the run's arrays, memory-mapped; one that is not what the configuration says is a Problem."""
+        return np.load(self.file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+
+    def file(self, name):
+        """The path of one of the run's files, once it is known to be what was written."""
+        path = self.folder / name
+        if not path.exists() or disk.sha256(path) != self.config.contents.get(name):
+            remedy = "delete the run's folder and train again"
+            raise cli.Problem(f"{path}: gone or changed since the run was written; {remedy}")
+        return path
 
 
-def mean_probabilities(run):
-    """Out-of-fold probabilities of a run as predict.py would give them, pooled and sharpened: (titles, classes).
-
-    run: a dictionary of its "folder" and "config", and of its "probabilities" where they are in no folder.
-    """
-    values = run["probabilities"] if "probabilities" in run else array(run["folder"], run["config"], "probabilities")
-    return metrics.sharpen(metrics.pool(values), run["config"]["results"]["temperature"])
-
-
-def check_content(path, config):
-    """Raise a Problem unless a run's file is what the run's configuration says it is."""
-    if not path.exists() or store.sha256(path) != config["contents"].get(path.name):
-        raise cli.Problem(f"{path}: gone or changed since the run was written; delete the run's folder and train again")
-
-
-def features_of(config, folder=None):
-    """The features that a run was trained on, opened and compared with what the run says of them."""
-    place, hint = Path(folder or config["made"]["features"]), "name the run's features with --features"
-    if not (place / "manifest.json").exists():
-        raise cli.Problem(f"{place}: there are no features; {hint}")
-    features = store.open_features(place)
-    manifest, baseline = features.manifest, "baseline" in config
-    files = {name: entry["sha256"] for name, entry in manifest["files"].items()}
-    for what, same in (
-        ("titles", config["data"]["titles"] == manifest["data"]["titles"]),
-        ("encoder or settings", baseline or config["features"] == store.digest(store.identity(manifest))),
-        ("files", baseline or config["files"].items() <= files.items()),
-    ):
-        if not same:
-            raise cli.Problem(f"{place}: not the features that the run was trained on, their {what} differ; {hint}")
-    return features
+# --- writing and reading ------------------------------------------------------------------------------------------
 
 
 def figures(labels, probabilities, folds, classes):
-    """The figures of a run: those of metrics.score, its temperature, and what that does to the probabilities.
+    """The Figures of a run: macro-F1, its temperature, and what that does to the probabilities.
 
     labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats, titles) int.
     The temperature is fitted on probabilities pooled over repeats, as predict.py pools its heads. Log loss and expected
@@ -154,74 +176,156 @@ def figures(labels, probabilities, folds, classes):
     sharpened = np.empty_like(mean)
     for fold in range(int(folds.max()) + 1):
         own = folds[0] == fold
-        sharpened[own] = metrics.sharpen(mean[own], metrics.fit_temperature(labels[~own], mean[~own]))
-    return {
+        temperature = metrics.fit_temperature(labels[~own], mean[~own])
+        sharpened[own] = metrics.sharpen(mean[own], temperature)
+    return Figures(
         **metrics.score(labels, probabilities.argmax(2), folds, classes),
-        "temperature": metrics.fit_temperature(labels, mean),
-        "log_loss": metrics.log_loss(labels, sharpened),
-        "log_loss_before": metrics.log_loss(labels, mean),
-        "calibration_error": metrics.expected_calibration_error(labels, sharpened),
-        "calibration_error_before": metrics.expected_calibration_error(labels, mean),
-    }
+        temperature=metrics.fit_temperature(labels, mean),
+        log_loss=metrics.log_loss(labels, sharpened),
+        log_loss_before=metrics.log_loss(labels, mean),
+        calibration_error=metrics.expected_calibration_error(labels, sharpened),
+        calibration_error_before=metrics.expected_calibration_error(labels, mean),
+    )
 
 
-def collapse(config):
+def write(folder, config, arrays, heads=None, history=()):
+    """Write a run's folder whole or not at all.
+
+    arrays: {name: array} that become .npy files; heads: {name: array}, the trained heads, with which a model card is
+    written; history: a (repeat, fold, epoch, loss, macro-F1) for each head and epoch.
+    """
+    temporary = folder.with_name(f".unfinished-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        if heads:
+            save_file(heads, temporary / "heads.safetensors")
+        if history:
+            with open(temporary / "history.csv", "w", newline="") as file:
+                csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
+        contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
+        disk.write_json(temporary / "config.json", written(config) | {"contents": contents})
+        if heads:  # the card is for people, who may want to edit it: no checksum of it is kept
+            (temporary / "README.md").write_text(model_card(config, folder.name), encoding="utf-8")
+        for path in temporary.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def written(config):
+    """A configuration as a dictionary for JSON, without the options that its head, or a baseline, does not have."""
+    content = disk.as_json(config)
+    options = content["options"]
+    if config.baseline:
+        content["options"] = {name: options[name] for name in PROTOCOL}
+        if config.options.labels:
+            content["options"]["labels"] = config.options.labels
+    elif config.options.head == "linear":
+        content["options"] = {name: value for name, value in options.items() if name not in MLP_OPTIONS}
+    return content
+
+
+def open_run(folder):
+    """The Run in a folder; none there, or one that lacks what its users rely on, is a Problem."""
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.exists():
+        hint = "train.py makes runs, python evaluate.py lists them"
+        raise cli.Problem(f"{folder}: no run is there; {hint}")
+    config = disk.read_json(path, Config, "a run", FORMAT)
+    needed = ALWAYS if config.baseline else ALWAYS + TRAINED
+    for field in needed:
+        if getattr(config, field) is None:
+            raise cli.Problem(f"{path}: {field} is missing or of a wrong kind; {disk.AGAIN}")
+    return Run(folder, config)
+
+
+def find(place):
+    """The Run that --run names: a trained run's own folder, or the only one in a folder of results."""
+    folder = Path(place or "results")
+    if place and (folder / "config.json").exists():
+        run = open_run(folder)
+        if run.baseline:
+            kept = "a baseline, kept for the table only"
+            raise cli.Problem(f"--run {folder}: {kept}; name a run that train.py made")
+        return run
+
+    found = []
+    for path in folder.glob("[!.]*/config.json"):
+        with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
+            run = open_run(path.parent)
+            if not run.baseline:
+                found.append(run)
+    if place and len(found) == 1:
+        return found[0]
+    if place and not found:
+        return open_run(folder)  # which says that no run is there
+    known = "; train.py makes runs"
+    if found:
+        found.sort(key=lambda run: (-run.figures.macro_f1, run.folder))
+        names = ", ".join(shlex.quote(str(run.folder)) for run in found[:8])
+        more = ", …" if len(found) > 8 else ""
+        known = f"; there are, the best first: {names}{more}"
+    raise cli.Problem(f"--run: name the folder of one run{known}")
+
+
+def features_of(run, folder=None):
+    """The features that a run was trained on, opened and compared with what the run says of them."""
+    config = run.config
+    place = Path(folder or config.made.features or "features")
+    hint = "name the run's features with --features"
+    if not (place / "manifest.json").exists():
+        raise cli.Problem(f"{place}: there are no features; {hint}")
+    features = store.open_features(place)
+    manifest = features.manifest
+    differs = None
+    if config.data.titles != manifest.data.titles:
+        differs = "titles"
+    elif not run.baseline:
+        there = {name: entry.sha256 for name, entry in manifest.files.items()}
+        if config.features != disk.digest(store.identity(manifest)):
+            differs = "encoder or settings"
+        elif not config.files.items() <= there.items():
+            differs = "files"
+    if differs:
+        wrong = f"not the features that the run was trained on, their {differs} differ"
+        raise cli.Problem(f"{place}: {wrong}; {hint}")
+    return features
+
+
+def collapse(run):
     """(what to say of a run in which heads predict one class only, the remedy), or None for other runs."""
-    options, collapsed = config["options"], len(config["results"]["collapsed"])
+    options, collapsed = run.options, len(run.figures.collapsed)
     if not collapsed:
         return None
-    remedy = "a smaller --lr" if options.get("standardize") else "--standardize"
-    remedy = "another layer or --pooling" if options["head"] == "linear" else remedy
-    return f"predicts one class only in {collapsed} of {options['folds'] * options['repeats']} heads", remedy
-
-
-def layers_of(config):
-    """The layers, top first, and the poolings that a run is trained on: two lists."""
-    return [list(dict.fromkeys(values)) for values in zip(*(column[::-1] for column in config["columns"]), strict=True)]
-
-
-def spell(layers):
-    """Layers, top first, as text; many that follow one another as 12 to 1."""
-    if len(layers) > 4 and layers == [*range(layers[0], layers[-1] - 1, -1)]:
-        return f"{layers[0]} to {layers[-1]}"
-    return ", ".join(map(str, layers))
-
-
-def in_words(config, more=None):
-    """The layers of a run in words, with its poolings in brackets, or with what else is to be said there."""
-    layers, poolings = layers_of(config)
-    return f"layer{'s' * (len(layers) > 1)} {spell(layers)} ({more or ' and '.join(poolings)})"
-
-
-def name_of(config):
-    """The name of a run's folder: encoder, data, layers, and every option that is not the default."""
-    layers, poolings = layers_of(config)
-    parts = [store.slug(Path(config["encoder"]["name"]).name), store.slug(config["data"]["name"]), "layers", *layers]
-    parts += [] if poolings == ["cls"] else ["and".join(poolings)]
-    for option, value in config["options"].items():
-        if value != cli.OPTIONS[option] and not (option == "fusion" and len(config["columns"]) == 1):
-            plain = value is True or option in ("head", "fusion", "split")
-            parts.append((option if value is True else value) if plain else f"{option.replace('_', '-')}-{value}")
-    name = "-".join(map(str, parts))
-    return name if len(name.encode()) <= 200 else f"{store.slug(name, 180)}-{store.digest(name)[:12]}"
+    remedy = "--standardize"
+    if options.standardize:
+        remedy = "a smaller --lr"
+    if options.head == "linear":
+        remedy = "another layer or --pooling"
+    return f"collapsed in {collapsed} of {options.heads} heads", remedy
 
 
 def model_card(config, name):
     """A README for a run's folder: what it is, how good, and how to use it."""
-    result, titles = config["results"], config["data"]
-    named = titles["name"], config["encoder"]["name"], config["made"]["command"]
-    data, encoder, command = (text.replace("`", "") for text in named)
-    classes = "\n".join(f"- {cli.escape_markdown(name)}" for name in config["classes"])
+    result, titles = config.results, config.data
+    data, encoder, command = (text.replace("`", "") for text in (titles.name, config.encoder.name, config.made.command))
+    classes = "\n".join(f"- {cli.escape_markdown(each)}" for each in config.classes)
     return f"""---
 pipeline_tag: text-classification
 ---
 # {name}
 
-Tells the categories below apart by {in_words(config)} of the frozen encoder `{encoder}`.
+Tells the categories below apart by {naming.layers_in_words(config.columns)} of the frozen encoder `{encoder}`.
 Made with `{command}`. Use it with `python predict.py --run FOLDER "a title"`.
 
-F1-macro {result["macro_f1"]:.4f} (folds {result["fold_mean"]:.4f} ± {result["fold_deviation"]:.4f}, log loss
-{result["log_loss"]:.4f}), out of fold, on {titles["rows"]:,} titles of `{data}` (sha256 `{titles["sha256"]}`).
+F1-macro {result.macro_f1:.4f} (folds {result.fold_mean:.4f} ± {result.fold_deviation:.4f}, log loss
+{result.log_loss:.4f}), out of fold, on {titles.rows:,} titles of `{data}` (sha256 `{titles.sha256}`).
 
 {classes}
 """

@@ -1,0 +1,197 @@
+"""Files that can be trusted: written whole or not at all, locked, checksummed, read into dataclasses."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+
+AGAIN = "delete the folder and make it again"
+
+
+@contextlib.contextmanager
+def atomic(path, mode="wb", **options):
+    """Open a temporary neighbour of `path`; flush and rename it to `path` on success, delete it on failure."""
+    path = Path(path).resolve()  # a link stays a link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder, what):
+    """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not hold it."""
+    from filelock import FileLock, Timeout  # comes with torch and transformers
+
+    folder = Path(folder)
+    if folder.is_file():
+        raise cli.Problem(f"{folder}: this is a file; name a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        busy = f"{what} is running in this folder"
+        raise cli.Problem(f"{folder}: {busy}; wait for it or choose another") from None
+    except OSError as error:
+        if not error.filename:  # a disk that is full does not say which
+            error.filename = str(folder)
+        raise
+
+
+def sha256(path):
+    """The sha256 of a file, as hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(content):
+    """The sha256 of anything that JSON can hold, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def slug(name, longest=60):
+    """A name as part of a path: letters, digits, dots and hyphens, never empty or hidden, of bounded bytes."""
+    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
+    short = kept.strip(".-").encode()[:longest].decode(errors="ignore")
+    return short.rstrip(".-") or "unnamed"
+
+
+# --- JSON with a checksum, and dataclasses for what is in it ------------------------------------------------------
+
+
+def write_json(path, content):
+    """Write a dataclass or dictionary with its own checksum in it, atomically."""
+    content = as_json(content)
+    content["checksum"] = digest(content)
+    # surrogateescape: a path may hold bytes of any kind
+    with atomic(path, "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+
+
+def read_json(path, kind, what, version):
+    """Read what write_json wrote, as a dataclass of type `kind`.
+
+    A file that was edited, cut, is of another version or lacks what `kind` needs is a cli.Problem.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        content = json.loads(text)
+        checksum = content.pop("checksum")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {AGAIN}") from None
+    written = content.get("format")
+    if written != version:
+        raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {AGAIN}")
+    if checksum != digest(content):
+        raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {AGAIN}")
+    return from_json(kind, content, path)
+
+
+def as_json(item):
+    """A dataclass as a dictionary for JSON; a field that is None, as it is by default, is left out."""
+    if dataclasses.is_dataclass(item):
+        content = {}
+        for field in dataclasses.fields(item):
+            value = getattr(item, field.name)
+            if value is not None or field.default is not None:
+                content[field.name] = as_json(value)
+        return content
+    if isinstance(item, dict):
+        return {key: as_json(value) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return [as_json(value) for value in item]
+    return item
+
+
+def from_json(kind, content, path, place=""):
+    """A dataclass of type `kind` from a dictionary that came from JSON.
+
+    A field that is missing or of another type than its annotation is a cli.Problem that names it.
+    """
+    if not isinstance(content, dict):
+        raise cli.Problem(f"{path}: {place.rstrip('.')} is missing or of a wrong kind; {AGAIN}")
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for field in dataclasses.fields(kind):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.name in content or required:
+            value = content.get(field.name)
+            values[field.name] = converted(hints[field.name], value, path, place + field.name)
+    return kind(**values)
+
+
+def converted(kind, value, path, place):
+    """A value from JSON as its annotation wants it: a plain type, X | None, list[…], tuple[…], dict[str, …]."""
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = typing.get_args(kind)[0]
+    inner = typing.get_args(kind)
+    outer = typing.get_origin(kind) or kind
+    if dataclasses.is_dataclass(outer):
+        return from_json(outer, value, path, f"{place}.")
+    accepted = {float: (float, int), tuple: list}.get(outer, outer)
+    fits = isinstance(value, accepted) and (outer is bool or not isinstance(value, bool))
+    if fits and outer is tuple:
+        fits = len(value) == len(inner)
+    if not fits:
+        raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {AGAIN}")
+    if outer is list and inner:
+        return [converted(inner[0], item, path, place) for item in value]
+    if outer is tuple:
+        pairs = zip(inner, value, strict=True)
+        return tuple(converted(each, item, path, place) for each, item in pairs)
+    if outer is dict and inner:
+        return {key: converted(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
+    return value
+
+
+# --- how something was made ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Made:
+    """When, in how many seconds and by which command something was made."""
+
+    command: str
+    at: str = ""
+    seconds: float = 0.0
+    features: str | None = None  # of a run: the folder of the features that it was trained on
+
+
+def provenance(started, features=None, **machine):
+    """How something was made, as the fields `made`, `software` and `machine` of a manifest or a run.
+
+    started: time.time() when the work began; machine: what else to say of the machine.
+    """
+    packages = ("numpy", "pandas", "sklearn", "torch", "transformers")
+    versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
+    made = Made(
+        command=cli.one_line(shlex.join(["python", *sys.argv])),
+        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        seconds=round(time.time() - started, 2),
+        features=features,
+    )
+    return {
+        "made": made,
+        "software": {"layers": cli.VERSION, "python": platform.python_version(), **versions},
+        "machine": {"processor": platform.machine(), **machine},
+    }
