@@ -7,33 +7,58 @@
     python bench.py answer     # from titles to the finished comparison, beside transformers with scikit-learn
     python bench.py all > results/bench.md
 
-Contenders take turns, round after round, so that a machine that slows down slows all of them; figures are medians.
+Contenders take turns, round after round, so that a machine that slows down slows all of them;
+figures are medians. What one would use instead is in usual.py.
 """
 
 import cli
+
+PARTS = ("extract", "train", "scale", "busy", "answer")
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("what", choices=(*PARTS, "all"), help="what to measure")
-    add("--runs", type=cli.number(int, 1), default=3, help="rounds over all contenders; scale and answer have one")
-    add("--data", default="youtube", metavar="youtube|sample|FILE", help="the titles (scale makes its own)")
-    what = "answer: encoders; random is bert-base's shape with random weights, as fast as trained ones"
-    add("--model", nargs="+", default=["minilm", "random"], metavar="NAME", help=what)
-    add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
-    add("--hidden", type=cli.number(int, 4), default=384, help="scale: width of the encoder, a multiple of 4")
+    add(
+        "--runs",
+        type=cli.number(int, 1),
+        default=3,
+        help="rounds over all contenders; scale and answer have one",
+    )
+    add(
+        "--data",
+        default="youtube",
+        metavar="youtube|sample|FILE",
+        help="the titles (scale makes its own)",
+    )
+    add(
+        "--model",
+        nargs="+",
+        default=["minilm", "random"],
+        metavar="NAME",
+        help="answer: encoders; random is bert-base's shape with random weights, as fast as trained ones",
+    )
+    add(
+        "--max-titles",
+        type=cli.number(int, 2000),
+        default=1_000_000,
+        help="scale: the largest corpus",
+    )
+    add(
+        "--hidden",
+        type=cli.number(int, 4),
+        default=384,
+        help="scale: width of the encoder, a multiple of 4",
+    )
     return parser.parse_args(argv)
 
 
-PARTS = ("extract", "train", "scale", "busy", "answer")
-
 if __name__ == "__main__":
-    ARGUMENTS = cli.begin(parse_arguments)  # before the slow imports, so that --help is answered at once
+    ARGUMENTS = cli.begin(parse_arguments)
 
 import functools
 import importlib.metadata
-import itertools
 import os
 import platform
 import random
@@ -43,25 +68,29 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
 
 import data
 import metrics
+import mlp
 import probe
 import splits
 import store
-import train
-from encoder import choose_dtype, embed, find_model, load_encoder, tokenise
+import usual
+from embedding import embed, tokenise
+from encoder import choose_dtype, find_model, load_encoder
+from options import Options
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
-WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
-SPINNING = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}  # as the libraries do where nothing is set
+WORDS = """how to make the best street food in rome cheap flights
+hidden beach paint sunset guitar lesson of war""".split()
+# waiting threads, as the libraries have them where nothing is set
+SPINNING = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}
 # runs a command from a process that is itself small: a child starts with the peak memory of the one that made it
 MEASURE = """import resource, subprocess, sys, time
 started = time.time()
@@ -69,256 +98,355 @@ code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(time.time() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)"""
 
-
-def table(columns, rows):
-    """Print the line that says where, with what and how, and a markdown table."""
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    processor = re.search(r"model name\s*: (.*)", info)
-    installed = {each.name: each.version for each in importlib.metadata.distributions()}
-    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
-    where = f"{processor[1] if processor else platform.machine()}, {torch.get_num_threads()} threads"
-    command = f"`python {' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`"
-    print(f"{where}; {versions}; {time.strftime('%Y-%m-%d')}; {command}\n")
-    print(cli.markdown(columns, rows), end="\n\n", flush=True)
+# --- what all parts share -----------------------------------------------------------------------------------------
 
 
-def rounds(contenders, runs):
-    """(median seconds, last result) of each contender: all of them in turn, `runs` times over."""
-    seconds, results = {name: [] for name in contenders}, {}
-    for turn, (name, work) in itertools.product(range(runs), contenders.items()):
-        started = time.perf_counter()
-        results[name] = work()
-        seconds[name].append(time.perf_counter() - started)
-        cli.say(f"round {turn + 1} of {runs}: {name}, {seconds[name][-1]:.2f} s")
-    return {name: (statistics.median(values), results[name]) for name, values in seconds.items()}
+@dataclass
+class Timed:
+    """How long a contender took."""
+
+    seconds: float  # the median over rounds
+    result: object  # what it returned in the last round
+
+
+def take_turns(contenders, rounds):
+    """Time all contenders, {name: function without arguments}, in turn, round after round.
+
+    Returns {name: Timed}.
+    """
+    seconds = {name: [] for name in contenders}
+    results = {}
+    for turn in range(1, rounds + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            results[name] = work()
+            seconds[name].append(time.perf_counter() - started)
+            cli.say(f"round {turn} of {rounds}: {name}, {seconds[name][-1]:.2f} s")
+    return {name: Timed(statistics.median(seconds[name]), results[name]) for name in contenders}
+
+
+@dataclass
+class Measured:
+    """What a script took, from its start to its end."""
+
+    seconds: float
+    peak: float  # memory in MB
 
 
 def run(script, *options, **environment):
-    """Run one of the scripts; returns (seconds, peak memory in MB). One that fails is a Problem."""
+    """Run one of the scripts: Measured. One that fails is a Problem."""
     command = [sys.executable, "-c", MEASURE, sys.executable, data.HERE / script, *options, "--quiet"]
+    command = [str(word) for word in command]
     variables = {**os.environ, **environment}
-    done = subprocess.run(list(map(str, command)), text=True, stdout=subprocess.PIPE, env=variables)
+    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, env=variables)
     if done.returncode:
         raise cli.Problem(f"{script} failed; its message stands above")
     seconds, peak = map(float, done.stdout.split())
-    return seconds, peak * (1e-6 if sys.platform == "darwin" else 1024e-6)  # bytes there, kilobytes here
+    unit = 1e-6 if sys.platform == "darwin" else 1024e-6  # bytes there, kilobytes here
+    return Measured(seconds, peak * unit)
+
+
+def print_table(columns, rows):
+    """Print the line that says where, with what and how, and a markdown table."""
+    processor = platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = re.search(r"model name\s*: (.*)", info.read_text())
+        processor = named[1] if named else processor
+    installed = {each.name: each.version for each in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    where = f"{processor}, {torch.get_num_threads()} threads"
+    print(f"{where}; {versions}; {time.strftime('%Y-%m-%d')}; `python {command}`\n")
+    print(cli.markdown(columns, rows), end="\n\n", flush=True)
 
 
 def make_encoder(folder, **config):
-    """Save a BERT with random weights, of bert-base's shape unless told otherwise, to a folder; returns the folder."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(find_model("minilm")[0])
+    """Save a BERT with random weights, of bert-base's shape unless told otherwise; returns the folder."""
+    source, _ = find_model("minilm")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     torch.manual_seed(0)
-    transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **config)).save_pretrained(folder)
+    shape = transformers.BertConfig(vocab_size=len(tokenizer), **config)
+    transformers.BertModel(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
-def sample(args, most=None):
-    """(titles, categories) of --data in an order of their own, at most so many: two lists."""
-    rows = data.read_table(data.find_titles(args.data), ["title", "category"])
-    title, category = map(next(rows).index, ("title", "category"))
+def read_titles(name):
+    """The titles and the categories of --data in an order of their own, as two lists."""
+    rows = data.read_table(data.find_titles(name), ["title", "category"])
+    header = next(rows)
+    title = header.index("title")
+    category = header.index("category")
     pairs = [(cells[title], cells[category]) for _, cells in rows]
     random.Random(0).shuffle(pairs)
-    return map(list, zip(*pairs[:most], strict=True))
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
-def plain_loop(model, tokenizer, titles):
-    """What one writes by hand, 32 titles at a time: {(pooling, layer): (titles, hidden) array} of all layers."""
-    found = {}
-    for start in range(0, len(titles), 32):
-        batch = titles[start : start + 32]
-        tokens = tokenizer(batch, truncation=True, max_length=128, padding=True, return_tensors="pt")
-        with torch.inference_mode():
-            states = model(**tokens, output_hidden_states=True).hidden_states
-        mask = tokens["attention_mask"][..., None]
-        for layer, state in enumerate(states[1:], 1):
-            found.setdefault(("cls", layer), []).append(state[:, 0].numpy())
-            found.setdefault(("mean", layer), []).append(((state * mask).sum(1) / mask.sum(1)).numpy())
-    return {column: np.concatenate(parts) for column, parts in found.items()}
+# --- extract ------------------------------------------------------------------------------------------------------
+
+
+def extract_all(encoder, titles):
+    """[CLS] of all twelve layers, as extract.py computes it."""
+    return embed(encoder, tokenise(encoder, titles), range(1, 13), ("cls",))
 
 
 def bench_extract(args, temporary):
-    (titles, _), folder = sample(args, 1200), make_encoder(temporary / "base")
-    model, contenders = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval(), {}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    contenders["loop over batches of 32, all layers"] = lambda: plain_loop(model, tokenizer, titles)
-    for dtype in sorted({torch.float32, choose_dtype("auto", torch.device("cpu"))}, key=str):
+    titles, _ = read_titles(args.data)
+    titles = titles[:1200]
+    folder = make_encoder(temporary / "base")
+
+    # a plain loop, and in each arithmetic this project and sentence-transformers
+    model, tokenizer = usual.load(folder)
+    plain = functools.partial(usual.extract, model, tokenizer, titles)
+    contenders = {"loop over batches of 32, all layers": plain}
+    dtypes = {torch.float32, choose_dtype("auto", torch.device("cpu"))}
+    for dtype in sorted(dtypes, key=str):
         kind = str(dtype).removeprefix("torch.")
         encoder = load_encoder(folder, "cpu", kind)
-        work = functools.partial(lambda e: embed(e, tokenise(e, titles), range(1, 13), ("cls",)), encoder)
-        contenders[f"this project, all layers, {kind}"] = work
+        ours = functools.partial(extract_all, encoder, titles)
+        contenders[f"this project, all layers, {kind}"] = ours
         try:
             from sentence_transformers import SentenceTransformer
         except ImportError:
-            cli.say("sentence-transformers is missing, its row is left out; pip install -r requirements-bench.txt")
+            remedy = "pip install -r requirements-bench.txt"
+            cli.say(f"sentence-transformers is missing, its row is left out; {remedy}")
             continue
         other = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
-        work = functools.partial(other.encode, titles, show_progress_bar=False)
-        contenders[f"sentence-transformers, last layer, {kind}"] = work
-    found = rounds(contenders, args.runs)
-    slowest = max(seconds for seconds, _ in found.values())
-    rows = [(name, f"{len(titles) / t:.1f}", f"{slowest / t:.2f}") for name, (t, _) in found.items()]
-    table((f":bert-base's shape, {len(titles):,} titles", "titles/s", "times as fast"), rows)
+        theirs = functools.partial(other.encode, titles, show_progress_bar=False)
+        contenders[f"sentence-transformers, last layer, {kind}"] = theirs
+
+    found = take_turns(contenders, args.runs)
+    slowest = max(timed.seconds for timed in found.values())
+    rows = []
+    for name, timed in found.items():
+        speed = len(titles) / timed.seconds
+        rows.append((name, f"{speed:.1f}", f"{slowest / timed.seconds:.2f}"))
+    print_table((f":bert-base's shape, {len(titles):,} titles", "titles/s", "times as fast"), rows)
 
 
-def usual_heads(x, labels, folds, config):
-    """train.train_heads as one would write it: one head after the other, its convolutions called as modules."""
-    options, target, classes = config["options"], torch.from_numpy(labels), len(config["classes"])
-    probabilities = np.empty((len(folds), len(x), classes), np.float32)
-    for (repeat, fold), head in zip(np.ndindex(len(folds), options["folds"]), train.new_heads(config), strict=True):
-        held = folds[repeat] == fold
-        own = TensorDataset(x[torch.from_numpy(~held)], target[torch.from_numpy(~held)])
-        optimizer = torch.optim.Adam(head.parameters(), lr=options["lr"])
-        for _ in range(options["epochs"]):
-            for inputs, wanted in DataLoader(own, options["batch_size"], shuffle=True):
-                optimizer.zero_grad()
-                cross_entropy(head.mlp(head.reduce(inputs).squeeze(1)), wanted).backward()
-                optimizer.step()
-            with torch.inference_mode():
-                values = head.mlp(head.reduce(x[torch.from_numpy(held)]).squeeze(1)).softmax(-1)
-            probabilities[repeat, held] = values.numpy()
-            metrics.macro_f1(labels[held], values.argmax(1).numpy(), classes)
-    return probabilities
-
-
-def usual_probe(x, labels, folds, penalties):
-    """Out-of-fold probabilities as scikit-learn gives them, (repeats, titles, classes); it chooses by log loss, too."""
-    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-    from sklearn.model_selection import PredefinedSplit, StratifiedShuffleSplit, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    solver = LogisticRegression(max_iter=10_000)
-    if penalties:
-        inner = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
-        options = {"scoring": "neg_log_loss", "l1_ratios": (0,), "use_legacy_attributes": False, "max_iter": 10_000}
-        solver = LogisticRegressionCV(Cs=penalties, cv=inner, **options)
-    solver, method = make_pipeline(StandardScaler(), solver), "predict_proba"
-    return np.stack([cross_val_predict(solver, x, labels, cv=PredefinedSplit(f), method=method) for f in folds])
+# --- train --------------------------------------------------------------------------------------------------------
 
 
 def bench_train(args, temporary):
-    path, place = data.find_titles(args.data), temporary / "features"
-    run("extract.py", "--data", path, "--model", "minilm", "--layers", -1, "--pooling", "mean", "--out", place)
-    features = store.open_features(place)
-    names, labels = np.unique(features.titles()[1], return_inverse=True)
-    x, hidden = torch.from_numpy(features.stack([("mean", 6)])), features.manifest["encoder"]["hidden"]
-    scaled = x.clone()
-    options, scale, groups = cli.OPTIONS, probe.rescale(scaled), np.arange(len(labels))
-    config = {"classes": names.tolist(), "columns": [("mean", 6)], "encoder": {"hidden": hidden}, "options": options}
-    linear = {**config, "options": {**options, "head": "linear"}}
+    # the features of minilm's last layer
+    folder = temporary / "features"
+    source = ("--data", data.find_titles(args.data), "--model", "minilm")
+    run("extract.py", *source, "--layers", -1, "--pooling", "mean", "--out", folder)
+    features = store.open_features(folder)
+    x = torch.from_numpy(features.stack([("mean", 6)]))
+    rescaled = x.clone()
+    scale = probe.rescale(rescaled)
+
+    # labels, folds, and what each head learns from: the same for all
+    _, categories = features.titles()
+    names, labels = np.unique(categories, return_inverse=True)
+    classes = len(names)
+    groups = np.arange(len(labels))
+    options = Options()
     folds = splits.repeat_folds(labels, groups, options)
-    drawn = splits.draw_titles(labels, groups, folds, 0)
-    usual_probe(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2, None)  # its imports are not timed
-    work = {
-        f"report's head, {options['epochs']} epochs": {
-            "this project": lambda: train.train_heads(x, labels, folds, config, [rows for rows, _ in drawn])[2],
-            "DataLoader loop": lambda: usual_heads(x, labels, folds, config),
-        },
-        f"linear probe, C chosen among {len(probe.GRID)}": {
-            "this project": lambda: probe.train(scaled, scale, labels, folds, linear, drawn)[2],
-            "scikit-learn": lambda: usual_probe(x[:, 0].numpy(), labels, folds, probe.GRID),
-        },
+    draws = splits.draw_titles(labels, groups, folds, options.seed)
+
+    heads = {
+        "this project": lambda: mlp.train_heads(x, labels, folds, options, classes, draws).probabilities,
+        "DataLoader loop": lambda: usual.train_heads(x, labels, folds, options, classes),
     }
-    for what, contenders in work.items():
-        found, rows = rounds(contenders, args.runs), []
-        for name, (seconds, values) in found.items():
-            score = np.mean([metrics.macro_f1(labels, part.argmax(1), len(names)) for part in values])
-            loss = np.mean([metrics.log_loss(labels, part) for part in values])
-            times = seconds / found["this project"][0]
-            rows.append((name, f"{seconds:.2f}", f"{times:.2f}", f"{score:.4f}", f"{loss:.4f}"))
-        size = f":{what}, {len(drawn)} heads; {len(labels):,} titles × {hidden}, {len(names)} categories"
-        table((size, "seconds", "times as long", "macro-F1", "log loss"), rows)
+    probes = {
+        "this project": lambda: probe.train(rescaled, scale, labels, folds, draws, classes).probabilities,
+        "scikit-learn": lambda: usual.train_probes(x[:, 0].numpy(), labels, folds, probe.GRID),
+    }
+    usual.warm_up()
+    size = f"{len(draws)} heads; {len(labels):,} titles × {x.shape[2]}, {classes} categories"
+    compare_training(f":report's head, {options.epochs} epochs, {size}", heads, labels, args.runs)
+    compare_training(f":linear probe, C chosen among {len(probe.GRID)}, {size}", probes, labels, args.runs)
+
+
+def compare_training(what, contenders, labels, rounds):
+    """Time trainings and print how good they are, too. They return (repeats, titles, classes) probabilities."""
+    found = take_turns(contenders, rounds)
+    rows = []
+    for name, timed in found.items():
+        classes = timed.result.shape[2]
+        scores = [metrics.macro_f1(labels, p.argmax(1), classes) for p in timed.result]
+        losses = [metrics.log_loss(labels, p) for p in timed.result]
+        times = timed.seconds / found["this project"].seconds
+        quality = (f"{np.mean(scores):.4f}", f"{np.mean(losses):.4f}")
+        rows.append((name, f"{timed.seconds:.2f}", f"{times:.2f}", *quality))
+    print_table((what, "seconds", "times as long", "macro-F1", "log loss"), rows)
+
+
+# --- scale --------------------------------------------------------------------------------------------------------
+
+
+def write_corpus(path, size):
+    """Write so many made-up titles of four categories, which differ by their words."""
+    generator = random.Random(0)
+    with open(path, "w", encoding="utf-8") as file:
+        print("title,category", file=file)
+        for row in range(size):
+            words = generator.choices(WORDS[row % 4 * 5 :], k=generator.randint(3, 12))
+            print(f"{' '.join(words)} {row},category {row % 4}", file=file)
+
+
+def scale_steps(folder, encoder):
+    """{name: script and options} of every step, from the titles in a folder to the table."""
+    titles = folder / "titles.csv"
+    features = folder / "features"
+    results = folder / "results"
+    fit = ("train.py", "--features", features, "--results", results, "--layers", "-1", "--repeats", 1)
+    apply = ("predict.py", "--run", results, "--csv", titles, "--out", folder / "out.csv")
+    return {
+        "extract.py": ("extract.py", "--data", titles, "--model", encoder, "--out", features),
+        "train.py --head linear": (*fit, "--head", "linear"),
+        "predict.py --csv": apply,
+        "train.py --head mlp, 2 epochs": (*fit, "--epochs", 2),
+        "evaluate.py": ("evaluate.py", "--results", results),
+    }
 
 
 def bench_scale(args, temporary):
-    sizes = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n < args.max_titles] + [args.max_titles]
-    shape = {"hidden_size": args.hidden, "num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder = make_encoder(temporary / "tiny", intermediate_size=2 * args.hidden, **shape)
-    seconds, rows = {}, {}
-    for before, size in itertools.pairwise([0, *sizes]):
-        place, generator = temporary / str(size), random.Random(0)
-        place.mkdir()
-        titles, results = place / "titles.csv", place / "results"
-        with open(titles, "w", encoding="utf-8") as file:
-            print("title,category", file=file)
-            for row in range(size):
-                words = generator.choices(WORDS.split()[row % 4 * 5 :], k=generator.randint(3, 12))
-                print(f"{' '.join(words)} {row},category {row % 4}", file=file)
-        fit = ("--features", place / "features", "--results", results, "--layers", "-1", "--repeats", 1)
-        for name, *options in (
-            ("extract.py", "--data", titles, "--model", encoder, "--out", place / "features"),
-            ("train.py --head linear", *fit, "--head", "linear"),
-            ("predict.py --csv", "--csv", titles, "--out", place / "out.csv", "--run", results),
-            ("train.py --head mlp, 2 epochs", *fit, "--epochs", 2),
-            ("evaluate.py", "--results", results),
-        ):
-            seconds[size, name], peak = run(name.split()[0], *options)
-            more = (seconds[size, name] - seconds.get((before, name), 0)) / (size - before)
-            row = f"{size:,}", name, f"{seconds[size, name]:.1f}", f"{more * 1e6:,.1f}", f"{peak:,.0f}"
-            rows.setdefault(name, []).append(row)
-            cli.say(" ".join(row))
+    sizes = [size for size in (1_000, 10_000, 100_000, 1_000_000) if size < args.max_titles]
+    sizes.append(args.max_titles)
+    shape = {"hidden_size": args.hidden, "intermediate_size": 2 * args.hidden}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    encoder = make_encoder(temporary / "tiny", **shape, **layers)
+
+    # each size from end to end, one after the other
+    measured = {}  # by step, for each size
+    for size in sizes:
+        folder = temporary / str(size)
+        folder.mkdir()
+        write_corpus(folder / "titles.csv", size)
+        for step, command in scale_steps(folder, encoder).items():
+            took = run(*command)
+            measured.setdefault(step, []).append(took)
+            cli.say(f"{size:,} {step} {took.seconds:.1f} s, {took.peak:,.0f} MB")
+
+    # what each title costs that is more than in the size before
+    rows = []
+    for step, each in measured.items():
+        titles = 0
+        seconds = 0.0
+        for size, took in zip(sizes, each, strict=True):
+            more = 1e6 * (took.seconds - seconds) / (size - titles)
+            rows.append((f"{size:,}", step, f"{took.seconds:.1f}", f"{more:,.1f}", f"{took.peak:,.0f}"))
+            titles = size
+            seconds = took.seconds
     columns = (":titles", ":step", "seconds", "µs for each title more than above", "peak memory, MB")
-    table(columns, itertools.chain(*rows.values()))
+    print_table(columns, rows)
     print(f"Encoder: 2 layers of {args.hidden} dimensions, random weights; 1 repeat of 5 folds.\n")
 
 
+# --- busy ---------------------------------------------------------------------------------------------------------
+
+
+def run_beside(neighbour, temporary, command, environment):
+    """Run a script that writes to a new folder beside another process. neighbour: what that does, in Python."""
+    with subprocess.Popen([sys.executable, "-c", neighbour]) as other:
+        try:
+            run(*command, tempfile.mkdtemp(dir=temporary), **environment)
+        finally:
+            other.kill()
+
+
 def bench_busy(args, temporary):
-    features, model = temporary / "features", ("--data", data.find_titles(args.data), "--model", "minilm")
-    run("extract.py", *model, "--out", features)
-    training = ("--features", features, "--layers", "-1", "--results")
-    steps = {"train.py": training, "extract.py": (*model, "--out")}
+    features = temporary / "features"
+    source = ("--data", data.find_titles(args.data), "--model", "minilm")
+    run("extract.py", *source, "--out", features)
+    commands = {
+        "train.py": ("train.py", "--features", features, "--layers", "-1", "--results"),
+        "extract.py": ("extract.py", *source, "--out"),
+    }
     kinds = {"as the scripts set them": {}, "as the libraries do": SPINNING}
+    neighbours = {"alone": "", "busy": "while True: pass"}
 
-    def work(script, kind, busy):
-        with subprocess.Popen([sys.executable, "-c", "while True: pass" if busy else ""]) as other:
-            try:
-                run(script, *steps[script], tempfile.mkdtemp(dir=temporary), **kinds[kind])
-            finally:
-                other.kill()
+    contenders = {}
+    for script, command in commands.items():
+        for kind, environment in kinds.items():
+            for name, neighbour in neighbours.items():
+                work = functools.partial(run_beside, neighbour, temporary, command, environment)
+                contenders[script, kind, name] = work
+    found = take_turns(contenders, args.runs)
 
-    cases = itertools.product(steps, kinds, (False, True))
-    found, rows = rounds({case: functools.partial(work, *case) for case in cases}, args.runs), []
-    for script, kind in itertools.product(steps, kinds):
-        alone, busy = found[script, kind, False][0], found[script, kind, True][0]
-        rows.append((script, kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
-    table((":script", ":waiting threads", "alone, s", "beside a busy process, s", "times as long"), rows)
+    rows = []
+    for script in commands:
+        for kind in kinds:
+            alone = found[script, kind, "alone"].seconds
+            busy = found[script, kind, "busy"].seconds
+            rows.append((script, kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
+    columns = (":script", ":waiting threads", "alone, s", "beside a busy process, s", "times as long")
+    print_table(columns, rows)
+
+
+# --- answer -------------------------------------------------------------------------------------------------------
+
+
+def our_stages(path, model, folder):
+    """{stage: seconds} of the comparison of all layers and both poolings by this project."""
+    source = ("--data", path, "--model", model)
+    results = folder / "runs"
+    fit = ("train.py", "--features", folder, "--results", results, "--each", "--head", "linear")
+    features = run("extract.py", *source, "--pooling", *cli.POOLINGS, "--out", folder)
+    probes = [run(*fit, "--repeats", 1, "--pooling", pooling) for pooling in cli.POOLINGS]
+    table = run("evaluate.py", "--results", results)
+    return {
+        "features": features.seconds,
+        "probes": sum(each.seconds for each in probes),
+        "table with intervals": table.seconds,
+    }
+
+
+def usual_stages(titles, labels, model):
+    """{stage: seconds} of the same by transformers and scikit-learn, with one C and with a choice."""
+    folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)[None]
+    started = time.perf_counter()
+    features = usual.extract(*usual.load(model), titles)
+    took = {"features, usual": time.perf_counter() - started}
+    penalties = {"probes, usual": None, "probes, usual with as many penalties": probe.GRID}
+    for stage, grid in penalties.items():
+        started = time.perf_counter()
+        for x in features.values():
+            usual.train_probes(x, labels, folds, grid)
+        took[stage] = time.perf_counter() - started
+    return took
 
 
 def bench_answer(args, temporary):
-    path, (titles, names) = data.find_titles(args.data), sample(args)
-    labels = np.unique(names, return_inverse=True)[1]
-    folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)[None]
-    usual_probe(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2, None)  # its imports are not timed
-    usual = {"probes, usual": None, "probes, usual with as many penalties": probe.GRID}
+    path = data.find_titles(args.data)
+    titles, categories = read_titles(args.data)
+    labels = np.unique(categories, return_inverse=True)[1]
+    usual.warm_up()
     for name in args.model:
-        folder = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
-        place, took = temporary / f"features-{Path(name).name}", {}
-        fit = ("train.py", "--features", place, "--results", place / "runs", "--each", "--head", "linear")
-        extraction = ("extract.py", "--data", path, "--model", folder, "--pooling", *cli.POOLINGS, "--out", place)
-        took["features"], _ = run(*extraction)
-        started = time.perf_counter()
-        model = transformers.AutoModel.from_pretrained(folder).eval()
-        features = plain_loop(model, transformers.AutoTokenizer.from_pretrained(folder), titles)
-        took["features, usual"] = time.perf_counter() - started
-        took["probes"] = sum(run(*fit, "--repeats", 1, "--pooling", pooling)[0] for pooling in cli.POOLINGS)
-        for stage, penalties in usual.items():
-            started = time.perf_counter()
-            for x in features.values():
-                usual_probe(x, labels, folds, penalties)
-            took[stage] = time.perf_counter() - started
-        took["table with intervals"], _ = run("evaluate.py", "--results", place / "runs")
-        rows = [(stage, f"{seconds:.1f}", "") for stage, seconds in took.items()]
-        ours = took["features"] + took["probes"] + took["table with intervals"]
-        rows.append(("**all, this project**", f"{ours:.1f}", "1.0"))
-        for stage in usual:
-            seconds = took["features, usual"] + took[stage]
-            rows.append((f"**all, features and {stage}**", f"{seconds:.1f}", f"{seconds / ours:.1f}"))
-        table((f":{Path(name).name}, {len(labels):,} titles", "seconds", "times as long"), rows)
+        if name == "random":
+            model = make_encoder(temporary / "base")
+        else:
+            model, _ = find_model(name)
+        short = Path(name).name
+        ours = our_stages(path, model, temporary / f"features-{short}")
+        theirs = usual_stages(titles, labels, model)
+
+        # each stage, and the sums
+        total = sum(ours.values())
+        rows = [(stage, f"{seconds:.1f}", "") for stage, seconds in {**ours, **theirs}.items()]
+        rows.append(("**all, this project**", f"{total:.1f}", "1.0"))
+        features = theirs.pop("features, usual")
+        for stage, seconds in theirs.items():
+            both = features + seconds
+            rows.append((f"**all, features and {stage}**", f"{both:.1f}", f"{both / total:.1f}"))
+        print_table((f":{short}, {len(labels):,} titles", "seconds", "times as long"), rows)
     print(
         "Usual: transformers in batches of 32, then scikit-learn's cross_val_predict, with C = 1 or with a C chosen "
         f"among {len(probe.GRID)} as here; its start-up is left out, and it has no intervals.\n"
     )
+
+
+BENCHES = {
+    "extract": bench_extract,
+    "train": bench_train,
+    "scale": bench_scale,
+    "busy": bench_busy,
+    "answer": bench_answer,
+}
 
 
 def main(args):
@@ -326,7 +454,7 @@ def main(args):
     for name in PARTS if args.what == "all" else [args.what]:
         started = time.time()
         with tempfile.TemporaryDirectory() as temporary:
-            globals()[f"bench_{name}"](args, Path(temporary))
+            BENCHES[name](args, Path(temporary))
         cli.say(f"{name}: {time.time() - started:.0f} s")
 
 

@@ -1,6 +1,7 @@
 """Titles: find or download, read, check."""
 
 import array
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -13,14 +14,15 @@ import time
 import unicodedata
 import urllib.request
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 import cli
-import store
+import disk
 
+csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
 HERE = Path(__file__).resolve().parent
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"
 YOUTUBE_URL = (
@@ -31,21 +33,25 @@ YOUTUBE_URL = (
 
 def find_titles(data):
     """The path of the titles that `--data` names: youtube (downloaded once), sample, or a file."""
-    path = HERE / "titles" / f"{data}.csv" if data in ("youtube", "sample") else Path(data)
-    if data == "youtube" and not path.exists():
-        download(YOUTUBE_URL, path, YOUTUBE_SHA256)
-    elif data == "youtube" and store.sha256(path) != YOUTUBE_SHA256:
-        raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); delete it, or give it another name")
+    path = Path(data)
+    if data in ("youtube", "sample"):
+        path = HERE / "titles" / f"{data}.csv"
+    if data == "youtube":
+        if not path.exists():
+            download(YOUTUBE_URL, path, YOUTUBE_SHA256)
+        elif disk.sha256(path) != YOUTUBE_SHA256:
+            remedy = "delete it, or give it another name"
+            raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); {remedy}")
     if not path.is_file():  # a pipe can be read once only, and we read more often
-        hint = "name a file of titles, or use `youtube` or `sample`"
-        raise cli.Problem(f"--data {data}: there is no such file, or it is not a plain file; {hint}")
+        wrong = "there is no such file, or it is not a plain file"
+        raise cli.Problem(f"--data {data}: {wrong}; name a file of titles, or use `youtube` or `sample`")
     return path
 
 
 def download(url, path, checksum):
-    """Download a file of a few MB that has this sha256, in three attempts; else a Problem says how to get it by hand.
+    """Download a file of a few MB with this sha256, in three attempts, or say how to get it.
 
-    Only HTTPS is accepted, and plain HTTP from this machine itself. A failure leaves nothing at `path`.
+    Only HTTPS is accepted, and plain HTTP from this machine. A failure leaves nothing at `path`.
     """
     if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
         raise cli.Problem(f"{url}: only https addresses are downloaded")
@@ -56,59 +62,42 @@ def download(url, path, checksum):
             with urllib.request.urlopen(url, timeout=30) as answer:
                 content = answer.read()  # raises IncompleteRead where the answer is cut
             if hashlib.sha256(content).hexdigest() == checksum:
-                with store.atomic(path) as file:
+                with disk.atomic(path) as file:
                     file.write(content)
                 return
-            page = b"<html" in content[:512].lower()
-            reason = f"what came is {'a web page (a proxy or a login?)' if page else 'wrong'}, its sha256 differs"
-            break
-        except (OSError, http.client.HTTPException) as error:  # time-outs and answers such as 404 are OSErrors too
+        except (OSError, http.client.HTTPException) as error:  # answers such as 404 are OSErrors
             reason = error
+        else:  # another file came, as it would the next time
+            page = b"<html" in content[:512].lower()
+            kind = "a web page (a proxy or a login?)" if page else "wrong"
+            reason = f"what came is {kind}, its sha256 differs"
+            break
     by_hand = f"fetch it by hand from {url} and save it as {path}, or elsewhere and pass that file to --data"
     raise cli.Problem(f"download failed ({reason}); {by_hand}")
 
 
 def read_table(path, columns):
-    """Yield the header of a file of titles, then (row number, cells) for each row; row 1 is the first that holds data.
+    """Yield the header of a file of titles, then (row number, cells) for each row, from row 1 on.
 
-    CSV with commas, semicolons, tabs or pipes between the cells, or JSON Lines (see json_rows) where the name says
-    .jsonl. UTF-8 with or without a byte order mark, UTF-16 with one, and gzip are recognised. `columns` must be in the
-    header. Whatever is wrong is a Problem that names the row.
+    CSV with commas, semicolons, tabs or pipes between the cells, or JSON Lines (see json_rows) if
+    the name says .jsonl. UTF-8 with or without a byte order mark, UTF-16 with one, and gzip are
+    recognised. `columns` must be in the header. Whatever is wrong is a Problem that names the row.
     """
-    place, suffixes = "the first line", Path(path).suffixes
+    place = "the first line"  # what is being read, for whatever goes wrong there
     try:
-        with open(path, "rb") as stream:
-            zipped = stream.read(2) == b"\x1f\x8b"
-        with (gzip.open if zipped else open)(path, "rb") as stream:
-            wide = stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
-            # what cannot be decoded passes the reader as surrogates, so that the row that holds it can be named
-            text = io.TextIOWrapper(stream, "utf-16" if wide else "utf-8-sig", "surrogateescape", newline="")
-            first = text.readline()
-            if not first.strip():
-                raise cli.Problem("is empty; it must hold the column names")
-            if fault(first):
-                raise cli.Problem(f"holds {fault(first)}; save the file as CSV in UTF-8")
-            lines = itertools.chain([first], text)
-            likely = "\t,;|" if ".tsv" in suffixes else ",;\t|"
-            names = {d: next(csv.reader([first], delimiter=d), []) for d in likely}
-            delimiter = max(likely, key=lambda d: (set(columns) <= set(names[d]), len(names[d])))
-            table = csv.reader(lines, delimiter=delimiter, strict=True)
-            if ".jsonl" in suffixes:
-                table = json_rows(lines, columns)
+        with open_text(path) as text:
+            table = split_cells(text, Path(path).suffixes, columns)
             header = next(table)
-            for column in columns:
-                if header.count(column) != 1:
-                    there = ", ".join(repr(name[:60]) for name in header[:20]) + ", …" * (len(header) > 20)
-                    hint = "pass --text-column and --label-column"
-                    raise cli.Problem(f"must name the column {column!r} once; it names {there}; {hint}")
-            where = [header.index(column) for column in columns]
+            check_header(header, columns)
             yield header
+
             place = "row 1"
+            read = [header.index(column) for column in columns]
             for row, cells in enumerate(filter(None, table), 1):  # blank lines do not count
                 if len(cells) != len(header):
                     raise cli.Problem(f"has {len(cells)}, not {len(header)} cells; look for a missing quote")
-                for wrong in filter(None, (fault(cells[i]) for i in where)):
-                    raise cli.Problem(f"holds {wrong}; save the file as CSV in UTF-8")
+                for number in read:
+                    check_text(cells[number])
                 yield row, cells
                 place = f"row {row + 1}"
     except cli.Problem as error:
@@ -118,10 +107,48 @@ def read_table(path, columns):
         raise cli.Problem(f"{path}: damaged near {place} ({error}); {hint}") from None
 
 
-def json_rows(lines, columns):
-    """Yield the keys of the first of the JSON objects on these lines, then for each object its texts under those keys.
+@contextlib.contextmanager
+def open_text(path):
+    """Open a file for reading text, whether it is zipped or not, in UTF-8 or UTF-16.
 
-    Numbers, and lists and objects outside `columns`, become their JSON text; null or a missing key is an empty cell.
+    What cannot be decoded becomes surrogates, so that the row that holds it can be named.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    opener = gzip.open if zipped else open
+    with opener(path, "rb") as file:
+        wide = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+        encoding = "utf-16" if wide else "utf-8-sig"
+        yield io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
+
+
+def split_cells(text, suffixes, columns):
+    """An iterator over the rows of an open file as lists of cells, the header first.
+
+    suffixes: those of its name; columns: what the header should name.
+    """
+    first = text.readline()
+    if not first.strip():
+        raise cli.Problem("is empty; it must hold the column names")
+    check_text(first)
+    lines = itertools.chain([first], text)
+    if ".jsonl" in suffixes:
+        return json_rows(lines, columns)
+
+    # the delimiter with which the first line names the columns, or else with which it names most
+    def fitness(delimiter):
+        names = next(csv.reader([first], delimiter=delimiter), [])
+        return set(columns) <= set(names), len(names)
+
+    likely = "\t,;|" if ".tsv" in suffixes else ",;\t|"
+    return csv.reader(lines, delimiter=max(likely, key=fitness), strict=True)
+
+
+def json_rows(lines, columns):
+    """Yield the keys of the first of the JSON objects on these lines, then each object's cells.
+
+    Numbers, and lists and objects outside `columns`, become their JSON text; null or a missing key
+    is an empty cell.
     """
     header = None
     for line in filter(str.strip, lines):
@@ -129,19 +156,46 @@ def json_rows(lines, columns):
             item = json.loads(line, parse_constant=lambda name: None)  # NaN is how some write null
         except (ValueError, RecursionError):
             item = None
-        if not isinstance(item, dict) or any(isinstance(item.get(column), dict | list) for column in columns):
+        if not isinstance(item, dict) or any(isinstance(item.get(key), dict | list) for key in columns):
             raise cli.Problem("is not a JSON object with a text in each column; write one on each line")
         if header is None:
-            yield (header := list(item))
-        values = ("" if item.get(key) is None else item[key] for key in header)
-        yield [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
+            header = list(item)
+            yield header
+        yield [json_cell(item.get(key)) for key in header]
+
+
+def json_cell(value):
+    """A value from JSON as the text of a cell."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def check_header(header, columns):
+    """Refuse a header that does not name each of the columns once."""
+    for column in columns:
+        if header.count(column) != 1:
+            there = ", ".join(repr(name[:60]) for name in header[:20])
+            more = ", …" if len(header) > 20 else ""
+            hint = "pass --text-column and --label-column"
+            raise cli.Problem(f"must name the column {column!r} once; it names {there}{more}; {hint}")
+
+
+def check_text(text):
+    """Refuse what has been decoded, but is no text."""
+    wrong = fault(text)
+    if wrong:
+        raise cli.Problem(f"holds {wrong}; save the file as CSV in UTF-8")
 
 
 def fault(text):
     """What keeps a text that read_table has decoded from being text, or None."""
     if "\0" in text:
         return "a NUL byte"
-    if not text.isascii() and re.search(r"[\ud800-\udfff]", text):  # from surrogateescape, or half a pair in JSON
+    # a surrogate comes from open_text, or is half of a pair in JSON
+    if not text.isascii() and re.search(r"[\ud800-\udfff]", text):
         return "bytes that are not UTF-8"
 
 
@@ -150,56 +204,97 @@ def is_blank(text):
     return not any(c.isprintable() and not c.isspace() for c in text)
 
 
-def copy_titles(path, text_column, label_column, out, least=2):
-    """Check a file of titles and write its titles and labels to the binary file `out`, as CSV, in bounded memory.
+@dataclass
+class Checked:
+    """What copy_titles found in a file of titles."""
 
-    Returns {"rows", "titles" (sha256 of what was written), "classes" (name: count, by name), "notes" (see doubts)}.
-    Labels lose the spaces around them, titles stay as they are. Empty titles or labels, or fewer than `least` classes,
-    are a cli.Problem.
+    rows: int
+    titles: str  # sha256 of what was written
+    classes: dict[str, int]  # titles of each category, by name
+    notes: list[str]  # sentences on likely mistakes
+
+
+class Copy:
+    """What csv.writer needs of a file: text goes to the binary file `out`, and into a sha256."""
+
+    def __init__(self, out):
+        self.out = out
+        self.hasher = hashlib.sha256()
+
+    def write(self, text):
+        content = text.encode()
+        self.hasher.update(content)
+        self.out.write(content)
+
+
+def copy_titles(path, text_column, label_column, out, least=2):
+    """Check a file of titles and write its titles and labels to the binary file `out`, as CSV.
+
+    Returns Checked. Labels lose the spaces around them, titles stay as they are. Empty titles or
+    labels, or fewer than `least` classes, are a cli.Problem.
     """
     if text_column == label_column:
-        raise cli.Problem(f"--text-column and --label-column are both {text_column!r}; name two columns")
-    titles, labels = array.array("q"), array.array("i")  # of each row: the hash of its title, the number of its class
-    rows, numbers, empty, hasher = 0, {}, [], hashlib.sha256()
+        both = f"--text-column and --label-column are both {text_column!r}"
+        raise cli.Problem(f"{both}; name two columns")
 
-    def write(line):
-        hasher.update(line.encode())
-        out.write(line.encode())
-
-    writer = csv.writer(SimpleNamespace(write=write), lineterminator="\r\n")  # then returns in titles get quotes, too
+    # copy row by row: no more than a few bytes of each row stay in memory
+    hashes = array.array("q")  # of titles
+    labels = array.array("i")  # numbers of categories
+    numbers = {}  # by name
+    empty = []  # rows that lack something
+    copy = Copy(out)
+    writer = csv.writer(copy, lineterminator="\r\n")  # then returns in titles get quotes, too
     writer.writerow(["title", "label"])
     table = read_table(path, [text_column, label_column])
-    text, label = map(next(table).index, [text_column, label_column])
-    for rows, cells in table:
-        title, name = cells[text], " ".join(cells[label].split())
+    header = next(table)
+    for row, cells in table:
+        title = cells[header.index(text_column)]
+        name = " ".join(cells[header.index(label_column)].split())
         if is_blank(title) or is_blank(name):
-            empty.append(str(rows))
+            empty.append(str(row))
         writer.writerow([title, name])
-        titles.append(hash(title))
+        hashes.append(hash(title))
         labels.append(numbers.setdefault(name, len(numbers)))
+
+    # refuse what cannot be trained on
     if empty:
-        where = f"{len(empty):,} of {rows:,} rows have no {text_column!r} or no {label_column!r}"
+        where = f"{len(empty):,} of {len(labels):,} rows have no {text_column!r} or no {label_column!r}"
         raise cli.Problem(f"{path}: {where}, first row {', '.join(empty[:5])}; fill them in or delete them")
     if len(numbers) < least:
-        there = f"one category only ({name!r})" if rows else "no category, as there is no row below the header"
+        there = "no category, as there is no row below the header"
+        if numbers:
+            there = f"one category only ({name!r})"
         raise cli.Problem(f"{path}: column {label_column!r} holds {there}; at least {least} are needed")
-    classes = dict(sorted(zip(numbers, np.bincount(labels).tolist(), strict=True)))
-    notes = doubts(classes, np.asarray(titles), np.asarray(labels))
-    return {"rows": rows, "titles": hasher.hexdigest(), "classes": classes, "notes": notes}
+
+    # what there is, and what may be a mistake
+    counts = np.bincount(labels).tolist()
+    classes = {name: counts[numbers[name]] for name in sorted(numbers)}
+    notes = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
+    return Checked(rows=len(labels), titles=copy.hasher.hexdigest(), classes=classes, notes=notes)
 
 
-def doubts(names, titles, labels):
-    """A few sentences on categories that may be meant as one, and on titles, (n,) int64 hashes, with several labels."""
-    alike = {}
+def similar_names(names):
+    """Sentences on the first three sets of categories that may be meant as one."""
+    spellings = {}
     for name in names:
-        alike.setdefault(unicodedata.normalize("NFC", name).casefold(), []).append(repr(name[:60]))
-    groups = [" and ".join(names[:3]) for names in alike.values() if len(names) > 1]
-    notes = [f"categories {group} differ only by case or by encoding of accents" for group in groups[:3]]
-    _, first, number = np.unique(titles, return_index=True, return_inverse=True)
-    other = np.flatnonzero(labels != labels[first[number]])  # rows whose title stood in another category before
-    if len(other):
-        several, rows = len(np.unique(number[other])), (first[number[other[0]]] + 1, other[0] + 1)
-        notes.append(
-            f"titles that stand in more than one category: {several:,}, first in rows {rows[0]:,} and {rows[1]:,}"
-        )
-    return notes
+        folded = unicodedata.normalize("NFC", name).casefold()
+        spellings.setdefault(folded, []).append(repr(name[:60]))
+    notes = []
+    for alike in spellings.values():
+        if len(alike) > 1:
+            named = " and ".join(alike[:3])
+            notes.append(f"categories {named} differ only by case or by encoding of accents")
+    return notes[:3]
+
+
+def ambiguous_titles(hashes, labels):
+    """A sentence, if any, on titles with several labels. hashes, labels: (n,) int of all titles."""
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    earlier = first[number]  # for each row, the first row of its title
+    other = np.flatnonzero(labels != labels[earlier])
+    if not len(other):
+        return []
+    titles = len(np.unique(number[other]))
+    row = other[0]
+    where = f"first in rows {earlier[row] + 1:,} and {row + 1:,}"
+    return [f"titles that stand in more than one category: {titles:,}, {where}"]

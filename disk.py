@@ -1,4 +1,6 @@
-"""Files that can be trusted: written whole or not at all, locked, checksummed, read into dataclasses."""
+"""Files that can be trusted: written whole or not at all, locked, checksummed, read into
+dataclasses.
+"""
 
 import contextlib
 import dataclasses
@@ -21,7 +23,9 @@ AGAIN = "delete the folder and make it again"
 
 @contextlib.contextmanager
 def atomic(path, mode="wb", **options):
-    """Open a temporary neighbour of `path`; flush and rename it to `path` on success, delete it on failure."""
+    """Open a temporary neighbour of `path`; flush and rename it to `path` on success, delete it on
+    failure.
+    """
     path = Path(path).resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,7 +40,9 @@ def atomic(path, mode="wb", **options):
 
 @contextlib.contextmanager
 def locked(folder, what):
-    """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not hold it."""
+    """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not
+    hold it.
+    """
     from filelock import FileLock, Timeout  # comes with torch and transformers
 
     folder = Path(folder)
@@ -67,7 +73,9 @@ def digest(content):
 
 
 def slug(name, longest=60):
-    """A name as part of a path: letters, digits, dots and hyphens, never empty or hidden, of bounded bytes."""
+    """A name as part of a path: letters, digits, dots and hyphens, never empty or hidden, of
+    bounded bytes.
+    """
     kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
     short = kept.strip(".-").encode()[:longest].decode(errors="ignore")
     return short.rstrip(".-") or "unnamed"
@@ -139,7 +147,9 @@ def from_json(kind, content, path, place=""):
 
 
 def converted(kind, value, path, place):
-    """A value from JSON as its annotation wants it: a plain type, X | None, list[…], tuple[…], dict[str, …]."""
+    """A value from JSON as its annotation wants it: a plain type, X | None, list[…], tuple[…],
+    dict[str, …].
+    """
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
@@ -178,7 +188,8 @@ class Made:
 
 
 def provenance(started, features=None, **machine):
-    """How something was made, as the fields `made`, `software` and `machine` of a manifest or a run.
+    """How something was made, as the fields `made`, `software` and `machine` of a manifest or a
+    run.
 
     started: time.time() when the work began; machine: what else to say of the machine.
     """

@@ -1,7 +1,7 @@
 """The heads: what is trained on top of the frozen encoder. Nothing else."""
 
 import copy
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import cli
-import runs
 
 
 class Head(nn.Module):
@@ -21,21 +20,23 @@ class Head(nn.Module):
 
     fusion, where there are several layers:
         conv    point-wise Conv1d over layers with one output channel (the report's)
-        mix     softmax-weighted sum of the layers (the scalar mix of ELMo, Peters et al. 2018, without its scale)
+        mix     softmax-weighted sum of the layers (ELMo's, Peters et al. 2018, without its scale)
         concat  the layers side by side
     reduction:
         conv    Conv1d with kernel 3 and stride 3 over the hidden dimension (the report's)
         none    the full width
-    standardize: keep a mean and a deviation for each layer and dimension as buffers, and apply them first.
+    standardize: keep a mean and a deviation of each layer and dimension as buffers; apply them first.
 
-    Raises ValueError when there is no whole step of the reduction in the width, or fewer than two classes.
+    Raises ValueError where a width has no whole step of the reduction, or for fewer than two classes.
     """
 
     def __init__(self, layers, hidden, classes, fusion="conv", reduction="conv", width=512, standardize=False):
         super().__init__()
         if hidden < 3 or classes < 2 or layers < 1:
-            raise ValueError(f"a head needs hidden ≥ 3, classes ≥ 2 and layers ≥ 1, not {hidden}, {classes}, {layers}")
-        self.classes, self.standardize = classes, standardize
+            given = f"{hidden}, {classes}, {layers}"
+            raise ValueError(f"a head needs hidden ≥ 3, classes ≥ 2 and layers ≥ 1, not {given}")
+        self.classes = classes
+        self.standardize = standardize
         if standardize:
             self.register_buffer("mean", torch.zeros(layers, hidden))
             self.register_buffer("deviation", torch.ones(layers, hidden))
@@ -45,21 +46,24 @@ class Head(nn.Module):
         elif self.fusion == "mix":
             self.weights = nn.Parameter(torch.zeros(layers))
         size = hidden * layers if self.fusion == "concat" else hidden
-        self.reduce = nn.Conv1d(1, 1, kernel_size=3, stride=3) if reduction == "conv" else nn.Identity()
-        size = size // 3 if reduction == "conv" else size
+        self.reduce = nn.Identity()
+        if reduction == "conv":
+            self.reduce = nn.Conv1d(1, 1, kernel_size=3, stride=3)
+            size //= 3
         self.mlp = nn.Sequential(nn.Linear(size, width), nn.ReLU(inplace=True), nn.Linear(width, classes))
 
     def forward(self, x):
         if self.standardize:
             x = (x - self.mean) / self.deviation
-        # the convolutions are computed as products of matrices: stacked under vmap, that is several times faster
+        # convolutions are computed as products of matrices: stacked under vmap, that is much faster
         if self.fusion == "conv":
             x = self.fuse.weight.view(1, -1) @ x + self.fuse.bias
         elif self.fusion == "mix":
             x = self.weights.softmax(0).view(1, -1) @ x
         x = x.flatten(1)
         if isinstance(self.reduce, nn.Conv1d):
-            steps = x[:, : x.shape[1] // 3 * 3].unflatten(1, (-1, 3)).mT  # (titles, 3, hidden // 3)
+            whole = x.shape[1] // 3 * 3
+            steps = x[:, :whole].unflatten(1, (-1, 3)).mT  # (titles, 3, hidden // 3)
             x = (self.reduce.weight.view(1, 3) @ steps).squeeze(1) + self.reduce.bias
         return self.mlp(x)
 
@@ -67,8 +71,9 @@ class Head(nn.Module):
 class Probe(nn.Module):
     """The linear probe: multinomial logistic regression on layers and poolings side by side.
 
-    Input: (titles, layers, hidden) float32. Output: (titles, classes) float32 logits. The standardisation that the
-    weights were trained with is folded into them (see probe.train), so they apply to the features as they are.
+    Input: (titles, layers, hidden) float32. Output: (titles, classes) float32 logits. The
+    standardisation that the weights were trained with is folded into them (see probe.train), so they
+    apply to the features as they are.
     """
 
     def __init__(self, layers, hidden, classes):
@@ -80,67 +85,90 @@ class Probe(nn.Module):
         return self.linear(x.flatten(-2))
 
 
-def build(config):
-    """A head with fresh weights for the configuration of a run (what train.py keeps in config.json)."""
-    options, shape = config["options"], (len(config["columns"]), config["encoder"]["hidden"], len(config["classes"]))
-    if options["head"] == "linear":
-        return Probe(*shape)
-    return Head(*shape, options["fusion"], options["reduction"], options["hidden"], options["standardize"])
+@dataclass
+class Trained:
+    """What a training gives: the heads of all folds of all repeats, and what they predict."""
+
+    state: dict[str, torch.Tensor]  # the heads' tensors, stacked: (repeats · folds, …) each, on the CPU
+    probabilities: np.ndarray  # (repeats, titles, classes) float32, out of fold
+    # (repeat, fold, epoch, loss, macro-F1), for the report's head
+    history: list[tuple] = field(default_factory=list)
+    penalties: list[list[float]] | None = None  # C of each fold of each repeat, for linear probes
+
+
+def build(options, layers, hidden, classes):
+    """A head with fresh weights. options: options.Options."""
+    if options.head == "linear":
+        return Probe(layers, hidden, classes)
+    kind = (options.fusion, options.reduction, options.hidden, options.standardize)
+    return Head(layers, hidden, classes, *kind)
+
+
+def build_for(config):
+    """A head with fresh weights for the configuration of a run, a runs.Config."""
+    return build(config.options, len(config.columns), config.encoder.hidden, len(config.classes))
 
 
 def stacked(head, shared=False):
     """The head's forward pass for several heads of its kind at once.
 
-    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden), or, where all
-    heads see the same titles, (titles, layers, hidden); returns logits of shape (heads, titles, classes).
+    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden),
+    or, where all heads see the same titles, (titles, layers, hidden); returns logits of shape
+    (heads, titles, classes).
     """
     shape = copy.deepcopy(head).to("meta")
-    return vmap(lambda state, x: functional_call(shape, state, (x,)), in_dims=(0, None if shared else 0))
+    axes = (0, None if shared else 0)
+    return vmap(lambda state, x: functional_call(shape, state, (x,)), in_dims=axes)
 
 
 def held_out_probabilities(head, state, x, folds, block=1 << 21):
     """Class probabilities of every title from the heads of its own folds, which have not seen it.
 
-    head: a module of the heads' kind; state: their tensors stacked, (repeats · folds, …) each, on the device of x;
-    x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array; block: numbers of x that are gathered at a
-    time, which bounds the memory. Returns (repeats, titles, classes) float32 numpy.
+    head: a module of the heads' kind; state: their tensors stacked, (repeats · folds, …) each, on the
+    device of x; x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array; block: numbers
+    of x that are gathered at a time, which bounds the memory. Returns (repeats, titles, classes)
+    float32 numpy.
     """
     out = np.empty((*folds.shape, head.classes), np.float32)
+    titles = max(1, block // x[0].numel())
     with torch.inference_mode():
         for number, (repeat, fold) in enumerate(np.ndindex(len(folds), int(folds.max()) + 1)):
             own = {name: value[number] for name, value in state.items()}
             rows = torch.from_numpy(np.flatnonzero(folds[repeat] == fold))
-            for part in rows.split(max(1, block // x[0].numel())):
-                values = functional_call(head, own, (x.index_select(0, part.to(x.device)),))
-                out[repeat, part] = values.softmax(-1).cpu()
+            for part in rows.split(titles):
+                inputs = x.index_select(0, part.to(x.device))
+                logits = functional_call(head, own, (inputs,))
+                out[repeat, part] = logits.softmax(-1).cpu()
     return out
 
 
 def mean_probabilities(forward, state, x, block=1 << 22):
-    """Class probabilities of new titles, log-probabilities averaged over all heads: (titles, classes) float32 tensor.
+    """Class probabilities of new titles, log-probabilities averaged over all heads.
 
-    forward: what `stacked` made of a head; state: its tensors, on the device of x; x: (titles, layers, hidden) float32.
+    forward: what `stacked` made of a head; state: its tensors, on the device of x; x: (titles, layers,
+    hidden) float32. Returns a (titles, classes) float32 tensor.
     """
     heads = len(next(iter(state.values())))
+    titles = max(1, block // x[0].numel() // heads)
     with torch.inference_mode():
-        parts = x.split(max(1, block // x[0].numel() // heads))
-        return torch.cat([forward(state, part).log_softmax(-1).mean(0).softmax(-1) for part in parts])
+        means = [forward(state, part).log_softmax(-1).mean(0) for part in x.split(titles)]
+        return torch.cat(means).softmax(-1)
 
 
-def read_heads(folder, config):
+def read_heads(run):
     """The trained heads of a run as (head: a module of their kind without values, state: stacked tensors).
 
-    The file is checked against the run first, and no memory is taken for more than it holds. Misfits are a Problem.
+    The file is checked against the run first, and no memory is taken for more than it holds. Misfits
+    are a Problem.
     """
-    path = Path(folder) / "heads.safetensors"
-    runs.check_content(path, config)
-    heads = config["options"]["folds"] * config["options"]["repeats"]
+    path = run.file("heads.safetensors")
     try:
         with torch.device("meta"):
-            head = build(config)
+            head = build_for(run.config)
         state = load_file(path)
-        wanted = {name: (heads, *value.shape) for name, value in head.state_dict().items()}
-        fits = {name: tuple(value.shape) for name, value in state.items()} == wanted
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        heads = run.options.heads
+        fits = shapes == {name: (heads, *value.shape) for name, value in head.state_dict().items()}
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
         fits = False
     if not fits:
@@ -152,4 +180,6 @@ def layer_weights(state):
     """The learned weight of each layer, averaged over heads, or None where layers are not weighed."""
     if "weights" in state:
         return state["weights"].softmax(-1).mean(0).tolist()
-    return state["fuse.weight"].mean(0).flatten().tolist() if "fuse.weight" in state else None
+    if "fuse.weight" in state:
+        return state["fuse.weight"].mean(0).flatten().tolist()
+    return None

@@ -5,9 +5,12 @@ from pathlib import Path
 import disk
 from options import Options
 
+REPORTS_HEAD = "report's head"
+
 
 def head_in_words(columns, options):
-    """The head of a trained run: its kind, its pooling unless it is the report's, and its unusual options.
+    """The head of a trained run: its kind, its pooling unless it is the report's, and its unusual
+    options.
 
     columns: the (pooling, layer) of its features; options: its Options.
     """
@@ -31,7 +34,7 @@ def head_in_words(columns, options):
         value = getattr(options, name)
         if value != getattr(Options, name):
             parts.append(f"{name.replace('_', ' ')} {value}")
-    return ", ".join(parts) or "report's head"
+    return ", ".join(parts) or REPORTS_HEAD
 
 
 def spell(layers):

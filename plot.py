@@ -1,21 +1,28 @@
-"""Pictures of a table: macro-F1 by layer, confusions and calibration of the recommended row, macro-F1 by labels."""
+"""Pictures of a table: macro-F1 by layer, confusions and calibration of the recommended row,
+macro-F1 by labels.
+"""
 
 import logging
 import re
 import textwrap
-from pathlib import Path
 
 import numpy as np
 
-import baselines
 import cli
+import disk
 import metrics
-import report
+import naming
 import runs
-import store
+import table as tables
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito 2008
-GRAY, MARKERS, STYLES = "#555555", "osD^vPX*", {"majority": ":", "tfidf": "--", "average": "-."}
+GRAY = "#555555"
+MARKERS = "osD^vPX*"
+STYLES = {"majority": ":", "tfidf": "--", "average": "-."}
+NEAR = 0.85  # rows below this share of the best one's macro-F1 are named at the edge
+MATRIX = 12  # categories up to which the whole confusion matrix is legible
+PAIRS = 10  # of more categories, the most confused pairs that are shown
+BINS = 15  # of the calibration, as in metrics.expected_calibration_error
 
 
 def library():
@@ -26,150 +33,295 @@ def library():
     except ImportError:
         raise cli.Problem("--plot needs matplotlib; install it with: pip install matplotlib") from None
     matplotlib.rcdefaults()
-    changed = {"svg.hashsalt": "layers", "text.parse_math": False, "legend.frameon": False, "legend.fontsize": 9}
-    matplotlib.rcParams.update(changed | {"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10})
+    changed = {
+        "svg.hashsalt": "layers",  # the same bytes for the same picture
+        "text.parse_math": False,  # a dollar sign in a category is a dollar sign
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 10,
+    }
+    matplotlib.rcParams.update(changed)
     return matplotlib
 
 
 def paths(path):
-    """The paths of the pictures of a table: its rows trained on all titles, and those of --labels."""
+    """The paths of the pictures of a table: its rows trained on all titles, and its learning
+    curves.
+    """
     return path, path.with_stem(f"{path.stem}-labels")
 
 
-def draw(path, table):
-    """Draw the pictures of a table that evaluate.compare filled, to .png or .svg files; returns their paths.
+def draw(path, table, answer):
+    """Draw the pictures of a table to .png or .svg files; returns their paths.
 
-    Without rows trained on all titles, or without rows of --labels, there is no such picture.
+    answer: the table's Answer, or None where no row was trained on all titles, and so there is no
+    first picture.
     """
-    matplotlib, drawn = library(), []
-    name = f"{Path(table['config']['encoder']['name']).name} on {table['config']['data']['name']}"
-    for file, rows, picture in zip(paths(path), ("rows", "few"), (draw_rows, draw_labels), strict=True):
-        if not table[rows]:
-            continue
-        figure, kind = matplotlib.figure.Figure(layout="constrained"), file.suffix.lower().lstrip(".")
-        axes = picture(figure, table)
-        axes.set_title(readable([name], 80)[0], loc="left")
-        axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        with store.atomic(file) as opened:
-            figure.savefig(opened, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
-        drawn.append(file)
+    rows_path, curves_path = paths(path)
+    drawn = []
+    if answer:
+        save(rows_path, table, lambda figure: draw_rows(figure, table, answer))
+        drawn.append(rows_path)
+    if table.learning_curve:
+        save(curves_path, table, lambda figure: draw_curves(figure, table))
+        drawn.append(curves_path)
     return drawn
 
 
+def save(path, table, picture):
+    """Write a picture to a file. picture: draws into a figure, and returns the axes that hold
+    macro-F1.
+    """
+    figure = library().figure.Figure(layout="constrained")
+    axes = picture(figure)
+    axes.set_title(readable([tables.figure_name(table)], 80)[0], loc="left")
+    axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    kind = path.suffix.lower().lstrip(".")
+    with disk.atomic(path) as file:
+        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+
+
 def readable(names, longest=16):
-    """Names on one line, with � for what the font lacks, cut in the middle; those that look alike get their number."""
+    """Names on one line, with � for what the font lacks, cut in the middle; those that look alike
+    get their number.
+    """
     from matplotlib import font_manager
 
     glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
-    short, half = [], longest // 2
+    half = longest // 2
+    short = []
     for name in map(cli.one_line, names):
-        name = re.sub("\ufffd( *\ufffd)*", "\ufffd", "".join(c if ord(c) in glyphs else "\ufffd" for c in name))
-        short.append(name if len(name) <= longest else f"{name[:half]}…{name[1 - half :]}")
+        name = "".join(c if ord(c) in glyphs else "\ufffd" for c in name)
+        name = re.sub("\ufffd( *\ufffd)*", "\ufffd", name)
+        if len(name) > longest:
+            name = f"{name[:half]}…{name[1 - half :]}"
+        short.append(name)
     return [f"{name} {i}" if short.count(name) > 1 else name for i, name in enumerate(short, 1)]
 
 
-def draw_rows(figure, table):
-    """Macro-F1 by layer; how the recommended row (or, where there is none, the best) confuses, and how sure it is."""
-    run, width = table["choice"] or table["best"], 7.2 + 0.12 * max(0, len(table["rows"]) - 24)
+# --- the rows -----------------------------------------------------------------------------------------------------
+
+
+def draw_rows(figure, table, answer):
+    """Macro-F1 by layer; how the recommended row (or, where there is none, the best) confuses, and
+    how sure it is.
+    """
+    row = answer.recommended or answer.best
+    width = 7.2 + 0.12 * max(0, len(table.rows) - 24)
     figure.set_size_inches(width + 4.6, 6.4)
     grid = figure.add_gridspec(2, 2, width_ratios=(width, 4.6), height_ratios=(2.7, 1))
-    left, matrix, calibration = (figure.add_subplot(place) for place in (grid[:, 0], grid[0, 1], grid[1, 1]))
-    draw_scores(left, table)
-    draw_confusion(matrix, table, run)
-    sure = runs.mean_probabilities(run)
-    right, sure = sure.argmax(1) == table["labels"], sure.max(1)
-    _, place, count = np.unique((sure * 15).astype(int), return_inverse=True, return_counts=True)  # 15 bins
-    x, y = (np.bincount(place, weights) / count for weights in (sure, right))
-    calibration.plot((0, 1), (0, 1), color=GRAY, linestyle=":", linewidth=1)
-    calibration.scatter(x, y, 8 + 250 * count / len(sure), color=COLORS[0], alpha=0.6, linewidth=0, clip_on=False)
-    calibration.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="how sure (area: share of titles)", ylabel="how often right")
-    return left
+    scores = figure.add_subplot(grid[:, 0])
+    confusion = figure.add_subplot(grid[0, 1])
+    calibration = figure.add_subplot(grid[1, 1])
+
+    draw_scores(scores, table, answer)
+    if len(table.classes) <= MATRIX:
+        draw_confusion(confusion, table, row)
+    else:
+        draw_confused_pairs(confusion, table, row)
+    chosen = "Recommended" if answer.recommended else "Best"
+    confusion.set_title(textwrap.fill(f"{chosen}: {row.name}", 52))
+    draw_calibration(calibration, table, row)
+    return scores
 
 
-def draw_scores(axes, table):
-    """Macro-F1 with its interval: a place for each set of layers, a colour and a marker for each kind of head."""
-    rows, handles = table["rows"], []
-    sets = sorted({tuple(run["layers"]) for run in rows}, key=lambda layers: (len(layers), layers))
-    places = {layers: i + 0.6 * (len(layers) > 1) for i, layers in enumerate(sets)}  # several layers stand apart
-    kinds = list(dict.fromkeys(run["head"] for run in rows))
-    for i, kind in enumerate(kinds):
-        members = [run for run in rows if run["head"] == kind]
-        x = np.array([places[tuple(run["layers"])] for run in members]) + 0.7 * ((i + 0.5) / len(kinds) - 0.5)
-        y = np.array([run["value"] for run in members])
-        errors = np.abs(np.transpose([run["interval"] for run in members]) - y)
-        near, color = y >= 0.85 * table["best"]["value"], COLORS[i % 8]  # others are named at the edge
-        single = near & [len(run["layers"]) == 1 for run in members]
-        style = {"color": color, "fmt": MARKERS[(i + i // 8) % 8], "markersize": 5, "capsize": 2, "label": kind}
-        handles.append(axes.errorbar(x[near], y[near], errors[:, near], linewidth=1.2, **style))
-        axes.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
-        style = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "center", "color": color, "fontsize": 8}
-        for far in np.flatnonzero(~near):
-            axes.text(x[far], 0.01, f"← {y[far]:.2f}", **style)
+def draw_scores(axes, table, answer):
+    """Macro-F1 with its interval: a place for each set of layers, a colour and a marker for each
+    kind of head.
+    """
+    places = layer_places(table.rows)
+    heads = list(dict.fromkeys(row.run.head for row in table.rows))
+    x = row_positions(table.rows, places, heads)
+    handles = []
+    for number, head in enumerate(heads):
+        members = [row for row in table.rows if row.run.head == head]
+        handles.append(draw_head(axes, members, [x[row] for row in members], number, answer))
+
     low, high = axes.get_ylim()
-    low -= 0.15 * (high - low) * bool(axes.texts)
-    for kind, run in table["plain"].items():
-        value = run["value"]
-        high = max(high, value + 0.03 * (high - low))
-        label = f"{run['head']} ({value:.3f}{', below' if value < low else ''})"
-        handles.append(axes.axhline(value, color=GRAY, linestyle=STYLES[kind], linewidth=1, label=label))
-    names = readable([runs.spell(list(layers)) for layers in places])
-    turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
-    crowded = turned if sum(map(len, names)) > 28 else {}
-    axes.set_xticks(list(places.values()), names, **crowded)
-    axes.set(
-        xlabel=f"layers ({table['config']['encoder']['layers']} = top)",
-        xlim=(-0.5, max(places.values()) + 0.5),
-        ylim=(low, high),
-    )
-    axes.figure.legend(handles=handles, loc="outside lower left", ncols=3)
+    if axes.texts:  # room for the rows that are named at the edge
+        low -= 0.15 * (high - low)
+    for kind, row in answer.references.items():
+        high = max(high, row.value + 0.03 * (high - low))
+        below = ", below" if row.value < low else ""
+        style = {"color": GRAY, "linestyle": STYLES[kind], "linewidth": 1}
+        handles.append(axes.axhline(row.value, label=f"{row.run.head} ({row.value:.3f}{below})", **style))
+    axes.set(ylim=(low, high), xlim=(-0.5, max(places.values()) + 0.5))
+
+    names = readable([naming.spell(list(layers)) for layers in places])
+    turned = {}
+    if sum(map(len, names)) > 28:
+        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
+    axes.set_xticks(list(places.values()), names, **turned)
+    axes.set_xlabel(f"layers ({table.encoder.layers} = top)")
+    legend_below(axes.figure, handles)
 
 
-def draw_confusion(axes, table, run):
-    """The confusion matrix of a run, mean over repeats, of the 20 commonest categories."""
-    classes, labels = table["config"]["classes"], table["labels"]
-    titles = np.bincount(labels, minlength=len(classes))
-    shown = np.sort(np.argsort(-titles, kind="stable")[:20])
-    index, names = np.full(len(classes), len(shown)), readable([classes[i] for i in shown])
-    index[shown] = range(len(shown))
-    matrices = [metrics.confusion_matrix(index[labels], index[p], len(shown) + 1) for p in run["predictions"]]
-    matrix = np.mean(matrices, axis=0)[:-1, :-1]
-    share, size = matrix / np.maximum(titles[shown, None], 1), 9 if len(shown) <= 8 else 7
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+def layer_places(rows):
+    """Where each set of layers stands on the axis, {layers: x}: single layers first, the others a
+    little apart.
+    """
+    sets = sorted({tuple(row.run.layers) for row in rows}, key=lambda layers: (len(layers), layers))
+    places = {}
+    for number, layers in enumerate(sets):
+        places[layers] = number if len(layers) == 1 else number + 0.6
+    return places
+
+
+def row_positions(rows, places, heads):
+    """The x of each row, {row: x}: rows of one layer set stand side by side, centred over its tick."""
+    positions = {}
+    for layers, place in places.items():
+        members = [row for row in rows if tuple(row.run.layers) == layers]
+        members.sort(key=lambda row: heads.index(row.run.head))
+        step = min(0.14, 0.8 / len(members))
+        for number, row in enumerate(members):
+            positions[row] = place + step * (number - (len(members) - 1) / 2)
+    return positions
+
+
+def draw_head(axes, rows, x, number, answer):
+    """The rows with one kind of head; those far below the best one are named at the edge. Returns
+    their handle.
+    """
+    color = COLORS[number % 8]
+    marker = MARKERS[(number + number // 8) % 8]
+    x = np.array(x)
+    y = np.array([row.value for row in rows])
+    errors = np.abs(np.transpose([row.interval for row in rows]) - y)
+    near = y >= NEAR * answer.best.value
+    single = near & [len(row.run.layers) == 1 for row in rows]
+    style = {"color": color, "fmt": marker, "markersize": 5, "capsize": 2, "linewidth": 1.2}
+    handle = axes.errorbar(x[near], y[near], errors[:, near], label=rows[0].run.head, **style)
+    axes.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
+    edge = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "center", "fontsize": 8}
+    for far in np.flatnonzero(~near):
+        axes.text(x[far], 0.01, f"← {y[far]:.2f}", color=color, **edge)
+    return handle
+
+
+def legend_below(figure, handles):
+    """A legend below everything, in as many columns as the figure is wide enough for; the figure
+    grows with it.
+    """
+    labels = [textwrap.fill(handle.get_label(), 60) for handle in handles]
+    width, height = figure.get_size_inches()
+    longest = max(len(line) for label in labels for line in label.splitlines())
+    columns = max(1, min(3, int(width / (0.085 * longest + 0.7))))  # inches of a character, and of a marker
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure.set_size_inches(width, height + 0.2 * max(0, lines / columns - 3))
+    figure.legend(handles=handles, labels=labels, loc="outside lower left", ncols=columns)
+
+
+def draw_confusion(axes, table, row):
+    """The confusion matrix of a row, mean over repeats; errors have a scale of colours of their
+    own.
+    """
+    classes = len(table.classes)
+    matrices = [metrics.confusion_matrix(table.labels, predicted, classes) for predicted in row.predictions]
+    matrix = np.mean(matrices, axis=0)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    diagonal = np.eye(classes, dtype=bool)
+    worst = max(share[~diagonal].max(), 1e-9)
+    axes.imshow(np.ma.masked_array(share, ~diagonal), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(np.ma.masked_array(share, diagonal), cmap="Oranges", vmin=0, vmax=1.5 * worst)
     axes.spines[:].set_visible(False)
-    some = f"; the {len(shown)} commonest of {len(classes):,} categories" if len(shown) < len(classes) else ""
-    title = f"{'Recommended' if run is table['choice'] else 'Best'}: {run['name']}{some}"
-    axes.set(xlabel="predicted", ylabel="labelled", title=textwrap.fill(title, 52))
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    for i, j in np.ndindex(*matrix.shape) if len(names) <= 12 else ():
-        color = "white" if share[i, j] > 0.5 else "black"
-        axes.text(j, i, f"{matrix[i, j]:,.0f}", ha="center", va="center", fontsize=size, color=color)
+
+    names = readable(table.classes)
+    size = 9 if classes <= 8 else 7
+    axes.set(xlabel="predicted", ylabel="labelled")
+    axes.set_xticks(range(classes), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(range(classes), names, fontsize=size)
+    for i, j in np.ndindex(*matrix.shape):
+        dark = i == j and share[i, j] > 0.5
+        style = {"ha": "center", "va": "center", "fontsize": size, "color": "white" if dark else "black"}
+        axes.text(j, i, f"{matrix[i, j]:,.0f}", **style)
 
 
-def draw_labels(figure, table):
-    """Macro-F1 over labels a category: a line with its interval for each layer and head, the best one first."""
+def draw_confused_pairs(axes, table, row):
+    """The pairs of categories that a row confuses most, as bars: titles of the one that are
+    predicted as the other.
+    """
+    classes = len(table.classes)
+    cells = table.labels.astype(np.int64) * classes
+    wrong = [(cells + predicted)[predicted != table.labels] for predicted in row.predictions]
+    pairs, counts = np.unique(np.concatenate(wrong), return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:PAIRS]
+    names = []
+    for pair in pairs[most]:
+        labelled, predicted = readable([table.classes[number] for number in divmod(int(pair), classes)])
+        names.append(f"{labelled} → {predicted}")
+    lengths = counts[most] / len(row.predictions)
+    axes.barh(range(len(names)), lengths, color=COLORS[1], alpha=0.7)
+    for place, length in enumerate(lengths):
+        axes.text(length, place, f" {length:,.0f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"titles a repeat, the {len(names)} most confused pairs (labelled → predicted)", fontsize=9)
+
+
+def draw_calibration(axes, table, row):
+    """How often a row is right where it is so sure, out of fold."""
+    probabilities = row.run.calibrated
+    sure = probabilities.max(1)
+    right = probabilities.argmax(1) == table.labels
+    _, place, count = np.unique((sure * BINS).astype(int), return_inverse=True, return_counts=True)
+    x = np.bincount(place, sure) / count
+    y = np.bincount(place, right) / count
+    axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":", linewidth=1)
+    axes.scatter(x, y, 8 + 250 * count / len(sure), color=COLORS[0], alpha=0.6, linewidth=0, clip_on=False)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right")
+
+
+# --- the learning curves ------------------------------------------------------------------------------------------
+
+
+def draw_curves(figure, table):
+    """Macro-F1 over labels a category: a line with its interval for each layer and head, the best
+    one first.
+    """
     figure.set_size_inches(9.6, 5.2)
-    axes, lines = figure.add_subplot(xscale="log"), report.few_lines(table)
-    words = lines.pop(baselines.NAMES["tfidf"], {})
-    lines = sorted(lines.items(), key=lambda line: -max(run["value"] for run in line[1].values()))
-    many, colors = len(lines) > 6, COLORS
-    if many:
-        colors = [(share, 0.2, 1 - share) for share in np.linspace(0, 1, len(lines))]
-    lines += [(baselines.NAMES["tfidf"], words)] if words else []
-    sizes = {size: size for _, line in lines for size in line}
-    if None in sizes:  # all titles of the training folds, but apart from the largest size
-        folds, each = table["config"]["options"]["folds"], len(table["labels"]) / len(table["config"]["classes"])
-        sizes[None] = max(2 * max(filter(None, sizes)), each * (folds - 1) / folds)
-    for i, (name, line) in enumerate(lines):
-        color, marker, dashes = (GRAY, "", "--") if line is words else (colors[i], MARKERS[i % 8], "-")
-        x, size = zip(*sorted((sizes[size], size) for size in line), strict=True)
-        style = {"color": color, "marker": marker, "markersize": 5, "label": textwrap.fill(name, 44)}
-        axes.plot(x, [line[s]["value"] for s in size], dashes, **style)
-        ends = np.transpose([line[s]["interval"] for s in size])
-        axes.fill_between(x, *ends, color=color, alpha=0.05 if many else 0.15, linewidth=0)
+    axes = figure.add_subplot(xscale="log")
+    curves = tables.curves(table)
+    tfidf = curves.pop(runs.BASELINES["tfidf"], None)
+    ordered = sorted(curves.items(), key=lambda item: -max(row.value for row in item[1].values()))
+    colors, band = COLORS, 0.15
+    if len(ordered) > 6:  # more than there are colours to tell apart: from red, the best, to blue
+        colors = [(share, 0.2, 1 - share) for share in np.linspace(1, 0, len(ordered))]
+        band = 0.05
+
+    places = size_places(table)
+    for number, (name, curve) in enumerate(ordered):
+        draw_curve(axes, places, name, curve, band, color=colors[number], marker=MARKERS[number % 8])
+    if tfidf:
+        draw_curve(axes, places, runs.BASELINES["tfidf"], tfidf, band, color=GRAY, linestyle="--")
     axes.minorticks_off()
-    ticks = {place: f"{size:,}" if size else "all" for size, place in sizes.items()}
-    axes.set(xlabel="labels a category", xticks=list(ticks), xticklabels=list(ticks.values()))
+    axes.set_xticks(list(places.values()), [f"{size:,}" if size else "all" for size in places])
+    axes.set_xlabel("labels a category")
     figure.legend(loc="outside center right")
     return axes
+
+
+def size_places(table):
+    """Where each size of --labels stands, {size: x}; all titles (None) at what they are a category,
+    but apart.
+    """
+    sizes = {row.run.labels_per_category for row in table.learning_curve}
+    places = {size: size for size in sorted(sizes)}
+    if any(None in curve for curve in tables.curves(table).values()):
+        folds = table.options.folds
+        in_training = len(table.labels) / len(table.classes) * (folds - 1) / folds
+        places[None] = max(2 * max(sizes), in_training)
+    return places
+
+
+def draw_curve(axes, places, name, curve, band, **style):
+    """One line with its interval. curve: {size: Row}; band: opacity of the interval."""
+    sizes = [size for size in places if size in curve]
+    x = [places[size] for size in sizes]
+    low, high = np.transpose([curve[size].interval for size in sizes])
+    axes.plot(x, [curve[size].value for size in sizes], markersize=5, label=textwrap.fill(name, 44), **style)
+    axes.fill_between(x, low, high, color=style["color"], alpha=band, linewidth=0)

@@ -1,223 +1,214 @@
-"""The linear probe's training: many logistic regressions on shared features, solved to convergence at once.
+"""The linear probe's training: how features are scaled, penalties chosen and heads fitted.
 
-Every problem is a fold of a repeat: the same titles with another choice of those that count. They are solved together
-because nearly all of the cost, the products with the features, is then shared.
+Each head is a logistic regression, solved to convergence; logistic.py does that for many at once.
 """
+
+import dataclasses
 
 import numpy as np
 import torch
 
+import logistic
 import model
+from logistic import Problems, Scale, standardization
 
 # The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
 GRID = [float(f"{10.0**power:.1e}") for power in np.arange(-5, 2.1, 0.5)]
 ALONE = 0.1  # C where there is nothing to choose by
-FEW = 2000  # titles; up to here each part of them is held out in turn, and float64 costs next to nothing
-MEMORY = 10  # steps that L-BFGS remembers
-NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}  # a component of a gradient may be off by so much
-STATE = 48_000_000  # numbers that all problems that are solved together may keep, 200 MB in float32
+FEW = 2000  # titles; up to here each part of them is held out in turn, and float64 costs little
+STATE = 48_000_000  # numbers that all heads that are fitted together may keep, 200 MB in float32
 COPY = 1 << 25  # numbers of the features that are copied where few titles are drawn: 130 MB
-SEARCH = 50_000  # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
-BLOCK = 1 << 19  # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
+# titles by which penalties are chosen where there are twice as many: C hardly depends on their number
+SEARCH = 50_000
 
 
-def standardization(x, learn, block=1 << 12):
-    """Mean and deviation of each dimension over the titles of each problem: two (problems, dimensions) of x's type.
+def rescale(x):
+    """Bring every layer and dimension of x to mean 0 and deviation 1, in place.
 
-    x: (titles, dimensions); learn: (problems, titles) bool. Sums are taken about the overall mean and in float64, so
-    that nothing is lost. A dimension that never varies gets deviation 1.
+    x: (titles, layers, hidden) float32. Returns the Scale that it had, (layers, hidden). For good
+    digits only: what is learned is standardised by what each head may see, so held-out titles don't
+    matter.
     """
-    center, first, second = sum(part.sum(0, dtype=torch.float64) for part in x.split(block)) / len(x), 0, 0
-    for part, member in zip(x.split(block), learn.split(block, dim=1), strict=True):
-        part, member = part.double() - center, member.double()
-        first, second = first + member @ part, second + member @ part.square()
-    count = learn.sum(1, keepdim=True)
-    deviation = (second / count - (first / count).square()).clamp(min=0).sqrt()
-    deviation = torch.where(deviation > 1e-7 * (1 + center.abs()), deviation, 1.0)
-    return (center + first / count).to(x.dtype), deviation.to(x.dtype)
+    everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
+    scale = standardization(x.flatten(1), everyone)
+    mean = scale.mean.view(x.shape[1:])
+    deviation = scale.deviation.view(x.shape[1:])
+    for block in x.split(1 << 14):
+        block.sub_(mean).div_(deviation)
+    return Scale(mean, deviation)
 
 
-def objective(x, labels, learn, share, penalty, scale, theta):
-    """The loss of every problem and its gradient: (problems,) float64 and a tensor of theta's shape.
+def train(x, scale, labels, folds, draws, classes, report=lambda heads: None):
+    """Train the linear probes of all folds and repeats. Returns a model.Trained.
 
-    The loss is the mean cross-entropy over the problem's titles plus penalty / 2 · the squared weights of the
-    standardised features; the bias is not penalised. theta: (classes, problems, dimensions + 1), the bias last.
-    learn: (problems, titles) bool; share, penalty: (problems,), what each title counts, and the penalty's strength;
-    scale: what standardization gave.
+    x: (titles, layers, hidden) float32 tensor, rescaled; scale: what it had, see rescale; labels:
+    (titles,) int; folds: (repeats, titles) int; draws: the titles that each head learns from, see
+    splits.draw_titles; classes: how many there are; report: called now and then with how many heads
+    that was worth. The heads that are returned are for the features as they were before.
     """
-    (mean, deviation), (classes, problems, _) = scale, theta.shape
-    # the features stay as they are: each problem's standardisation is folded into its weights
-    inner = theta[..., :-1] / deviation
-    bias = (theta[..., -1] - (mean * inner).sum(-1)).view(-1, 1)
-    inner, minus = inner.flatten(0, 1), theta.new_tensor(-1)
-    product, total = torch.zeros_like(inner), torch.zeros_like(bias)
-    loss = torch.zeros(problems, dtype=torch.float64, device=x.device)
-    step = max(256, BLOCK // max(x.shape[1], classes * problems))
-    for part, target, member in zip(x.split(step), labels.split(step), learn.split(step, dim=1), strict=True):
-        # titles last: so the softmax runs along memory, and narrow products are several times faster
-        values = torch.addmm(bias, inner, part.T).view(classes, problems, -1).log_softmax(0)
-        own, weight = target.expand(1, problems, -1), member * share[:, None]
-        loss -= (values.gather(0, own)[0] * weight).sum(1)
-        values = values.exp_().scatter_add_(0, own, minus.expand(own.shape)).mul_(weight).flatten(0, 1)
-        product.addmm_(values, part)
-        total += values.sum(1, keepdim=True)
-    total, gradient = total.view(classes, problems, 1), torch.empty_like(theta)
-    gradient[..., :-1] = (product.view(classes, problems, -1) - mean * total) / deviation
-    gradient[..., :-1] += penalty[:, None] * theta[..., :-1]
-    gradient[..., -1:] = total
-    return loss + penalty / 2 * theta[..., :-1].double().square().sum((0, 2)), gradient
+    targets = torch.as_tensor(labels, device=x.device).long()
+
+    # where few titles are drawn, a repeat's folds have mostly the same ones, other repeats do not
+    together = len(draws)
+    if 2 * len(draws[0].rows) < len(x):
+        together = len(draws) // len(folds)
+    thetas = []
+    chosen = []
+    for first in range(0, len(draws), together):
+        group = draws[first : first + together]
+        fitted, penalties = fit_together(x.flatten(1), targets, group, classes, report)
+        thetas += fitted
+        chosen += penalties
+    theta = torch.cat(thetas, 1).transpose(0, 1)  # heads first, as they are kept
+
+    # held-out titles are scored on the features as they are here, since those have the better digits
+    with torch.device("meta"):
+        head = model.Probe(*x.shape[1:], classes)
+    probabilities = model.held_out_probabilities(head, probe_state(theta), x, folds)
+
+    flat = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
+    unscaled = torch.stack([undo_scale(own.double(), flat).float() for own in theta]).cpu()
+    state = {name: value.contiguous() for name, value in probe_state(unscaled).items()}
+    penalties = np.reshape(chosen, (len(folds), -1)).tolist()
+    return model.Trained(state, probabilities, penalties=penalties)
 
 
-def strength(c, titles, classes):
-    """The penalty that objective knows for scikit-learn's C, which counts two classes' weights, opposites, once."""
-    return ((2 if classes == 2 else 1) / (c * titles)).float()
+def probe_state(theta):
+    """The state of stacked model.Probe heads. theta: (heads, classes, dimensions + 1)."""
+    return {"linear.weight": theta[..., :-1], "linear.bias": theta[..., -1]}
 
 
-def minimise(x, labels, learn, share, penalty, scale, theta, tolerance, most=2000):
-    """Solve every problem from theta on by L-BFGS (Nocedal & Wright 2006, algorithm 7.4); returns the new theta.
+def undo_scale(theta, scale):
+    """theta for features that are not scaled: the Scale is folded into weights and bias."""
+    weights = theta[..., :-1] / scale.deviation
+    bias = theta[..., -1:] - (weights * scale.mean).sum(-1, keepdim=True)
+    return torch.cat([weights, bias], -1)
 
-    A problem is solved when no component of its gradient exceeds the tolerance times what the penalty adds to it at
-    most. Each has a step length of its own, halved until its loss falls enough, and is left alone once solved; when
-    half are, the others go on without them.
+
+def fit_together(x, labels, draws, classes, report):
+    """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
+
+    x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes, heads,
+    dimensions + 1) float32, of so many heads at a time, and a list with the C of each head.
     """
-    curvature = (len(theta) - 1) / len(theta) ** 2  # of the loss where nothing is learned yet, features of deviation 1
+    x, labels, parts = leave_out_unused(x, labels, draws)
 
-    def dot(one, other):
-        return (one * other).sum((0, 2))
+    # few titles are worth more care: float64, and each part held out in turn
+    most_titles = int((parts >= 0).sum(1).max())
+    tolerance = 0.01
+    turns = 1
+    if most_titles <= FEW:
+        x = x.double()
+        tolerance = 0.001
+        turns = 4
 
-    def scaled(gradient):
-        """The gradient divided by about the curvature at the start."""
-        return torch.cat([gradient[..., :-1] / (curvature + penalty)[:, None], gradient[..., -1:] / curvature], -1)
+    # of many titles, a sample is enough to choose penalties by
+    sample = slice(None)
+    if len(x) > 2 * SEARCH:
+        sample = np.sort(np.random.default_rng(0).permutation(len(x))[:SEARCH])
+    sample_x = x[sample]
+    sample_labels = labels[sample]
 
-    out, going = theta.clone(), torch.arange(theta.shape[1], device=x.device)
-    loss, gradient = objective(x, labels, learn, share, penalty, scale, theta)
-    pairs, gamma, step = [], torch.ones_like(penalty), torch.ones_like(penalty)
-    accepted, direction = torch.ones_like(penalty, dtype=torch.bool), torch.zeros_like(theta)
-    for _ in range(most):
-        # below NOISE, or where only steps help that change nothing, there is no better
-        enough = tolerance * penalty * theta[..., :-1].abs().amax((0, 2))
-        done = (gradient.abs().amax((0, 2)) <= enough.clamp(min=NOISE[x.dtype])) | (step < 1e-6)
-        if done.sum() * 2 > len(going):
-            out[:, going[done]], keep = theta[:, done], ~done
-            if not keep.any():
-                return out
-            going, learn, share, penalty = going[keep], learn[keep], share[keep], penalty[keep]
-            scale = [part[keep] for part in scale]
-            theta, gradient, direction = theta[:, keep], gradient[:, keep], direction[:, keep]
-            loss, gamma, step, accepted, done = loss[keep], gamma[keep], step[keep], accepted[keep], done[keep]
-            pairs = [(moved[:, keep], turned[:, keep], inverse[keep]) for moved, turned, inverse in pairs]
-        descent, shares = gradient.clone(), []
-        for moved, turned, inverse in reversed(pairs):
-            shares.append(inverse * dot(moved, descent))
-            descent -= shares[-1][:, None] * turned
-        descent = gamma[:, None] * scaled(descent)
-        for (moved, turned, inverse), part in zip(pairs, reversed(shares), strict=True):
-            descent += moved * (part - inverse * dot(turned, descent))[:, None]
-        direction = torch.where(accepted[:, None], -descent, direction)
-        step = torch.where(accepted, 1.0, step)
-        trial = theta + torch.where(done, 0.0, step)[:, None] * direction
-        trial_loss, trial_gradient = objective(x, labels, learn, share, penalty, scale, trial)
-        promised = 1e-4 * step * dot(direction, gradient)
-        accepted = (trial_loss <= loss + promised + 2 * torch.finfo(x.dtype).eps * loss.abs()) & ~done
-        moved, turned = (torch.where(accepted[:, None], v, 0.0) for v in (trial - theta, trial_gradient - gradient))
-        bend = dot(moved, turned)
-        pairs = [*pairs[1 - MEMORY :], (moved, turned, torch.where(bend > 1e-14, 1 / bend, 0.0))]
-        gamma = torch.where(bend > 1e-14, bend / dot(turned, scaled(turned)), gamma)
-        theta, gradient = (torch.where(accepted[:, None], *v) for v in ((trial, theta), (trial_gradient, gradient)))
-        loss, step = torch.where(accepted, trial_loss, loss), torch.where(accepted | done, step, step / 2)
-    out[:, going] = theta
-    return out
+    # as many heads at a time as memory allows
+    numbers = (2 * logistic.MEMORY + 12) * (x.shape[1] + 1) * classes * turns
+    thetas = []
+    chosen = []
+    for chunk in parts.split(max(1, STATE // numbers)):
+        start, c = choose_penalty(sample_x, sample_labels, chunk[:, sample], classes, report)
+        learn = chunk >= 0
+        titles = learn.sum(1)
+        scale = standardization(x, learn)
+        problems = Problems(x, labels, learn, 1 / titles, l2_penalty(c, titles, classes), scale)
+        theta = logistic.minimise(problems, start, tolerance)
+        thetas.append(undo_scale(theta, scale).float())
+        chosen += c.tolist()
+    return thetas, chosen
+
+
+def leave_out_unused(x, labels, draws):
+    """x and labels without the titles that no head learns from, where a copy is small, and parts.
+
+    parts: (heads, titles) int8, -1 for titles that a head may not learn from, else the part with
+    which a title is held out.
+    """
+    parts = np.full((len(draws), len(x)), -1, np.int8)
+    for own, draw in zip(parts, draws, strict=True):
+        own[draw.rows] = draw.parts
+    used = np.flatnonzero((parts >= 0).any(0))
+    if len(used) < len(x) and len(used) * x.shape[1] < COPY:
+        x = x[used]
+        labels = labels[used]
+        parts = parts[:, used]
+    return x, labels, torch.from_numpy(parts).to(x.device)
 
 
 def choose_penalty(x, labels, parts, classes, report):
-    """A solution to start from and the C with the lowest log loss on held-out titles, for each problem.
+    """For each head the C with the lowest log loss on held-out titles, and a solution to start from.
 
-    parts: (problems, titles) int8, -1 for titles that a problem may not learn from, else the part with which a title is
-    held out. Few titles are held out part by part, of many one part only. The grid is walked from the strongest penalty
-    on, each solution starting from where the last two lead; what a problem finds after its log loss was higher
-    twice, or once by a twentieth, does not count.
+    parts: see leave_out_unused. The grid is walked from the strongest penalty on, each solution
+    starting from where the last two lead; what a head finds after its log loss was higher twice, or
+    once by a twentieth, does not count. Returns theta, (classes, heads, dimensions + 1), and C,
+    (heads,) float64.
     """
-    problems, turns = len(parts), range(int(parts.max()) + 1) if x.dtype == torch.float64 else [int(parts.max())]
-    hold = torch.cat([parts == turn for turn in turns])
-    learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
-    theta = older = x.new_zeros(classes, len(learn), x.shape[1] + 1)
-    best, chosen = theta[:, :problems], x.new_full((problems,), ALONE, dtype=torch.float64)
-    if not parts.max():  # a title of each category: there is nothing to choose by
-        return best, chosen
-    count, scale = learn.sum(1).clamp(min=1), standardization(x, learn)
-    weight = 1 / hold.view(len(turns), problems, -1).sum((0, 2)).repeat(len(turns))  # all turns together make a mean
-    lowest, risen = torch.full_like(chosen, torch.inf), 2 * (parts.amax(1) == 0)
-    for value in GRID:
-        penalty = strength(value, count, classes)
-        report(problems / (len(GRID) + 1))
-        older, theta = theta, minimise(x, labels, learn, 1 / count, penalty, scale, 2 * theta - older, 0.1)
-        losses = objective(x, labels, hold, weight, torch.zeros_like(penalty), scale, theta)[0]
-        losses = losses.view(len(turns), -1).sum(0)
-        better = (losses < lowest * 0.99) & (risen < 2)  # a weaker penalty has to earn it
-        best = torch.where(better[:, None], theta[:, :problems], best)
-        chosen, lowest = torch.where(better, value, chosen), torch.where(better, losses, lowest)
+    heads = len(parts)
+    chosen = x.new_full((heads,), ALONE, dtype=torch.float64)
+    if parts.max() == 0:  # a title of each category: there is nothing to choose by
+        return x.new_zeros(classes, heads, x.shape[1] + 1), chosen
+
+    training, scoring = split_off(x, labels, parts)
+    titles = training.learn.sum(1).clamp(min=1)
+    theta = x.new_zeros(classes, len(titles), x.shape[1] + 1)
+    older = theta
+    best = theta[:, :heads]
+    lowest = torch.full_like(chosen, torch.inf)
+    rises = torch.where(parts.amax(1) == 0, 2, 0)  # of the log loss: with two, the search is over
+    for c in GRID:
+        # walk the grid
+        report(heads / (len(GRID) + 1))
+        problems = dataclasses.replace(training, penalty=l2_penalty(c, titles, classes))
+        ahead = 2 * theta - older
+        older = theta
+        theta = logistic.minimise(problems, ahead, tolerance=0.1)
+
+        # score
+        losses, _ = logistic.objective(scoring, theta)
+        losses = losses.view(-1, heads).sum(0)
+
+        # keep the best; a weaker penalty has to earn it
+        better = (losses < lowest * 0.99) & (rises < 2)
+        best = torch.where(better[:, None], theta[:, :heads], best)
+        chosen = torch.where(better, c, chosen)
+        lowest = torch.where(better, losses, lowest)
+
         # twice higher, or once by much, and the minimum is behind
-        risen = torch.where(better, 0, risen + (losses > lowest).int() + (losses > 1.05 * lowest).int())
-        if (risen >= 2).all():
+        risen = rises + (losses > lowest).int() + (losses > 1.05 * lowest).int()
+        rises = torch.where(better, 0, risen)
+        if (rises >= 2).all():
             break
     return best, chosen
 
 
-def train(x, scale, labels, folds, config, drawn, report=lambda heads: None):
-    """Train the linear probes of all folds and repeats. Returns (state, chosen, probabilities), as train_heads does.
+def split_off(x, labels, parts):
+    """Problems to train with some titles held out, and the same ones to score on those titles.
 
-    x: (titles, layers, hidden) float32 tensor, which stands for x · scale[1] + scale[0], see rescale; drawn: what
-    splits.draw_titles gave; report: called now and then with how many heads that was worth.
-    state: probes for the features as they were; chosen: (repeats, folds) the C of each. It is chosen on titles that the
-    head learns from, which is then fitted on all of them.
+    Few titles (x is float64) are held out part by part, of many one part only. There is a problem
+    for each part and head, all heads of a part together. None has a penalty yet.
     """
-    flat, target, classes = x.flatten(1), torch.as_tensor(labels, device=x.device).long(), len(config["classes"])
-    # where few titles are drawn, those of one repeat's folds are mostly the same ones, those of other repeats are not
-    together = config["options"]["folds"] if 2 * len(drawn[0][0]) < len(x) else len(drawn)
-    thetas, chosen = [], []
-    for first in range(0, len(drawn), together):
-        parts = np.full((together, len(x)), -1, np.int8)
-        for part, (rows, values) in zip(parts, drawn[first : first + together], strict=True):
-            part[rows] = values
-        own, wanted, some = flat, target, np.flatnonzero((parts >= 0).any(0))
-        if len(some) < len(x) and len(some) * flat.shape[1] < COPY:
-            own, wanted, parts = flat[some], target[some], parts[:, some]
-        parts = torch.from_numpy(parts).to(x.device)
-        few = int((parts >= 0).sum(1).max()) <= FEW
-        own, precise, most = (own.double(), 0.001, 4) if few else (own, 0.01, 1)
-        taken = slice(None)
-        if len(own) > 2 * SEARCH:
-            taken = np.sort(np.random.default_rng(0).permutation(len(own))[:SEARCH])
-        sample = own[taken], wanted[taken]
-        for some in parts.split(max(1, STATE // ((2 * MEMORY + 12) * (own.shape[1] + 1) * classes * most))):
-            best, penalty = choose_penalty(*sample, some[:, taken], classes, report)
-            learn = some >= 0
-            titles, (mean, deviation) = learn.sum(1), standardization(own, learn)
-            strengths = strength(penalty, titles, classes)
-            theta = minimise(own, wanted, learn, 1 / titles, strengths, (mean, deviation), best, precise)
-            theta[..., :-1] /= deviation
-            theta[..., -1] -= (theta[..., :-1] * mean).sum(-1)
-            thetas.append(theta.float())
-            chosen += penalty.tolist()
-    theta = torch.cat(thetas, 1).transpose(0, 1)
-    state = {"linear.weight": theta[..., :-1], "linear.bias": theta[..., -1]}
-    with torch.device("meta"):
-        head = model.build(config)
-    probabilities = model.held_out_probabilities(head, state, x, folds)
-    mean, deviation = (value.flatten().double() for value in scale)
-    weight = state["linear.weight"].double() / deviation
-    state = {"linear.weight": weight, "linear.bias": state["linear.bias"] - weight @ mean}
-    state = {name: value.float().cpu().contiguous() for name, value in state.items()}
-    return state, np.reshape(chosen, folds.shape[:1] + (-1,)).tolist(), probabilities
+    last = int(parts.max())
+    turns = range(last + 1) if x.dtype == torch.float64 else [last]
+    learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
+    held_out = torch.cat([parts == turn for turn in turns])
+    weight = 1 / learn.sum(1).clamp(min=1)
+    no_penalty = torch.zeros_like(weight)
+    training = Problems(x, labels, learn, weight, no_penalty, standardization(x, learn))
+
+    # all parts of a head together make a mean
+    titles = held_out.view(len(turns), len(parts), -1).sum((0, 2))
+    share = (1 / titles).repeat(len(turns))
+    return training, dataclasses.replace(training, learn=held_out, title_weight=share)
 
 
-def rescale(x):
-    """Bring every layer and dimension of x to mean 0 and deviation 1, in place; returns both: (layers, hidden) each.
-
-    For good digits only: what is learned is standardised by what each head may see, so held-out titles don't matter.
-    """
-    everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
-    mean, deviation = (value.view(x.shape[1:]) for value in standardization(x.flatten(1), everyone))
-    for part in x.split(1 << 14):
-        part.sub_(mean).div_(deviation)
-    return mean, deviation
+def l2_penalty(c, titles, classes):
+    """logistic's penalty for scikit-learn's C, which counts two classes' weights, opposites, once."""
+    counted = 2 if classes == 2 else 1
+    return (counted / (c * titles)).float()

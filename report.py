@@ -1,225 +1,294 @@
-"""What evaluate.py says: runs in words, the tables, the sentences under them, and the recommendation."""
+"""What evaluate.py says of a table: the recommendation, the tables, and the notes under them, as
+markdown.
+"""
 
-from pathlib import Path
-
-import numpy as np
-
-import baselines
 import cli
-import data
-import metrics
 import runs
+import table as tables
+from layout import SHOWN, category_table, curve_sizes, learning_table, main_table, report_figure, size_name, wrap
 
-# Macro-F1 of the last epoch in the report, for bert-base-uncased, by the layers' distance from the top
-REPORT = {(0,): 0.9565, (1,): 0.9032, (2,): 0.9034, (3,): 0.9023, (0, 1): 0.9546, (0, 1, 2, 3): 0.9114}
 REPORT_MODELS = ("bert-base-uncased", "google-bert/bert-base-uncased")
-SHOWN = 20  # categories in the table of categories
+SURE = 0.9  # the probability from which on a prediction is called sure
+
+# --- the sentences, as they are printed ---------------------------------------------------------------------------
+
+HEADING = "## {name}"
+PROTOCOL = (
+    "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. "
+    "The encoder has {layers} layers, computed in {dtypes}."
+)
+RECOMMENDED_ONLY = "**Recommended: {name}**, macro-F1 {value:.4f}: the only row."
+RECOMMENDED_CHEAPEST = "**Recommended: {name}**, macro-F1 {value:.4f}: the best row, and no row is cheaper."
+RECOMMENDED_BEST = (
+    "**Recommended: {name}**, macro-F1 {value:.4f}: the best row. "
+    "No cheaper one is shown to be non-inferior within {margin:g}."
+)
+RECOMMENDED_CHEAPER = (
+    "**Recommended: {name}**, macro-F1 {value:.4f}: the cheapest row that is non-inferior within {margin:g} "
+    "to the best one, {best}. It loses {loss:.4f}, with 95% confidence at most {bound:.4f}, and takes {saving}."
+)
+RECOMMENDED_NONE = "**Recommended: none.** No row is shown to know more of the categories than chance does."
+NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."
+TITLES_NEEDED = "About {titles:,} titles would show whether {name} is non-inferior."
+SHALLOWER = "{less:.0%} of the encoder instead of {more:.0%}"
+FEWER_EMBEDDINGS = "as much of the encoder, but {fewer} a title instead of {more}"
+CORRECTED = "The figure of the best of {rows} rows is optimistic, as it was chosen; optimism-corrected: {value:.4f}."
+
+WORDS_BETTER = "**TF-IDF is significantly better than every row here: words alone will do.** Of the rows:"
+WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds TF-IDF on the same folds."
+WORDS = (
+    "TF-IDF with logistic regression reaches {value:.4f}; the best row differs from it by {difference:+.4f} "
+    "(95% interval {low:+.4f} to {high:+.4f}): {verdict}. Averaged with the best row's, its probabilities reach "
+    "{average:.4f}, {gain:+.4f} ({least:+.4f} to {most:+.4f}) on TF-IDF alone: {adds}."
+)
+SURE_OF = "It is at least {level:.0%} sure of {share:.0%} of the titles, and right in {right:.1%} of those."
+NOWHERE_SURE = "It is nowhere {level:.0%} sure."
+CATEGORIES = "The recommended row by category, the lowest F1 first:"
+MORE_CATEGORIES = "and {count:,} more categories with higher F1"
+
+NEVER_CAUGHT = "TF-IDF stays significantly behind {name} with every number of labels here."
+CAUGHT = "From {size} labels a category on, TF-IDF is not significantly behind {name}."
+LAST_STEP = (
+    "The last step, from {before} to {after} labels, brought {gain:+.4f} "
+    "(95% interval {low:+.4f} to {high:+.4f}): {verdict}."
+)
+
+SCORED = "F1-macro is over all out-of-fold predictions, the mean of {repeats}; its 95% interval covers {covers}."
+DIFFERENCES = (
+    "Difference is to the best row. In brackets: not significantly different (95%, all rows at once), "
+    "which does not make rows equal."
+)
+COLUMNS = "Log loss is after the temperature. Depth is the share of the encoder that has to run."
+SCARCE = "Too few titles for intervals that hold: {names}."
+COLLAPSED = "Collapsed: {name} {what}; try {remedy}."
+FROM_REPORT = "The report's figures are those of its last epoch with bert-base-uncased, on a split of its own."
+OTHER_ENCODER = "They stand beside layers of this encoder that are as far from the top."
 
 
-def describe(run):
-    """Add to a run, a dictionary with its "config", what the tables say of it; returns it.
+# --- the page -----------------------------------------------------------------------------------------------------
 
-    "kind" of baseline, or None; "size", --labels; "layers", top first; "depth", the share of the encoder's layers that
-    must run; "head" and "name", of head and row in words; "order", to sort rows; "report", its macro-F1 there, or None.
+
+def page(table, answer):
+    """One table with its heading, the recommendation first, then the tables, then the notes, as
+    markdown.
+
+    answer: the Answer of table.compare, or None for a table without rows trained on all titles.
     """
-    config, options = run["config"], run["config"]["options"]
-    run |= {"kind": config.get("baseline"), "size": options["labels"], "layers": [], "depth": 0.0, "report": None}
-    if run["kind"]:
-        return run | dict.fromkeys(("head", "name"), baselines.NAMES[run["kind"]])
-    depth, (layers, poolings) = config["encoder"]["layers"], runs.layers_of(config)
-    parts = ["linear probe"] * (options["head"] == "linear")
-    if "mean" in poolings:
-        parts.append("[CLS] and mean pooling" if "cls" in poolings else "mean pooling")
-    words = {"standardize": "standardised", "reduction": "no reduction", "fusion": f"fusion {options.get('fusion')}"}
-    protocols = ("head", "labels", *baselines.PROTOCOL)
-    for key, value in options.items():
-        if value != cli.OPTIONS[key] and key not in protocols and not (key == "fusion" and len(config["columns"]) == 1):
-            parts.append(words.get(key) or f"{key.replace('_', ' ')} {value}")
-    head = ", ".join(parts) or "report's head"
-    if config["data"]["sha256"] == data.YOUTUBE_SHA256 and not parts:
-        run["report"] = REPORT.get(tuple(depth - layer for layer in layers))
-    name = runs.in_words(config, head)
-    # the report's rows come first, in its order; then one kind of head after the other
-    order = bool(parts), head.count(","), head, len(layers), [-layer for layer in layers]
-    return run | {"layers": layers, "depth": max(layers) / depth, "head": head, "name": name, "order": order}
+    parts = [HEADING.format(name=cli.escape_markdown(tables.figure_name(table))), wrap(protocol(table))]
+    if answer:
+        parts.append(wrap(recommendation(table, answer)))
+        parts.append(wrap(words(answer)))
+        parts.append(main_table(table, answer))
+    if table.learning_curve:
+        parts.append(learning_table(table))
+        said = learning_sentences(table)
+        if said:
+            parts.append(wrap(said))
+    if not answer:
+        return "\n\n".join([*parts, NOTHING_TO_COMPARE])
+    if answer.recommended:
+        parts += categories(table, answer.recommended)
+        parts.append(wrap(sure_sentence(table, answer.recommended)))
+    parts.append(wrap(" ".join(notes(table, answer))))
+    return "\n\n".join(parts)
 
 
-def cost(run):
-    """What a row costs, to be compared: depth first, then the number of columns; a better row wins a tie."""
-    return run["depth"], len(run["config"]["columns"]), -run["value"]
-
-
-def page(table, margin):
-    """One table with its heading, the tables under it, what they say and, last, the recommendation, as markdown."""
-    config, rows = table["config"], table["rows"] or table["few"]
-    options, titles, encoder = config["options"], config["data"], config["encoder"]
-    name = Path(encoder["name"]).name if Path(encoder["name"]).is_absolute() else encoder["name"]
-    dtypes = sorted({run["config"]["settings"]["dtype"] for run in rows})
-    protocol = f"{options['folds']} {options['split']} folds, {cli.count(options['repeats'], 'repeat')}"
-    parts = [
-        f"## {cli.escape_markdown(name)} on {cli.escape_markdown(titles['name'])}",
-        f"{titles['rows']:,} titles in {len(config['classes'])} categories, {protocol}, seed {options['seed']}. "
-        f"The encoder has {encoder['layers']} layers, computed in {' and '.join(dtypes)}.",
-    ]
-    if table["rows"]:
-        parts += main_table(table)
-    if table["few"]:
-        parts += few_table(table)
-    if not table["rows"]:
-        nothing = "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."
-        return "\n\n".join([*parts, nothing])
-    if table["choice"]:
-        parts += choice_table(table)
-    return "\n\n".join([*parts, words_sentence(table), recommendation(table, margin)])
-
-
-def main_table(table):
-    """The table of rows and baselines, and what the columns mean and do not cover."""
-    config, best, lines = table["config"], table["best"], []
-    reported = any(run["report"] for run in table["rows"])
-    own = config["encoder"]["name"] in REPORT_MODELS
-    for run in [*table["rows"], *table["plain"].values()]:
-        result, label, difference = run["config"]["results"], run["head"], f"{run['difference']:+.4f}"
-        if not run["kind"] and (fault := runs.collapse(run["config"])):
-            label += "; " + ", try ".join(fault)
-        if not run["told"]:
-            difference = "**best**" if run is best else f"({difference})"
-        line = {
-            "Layers": runs.spell(run["layers"]) or "none",
-            ":Head": label,
-            "F1-macro, last epoch": f"{result['macro_f1']:.4f}",
-            "95% interval": "{:.4f} to {:.4f}".format(*run["interval"]),
-            "Folds": f"{result['fold_mean']:.4f} ± {result['fold_deviation']:.4f}",
-            "Against the best": difference + " at the border" * bool(run["border"]),
-            "Log loss": f"{result['log_loss']:.4f}",
-            "Depth": f"{run['depth']:.0%}",
-        }
-        if reported:
-            figure = f"{run['report']:.4f}" if run["report"] else ""
-            line["The report" if own else "The report, with bert-base-uncased"] = figure
-        lines.append(line)
-    repeats = config["options"]["repeats"]
-    covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
-    notes = (
-        f"F1-macro is over all out-of-fold predictions, the mean of {cli.count(repeats, 'repeat')}; its interval "
-        f"covers {covers}. Folds: mean ± deviation over all. Differences in brackets are not told from 0 when all rows "
-        "are compared at once (95%), which does not make the rows equal. Log loss is after temperature. Depth is the "
-        "share of the encoder that has to run."
+def protocol(table):
+    """What was compared, and how: a sentence."""
+    options = table.options
+    dtypes = sorted({row.run.config.settings.dtype for row in table.rows + table.learning_curve})
+    return PROTOCOL.format(
+        titles=cli.count(table.data.rows, "title"),
+        classes=len(table.classes),
+        folds=options.folds,
+        split=options.split,
+        repeats=cli.count(options.repeats, "repeat"),
+        seed=options.seed,
+        layers=table.encoder.layers,
+        dtypes=" and ".join(dtypes),
     )
-    if few := [cli.escape_markdown(config["classes"][i]) for i in best["influences"]["too_few"]]:
-        notes += f" Too few titles for intervals that hold: {', '.join(few[:5])}{', …' if len(few) > 5 else ''}."
-    if reported and not own:
-        notes += " The report's figures are another encoder's, for layers as far from the top, on a split of its own."
-    return cli.markdown(list(line), [line.values() for line in lines]), notes
 
 
-def few_lines(table):
-    """The runs of --labels as {name of the row: {size: run}}, TF-IDF's last; the size None is all titles."""
-    lines, words = {}, [run for run in table["baselines"] if run["kind"] == "tfidf"]
-    for run in table["few"] + table["rows"] + words:
-        if run["size"] or run["kind"] or run["name"] in lines:
-            lines.setdefault(run["name"], {})[run["size"]] = run
-    return lines
+# --- the recommendation -------------------------------------------------------------------------------------------
 
 
-def few_table(table):
-    """The table of --labels, a line for each layer and head and a column for each size, and what it says."""
-    lines, said = few_lines(table), []
-    sizes = sorted({size for line in lines.values() for size in line if size}) + [None]
-    named = {size: f"{size:,}" if size else "all" for size in sizes}
-    rows = []
-    for name, line in lines.items():
-        rows.append([name, *(f"{line[size]['value']:.4f}" if size in line else "" for size in sizes)])
-    tables = [cli.markdown([":Labels a category", *named.values()], rows)]
-    words = lines.pop(baselines.NAMES["tfidf"], {})
-    name, best = max(lines.items(), key=lambda item: max(run["value"] for run in item[1].values()))
-    steps = [size for size in sizes if size in best]
-    if shared := [size for size in steps if size in words]:
-        ahead = [i for i, size in enumerate(shared, 1) if gain(words[size], best[size])[1] > 0]
-        text = f"Plain words (TF-IDF) do not catch up with {name} here."
-        if caught := shared[max(ahead, default=0) :]:
-            text = (
-                f"From {named[caught[0]]} labels a category on, plain words (TF-IDF) are not shown to be behind {name}."
-            )
-        said.append(text)
+def recommendation(table, answer):
+    """The row to take and what it costs against the best one, or why there is none: a paragraph."""
+    sentences = []
+    tfidf = answer.references.get("tfidf")
+    if tfidf and answer.comparison.low[answer.number(tfidf)] > 0:
+        sentences.append(WORDS_BETTER)
+    if not answer.recommended:
+        return " ".join([*sentences, RECOMMENDED_NONE])
+    sentences.append(recommended(table, answer))
+    if answer.recommended is answer.best:
+        sentences += titles_needed(table, answer)
+    if len(table.rows) > 1:
+        sentences.append(CORRECTED.format(rows=len(table.rows), value=answer.comparison.corrected))
+    return " ".join(sentences)
+
+
+def recommended(table, answer):
+    """The sentence that names the recommended row."""
+    row, best = answer.recommended, answer.best
+    if len(table.rows) == 1:
+        return RECOMMENDED_ONLY.format(name=row.name, value=row.value)
+    if row is not best:
+        number = answer.number(row)
+        return RECOMMENDED_CHEAPER.format(
+            name=row.name,
+            value=row.value,
+            margin=answer.margin,
+            best=best.name,
+            loss=abs(answer.comparison.difference[number]),
+            bound=max(answer.comparison.loss_bound[number], 0),
+            saving=saving(row, best),
+        )
+    if row is min(table.rows, key=lambda each: each.cost):
+        return RECOMMENDED_CHEAPEST.format(name=row.name, value=row.value)
+    return RECOMMENDED_BEST.format(name=row.name, value=row.value, margin=answer.margin)
+
+
+def saving(row, best):
+    """What a row takes of the encoder, and what the best one does."""
+    if row.run.depth < best.run.depth:
+        return SHALLOWER.format(less=row.run.depth, more=best.run.depth)
+    fewer = cli.count(len(row.run.columns), "embedding")
+    return FEWER_EMBEDDINGS.format(fewer=fewer, more=len(best.run.columns))
+
+
+def titles_needed(table, answer):
+    """A sentence, in a list, on the cheaper row that the fewest titles would show to be
+    non-inferior; or none.
+    """
+    needed = []
+    for number, row in enumerate(table.rows):
+        close = -answer.comparison.difference[number] < answer.margin
+        if close and row.cost < answer.best.cost:
+            titles = answer.comparison.titles_needed(number, answer.margin, table.data.rows)
+            if titles:
+                needed.append((titles, row.name))
+    if not needed:
+        return []
+    titles, name = min(needed)
+    return [TITLES_NEEDED.format(titles=titles, name=name)]
+
+
+def verdict(low, high, above, below, neither):
+    """The words for an interval that lies above 0, below it, or around it."""
+    if low > 0:
+        return above
+    return below if high < 0 else neither
+
+
+def words(answer):
+    """Whether the best row beats words alone, and whether it knows something that they do not: a
+    paragraph.
+    """
+    tfidf = answer.references.get("tfidf")
+    if not tfidf:
+        return WORDS_UNKNOWN
+    number = answer.number(tfidf)
+    low, high = -answer.comparison.high[number], -answer.comparison.low[number]
+    average = answer.references["average"]
+    gain, least, most = tables.gain(tfidf, average)
+    unknown = "that the encoder adds something to words is not shown"
+    return WORDS.format(
+        value=tfidf.value,
+        difference=-answer.comparison.difference[number],
+        low=low,
+        high=high,
+        verdict=verdict(
+            low, high, "the encoder earns its place", "TF-IDF is significantly better", "not significantly different"
+        ),
+        average=average.value,
+        gain=gain,
+        least=least,
+        most=most,
+        adds=verdict(least, most, "the encoder knows something that words do not", unknown, unknown),
+    )
+
+
+# --- what else the tables say ---------------------------------------------------------------------------------------
+
+
+def categories(table, row):
+    """The table of categories with what stands around it: a list of paragraphs."""
+    parts = [CATEGORIES, category_table(table, row)]
+    if len(table.classes) > SHOWN:
+        parts.append(MORE_CATEGORIES.format(count=len(table.classes) - SHOWN))
+    return parts
+
+
+def sure_sentence(table, row):
+    """How often a row is right where it is sure."""
+    probabilities = row.run.calibrated
+    sure = probabilities.max(1) >= SURE
+    right = probabilities.argmax(1) == table.labels
+    if not sure.any():
+        return NOWHERE_SURE.format(level=SURE)
+    return SURE_OF.format(level=SURE, share=sure.mean(), right=right[sure].mean())
+
+
+def learning_sentences(table):
+    """From how many labels on TF-IDF is not behind the best curve, and whether that one still
+    rises.
+    """
+    curves = tables.curves(table)
+    tfidf = curves.pop(runs.BASELINES["tfidf"], {})
+    name, best = max(curves.items(), key=lambda item: max(row.value for row in item[1].values()))
+    steps = [size for size in curve_sizes(curves) if size in best]
+    sentences = []
+
+    shared = [size for size in steps if size in tfidf]
+    if shared:
+        caught = list(shared)  # the sizes after the last one at which TF-IDF is significantly behind
+        for place, size in enumerate(shared):
+            _, low, _ = tables.gain(tfidf[size], best[size])
+            if low > 0:
+                caught = shared[place + 1 :]
+        if caught:
+            sentences.append(CAUGHT.format(size=size_name(caught[0]), name=name))
+        else:
+            sentences.append(NEVER_CAUGHT.format(name=name))
+
     if len(steps) > 1:
         before, after = steps[-2:]
-        more, low, high = gain(best[before], best[after])
-        verdict = told(low, high, "it still rises", "it falls", "that it still rises is not shown")
-        step = f"from {named[before]} to {named[after]} labels"
-        said.append(f"The last step, {step}, brought {more:+.4f} (95% interval {low:+.4f} to {high:+.4f}): {verdict}.")
-    return tables + ([" ".join(said)] if said else [])
-
-
-def gain(first, second):
-    """How much more macro-F1 the second run has than the first, and the 95% interval of that: (gain, low, high)."""
-    compared = metrics.compare([first["influences"], second["influences"]], 0)
-    return [compared[key][1] for key in ("difference", "low", "high")]
-
-
-def told(low, high, above, below, neither):
-    """The words for an interval that lies above 0, below it, or around it."""
-    return above if low > 0 else below if high < 0 else neither
-
-
-def choice_table(table, level=0.9):
-    """Precision, recall and F1 of each category for the recommended row, and how often it is right where it is sure."""
-    run, classes, lines = table["choice"], table["config"]["classes"], []
-    scores, titles = run["influences"]["scores"], np.bincount(table["labels"])
-    for i in np.argsort(scores[0], kind="stable")[:SHOWN]:  # the worst ones
-        lines.append([cli.escape_markdown(classes[i]), *(f"{x:.4f}" for x in scores[:, i]), f"{titles[i]:,}"])
-    parts = [cli.markdown([f":Category, {run['name']}", "F1", "Precision", "Recall", "Titles"], lines)]
-    if len(classes) > SHOWN:
-        parts.append(f"and {len(classes) - SHOWN:,} more categories with higher F1")
-    values, name = runs.mean_probabilities(run), run["name"][0].upper() + run["name"][1:]
-    sure, right = values.max(1) >= level, values.argmax(1) == table["labels"]
-    if not sure.any():
-        return [*parts, f"{name} is nowhere {level:.0%} sure."]
-    said = f"{name} is at least {level:.0%} sure of {sure.mean():.0%} of the titles"
-    return [*parts, f"{said}, and right in {right[sure].mean():.1%} of those."]
-
-
-def words_sentence(table):
-    """Whether the best row beats the words alone, and whether it knows something that they do not."""
-    if "tfidf" not in table["plain"]:
-        return "How far do plain words get? `--baselines` adds TF-IDF on the same folds."
-    words, both = table["plain"]["tfidf"], table["plain"]["average"]
-    low, high = -words["high"], -words["low"]
-    better = told(low, high, "the encoder earns its place", "plain words do better", "neither is shown to be better")
-    more, least, most = gain(words, both)
-    unknown = "that the encoder adds something to words is not shown"
-    adds = told(least, most, "the encoder knows something that words do not", unknown, unknown)
-    return (
-        f"TF-IDF with logistic regression reaches {words['value']:.4f}; the best row differs from it by "
-        f"{-words['difference']:+.4f} ({low:+.4f} to {high:+.4f}): {better}. Averaged with the best row's, its "
-        f"probabilities reach {both['value']:.4f}, {more:+.4f} ({least:+.4f} to {most:+.4f}) on words alone: {adds}."
-    )
-
-
-def recommendation(table, margin):
-    """The cheapest row that is shown to lose at most the margin, or the best one and what is missing, in words."""
-    best, choice, rows, words = table["best"], table["choice"], table["rows"], table["plain"].get("tfidf")
-    text = "Plain words do better than every row here: take TF-IDF. Of the rows: " if words and words["low"] > 0 else ""
-    if not choice:
-        return f"{text}**Recommended: none.** No row is shown to know more of the categories than chance does."
-    text += f"**Recommended: {choice['name']}**, macro-F1 {choice['value']:.4f}: "
-    if choice is best:
-        text += f"the best row; no cheaper one is shown to lose at most {margin:g}."
-        titles = table["config"]["data"]["rows"]
-        cheaper = [run for run in rows if cost(run) < cost(best) and -run["difference"] < margin]
-        needed = [(metrics.titles_needed(run["settle"], margin, titles), run["name"]) for run in cheaper]
-        if needed := [pair for pair in needed if pair[0]]:
-            text += " About {:,} titles would settle whether {} loses less.".format(*min(needed))
-    else:
-        fewer, more = (len(run["config"]["columns"]) for run in (choice, best))
-        takes = f"as much of the encoder, {cli.count(fewer, 'embedding')} a title instead of {more},"
-        if choice["depth"] < best["depth"]:
-            takes = f"{choice['depth']:.0%} of the encoder instead of {best['depth']:.0%}"
-        text += (
-            f"the cheapest row that is shown to lose at most {margin:g} to the best, {best['name']}. It takes "
-            f"{takes} and loses "
-            f"{-choice['difference']:.4f}, with 95% confidence at most {max(choice['loss_bound'], 0):.4f}."
+        gain, low, high = tables.gain(best[before], best[after])
+        sentences.append(
+            LAST_STEP.format(
+                before=size_name(before),
+                after=size_name(after),
+                gain=gain,
+                low=low,
+                high=high,
+                verdict=verdict(low, high, "it still rises", "it falls", "that it still rises is not shown"),
+            )
         )
-    if len(rows) > 1:
-        text += f" The best of {len(rows)} rows is flattered by the choice; corrected for it: {table['corrected']:.4f}."
-    return text
+    return " ".join(sentences)
+
+
+# --- the notes ----------------------------------------------------------------------------------------------------
+
+
+def notes(table, answer):
+    """What the columns mean and do not cover, and what is wrong with some rows: a list of
+    sentences.
+    """
+    repeats = table.options.repeats
+    covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
+    sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES, COLUMNS]
+    for row in table.rows:
+        collapsed = runs.collapse(row.run)
+        if collapsed:
+            what, remedy = collapsed
+            sentences.append(COLLAPSED.format(name=row.name, what=what, remedy=remedy))
+    scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best.influence.scarce]
+    if scarce:
+        more = ", …" if len(scarce) > 5 else ""
+        sentences.append(SCARCE.format(names=", ".join(scarce[:5]) + more))
+    if any(report_figure(table, row) for row in table.rows):
+        sentences.append(FROM_REPORT)
+        if table.encoder.name not in REPORT_MODELS:
+            sentences.append(OTHER_ENCODER)
+    return sentences

@@ -1,12 +1,12 @@
-"""A run's folder in results/: its configuration, what else it holds, how it is written, found and read.
+"""A run's folder in results/: its configuration, what else it holds, how it is written, found and
+read.
 
-config.json                 options, columns (pooling and layer), classes, figures, checksums of the files below
-heads.safetensors           the heads of all repeats and folds, stacked (runs that train.py made)
-history.csv                 loss and macro-F1 of every epoch of every head (the report's head)
-probabilities.npy           (repeats, titles, classes) float32, out of fold
-labels.npy, groups.npy      (titles,) int32; groups are copies of one another
-folds.npy                   (repeats, titles) int32
-README.md                   a model card
+config.json                 options, columns (pooling and layer), classes, figures, checksums of the
+files below heads.safetensors           the heads of all repeats and folds, stacked (runs that
+train.py made) history.csv                 loss and macro-F1 of every epoch of every head (the
+report's head) probabilities.npy           (repeats, titles, classes) float32, out of fold
+labels.npy, groups.npy      (titles,) int32; groups are copies of one another folds.npy
+(repeats, titles) int32 README.md                   a model card
 """
 
 import contextlib
@@ -150,7 +150,9 @@ class Run:
         return metrics.sharpen(metrics.pool(self.probabilities), self.figures.temperature)
 
     def array(self, name):
-        """One of the run's arrays, memory-mapped; one that is not what the configuration says is a Problem."""
+        """One of the run's arrays, memory-mapped; one that is not what the configuration says is a
+        Problem.
+        """
         return np.load(self.file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
 
     def file(self, name):
@@ -168,9 +170,10 @@ class Run:
 def figures(labels, probabilities, folds, classes):
     """The Figures of a run: macro-F1, its temperature, and what that does to the probabilities.
 
-    labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats, titles) int.
-    The temperature is fitted on probabilities pooled over repeats, as predict.py pools its heads. Log loss and expected
-    calibration error are cross-fitted: each fold's titles are sharpened by a temperature that the others have chosen.
+    labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats,
+    titles) int. The temperature is fitted on probabilities pooled over repeats, as predict.py pools
+    its heads. Log loss and expected calibration error are cross-fitted: each fold's titles are
+    sharpened by a temperature that the others have chosen.
     """
     mean = metrics.pool(probabilities)
     sharpened = np.empty_like(mean)
@@ -191,8 +194,9 @@ def figures(labels, probabilities, folds, classes):
 def write(folder, config, arrays, heads=None, history=()):
     """Write a run's folder whole or not at all.
 
-    arrays: {name: array} that become .npy files; heads: {name: array}, the trained heads, with which a model card is
-    written; history: a (repeat, fold, epoch, loss, macro-F1) for each head and epoch.
+    arrays: {name: array} that become .npy files; heads: {name: array}, the trained heads, with
+    which a model card is written; history: a (repeat, fold, epoch, loss, macro-F1) for each head
+    and epoch.
     """
     temporary = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -218,7 +222,9 @@ def write(folder, config, arrays, heads=None, history=()):
 
 
 def written(config):
-    """A configuration as a dictionary for JSON, without the options that its head, or a baseline, does not have."""
+    """A configuration as a dictionary for JSON, without the options that its head, or a baseline,
+    does not have.
+    """
     content = disk.as_json(config)
     options = content["options"]
     if config.baseline:
@@ -299,16 +305,17 @@ def features_of(run, folder=None):
 
 
 def collapse(run):
-    """(what to say of a run in which heads predict one class only, the remedy), or None for other runs."""
-    options, collapsed = run.options, len(run.figures.collapsed)
+    """(what to say of a run in which heads predict one class only, the remedy), or None for other
+    runs.
+    """
+    options = run.options
+    collapsed = len(run.figures.collapsed)
     if not collapsed:
         return None
-    remedy = "--standardize"
-    if options.standardize:
-        remedy = "a smaller --lr"
+    remedy = "a smaller --lr" if options.standardize else "--standardize"
     if options.head == "linear":
         remedy = "another layer or --pooling"
-    return f"collapsed in {collapsed} of {options.heads} heads", remedy
+    return f"predicts one class only in {collapsed} of {options.heads} heads", remedy
 
 
 def model_card(config, name):

@@ -1,8 +1,8 @@
 """The features on the disk: what features/ holds, which layers there are, and how to read them.
 
-manifest.json         what follows, and how it was made; written last, so half an extraction is never taken for a whole
-cls-01.npy …          (titles, hidden) float32 or float16: one file for each pooling and layer
-titles.csv            the titles with their labels, in the order of the rows
+manifest.json         what follows, and how it was made; written last, so half an extraction is
+never taken for a whole cls-01.npy …          (titles, hidden) float32 or float16: one file for each
+pooling and layer titles.csv            the titles with their labels, in the order of the rows
 """
 
 import contextlib
@@ -84,7 +84,9 @@ class Manifest:
 
 
 def identity(manifest):
-    """What of a manifest decides the features' values (not which layers there are), under names that users know."""
+    """What of a manifest decides the features' values (not which layers there are), under names
+    that users know.
+    """
     return {
         "encoder weights": manifest.encoder.weights,
         "tokenizer": manifest.encoder.tokenizer,
@@ -114,10 +116,12 @@ def column_of(name):
 
 
 def resolve_layers(wanted, depth, encoder, poolings, available=None):
-    """Layer numbers, top first, for what --layers says: `all`, numbers from 1 (0: the embedding output), or -1, -2 …
+    """Layer numbers, top first, for what --layers says: `all`, numbers from 1 (0: the embedding
+    output), or -1, -2 …
 
-    wanted: list of words; depth: layers of the encoder; encoder: its name; available: the layers that the features
-    hold, where only those will do. Unknown, repeated or meaningless layers are a Problem that names what to type.
+    wanted: list of words; depth: layers of the encoder; encoder: its name; available: the layers
+    that the features hold, where only those will do. Unknown, repeated or meaningless layers are a
+    Problem that names what to type.
     """
     asked = f"--layers {' '.join(wanted)}"
     if wanted == ["all"]:
@@ -175,7 +179,8 @@ class Features:
     def read(self, pooling, layer, check=True):
         """The features of one layer, (titles, hidden), memory-mapped.
 
-        check: whether to compare every byte with the manifest, which is done once only. Damage is a cli.Problem.
+        check: whether to compare every byte with the manifest, which is done once only. Damage is a
+        cli.Problem.
         """
         path = self.folder / feature_file(pooling, layer)
         entry = self.manifest.files.get(path.name)
@@ -197,9 +202,11 @@ class Features:
         return array
 
     def stack(self, columns):
-        """The features of (pooling, layer) columns side by side: (titles, layers, hidden) float32, in own memory.
+        """The features of (pooling, layer) columns side by side: (titles, layers, hidden) float32,
+        in own memory.
 
-        Read in blocks rather than mapped: pages that were only read would count as this process's memory.
+        Read in blocks rather than mapped: pages that were only read would count as this process's
+        memory.
         """
         rows, hidden = self.shape
         out = np.empty((rows, len(columns), hidden), np.float32)
@@ -213,7 +220,9 @@ class Features:
         return out
 
     def titles_file(self):
-        """The path of the titles with their labels, once they are known to be those of the extraction."""
+        """The path of the titles with their labels, once they are known to be those of the
+        extraction.
+        """
         path = self.folder / "titles.csv"
         if not path.exists() or disk.sha256(path) != self.manifest.data.titles:
             wrong = "gone or changed since the extraction"
@@ -230,7 +239,9 @@ class Features:
 
 
 def open_features(folder):
-    """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to run."""
+    """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to
+    run.
+    """
     folder = Path(folder)
     path = folder / "manifest.json"
     if not path.exists():

@@ -10,42 +10,84 @@ and repeats train together.
 """
 
 import cli
+from options import MLP_OPTIONS, PROTOCOL, Options
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
-    add, default = parser.add_argument, cli.OPTIONS.get
+    add = parser.add_argument
     add("--features", default="features", metavar="FOLDER", help="what extract.py made")
     add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each")
-    layers = "layers to train on, together: numbers from 1, or -1 (last), -2 …, or all (default: the report's six sets)"
-    add("--layers", nargs="+", metavar="N", help=layers)
+    add(
+        "--layers",
+        nargs="+",
+        metavar="N",
+        help="layers to train on, together: numbers from 1, or -1 (last), -2 …, or all "
+        "(default: the report's six sets)",
+    )
     add("--each", action="store_true", help="train every extracted layer, or every one of --layers, alone")
-    pooling = "features to use, or both side by side (default: cls where there is, else mean)"
-    add("--pooling", nargs="+", choices=cli.POOLINGS, help=pooling)
-    head = "mlp is the report's head, linear a logistic regression on standardised features"
-    add("--head", choices=("mlp", "linear"), default=default("head"), help=head)
-    sizes = "so many labelled titles of each category in training, or all; a run for each size (default: all)"
-    add("--labels", nargs="+", type=label_count, default=[None], metavar="N", help=sizes)
-    add("--folds", type=cli.number(int, 2), default=default("folds"), help="parts that are held out in turn")
-    repeats = "how often all of it is done with new folds, first weights and order"
-    add("--repeats", type=cli.number(int, 1, 1000), default=default("repeats"), help=repeats)
-    split = "grouped keeps copies of a title on one side of the split, random does not"
-    add("--split", choices=("grouped", "random"), default=default("split"), help=split)
-    add("--seed", type=cli.number(int, 0), default=default("seed"), help="decides folds, first weights and order")
+    add(
+        "--pooling",
+        nargs="+",
+        choices=cli.POOLINGS,
+        help="features to use, or both side by side (default: cls where there is, else mean)",
+    )
+    add(
+        "--head",
+        choices=("mlp", "linear"),
+        default=Options.head,
+        help="mlp is the report's head, linear a logistic regression on standardised features",
+    )
+    add(
+        "--labels",
+        nargs="+",
+        type=label_count,
+        default=[None],
+        metavar="N",
+        help="so many labelled titles of each category in training, or all; a run for each size (default: all)",
+    )
+    add("--folds", type=cli.number(int, 2), default=Options.folds, help="parts that are held out in turn")
+    add(
+        "--repeats",
+        type=cli.number(int, 1, 1000),
+        default=Options.repeats,
+        help="how often all of it is done with new folds, first weights and order",
+    )
+    add(
+        "--split",
+        choices=("grouped", "random"),
+        default=Options.split,
+        help="grouped keeps copies of a title on one side of the split, random does not",
+    )
+    add("--seed", type=cli.number(int, 0), default=Options.seed, help="decides folds, first weights and order")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
-    group = parser.add_argument_group("options of the report's head (--head mlp)")
-    standardize = "bring every dimension to mean 0 and deviation 1 on the training folds (linear always does)"
-    group.add_argument("--standardize", action="store_true", help=standardize)
-    for option, convert, text in (
-        ("fusion", {"choices": ("conv", "mix", "concat")}, "several layers: point-wise convolution, sum, side by side"),
-        ("reduction", {"choices": ("conv", "none")}, "convolution of kernel and stride 3 over the dimensions, or none"),
-        ("hidden", {"type": cli.number(int, 1)}, "width of the hidden layer"),
-        ("epochs", {"type": cli.number(int, 1)}, "passes over the training folds"),
-        ("batch_size", {"type": cli.number(int, 1)}, "titles a step"),
-        ("lr", {"type": cli.number(float, 1e-9)}, "learning rate of Adam"),
-    ):
-        group.add_argument(f"--{option.replace('_', '-')}", **convert, help=f"{text} (default: {default(option)})")
+    add_mlp_options(parser.add_argument_group("options of the report's head (--head mlp)").add_argument)
     return parser.parse_args(argv)
+
+
+def add_mlp_options(add):
+    """The options of the report's head: None unless they are given."""
+    add(
+        "--standardize",
+        action="store_true",
+        default=None,
+        help="bring every dimension to mean 0 and deviation 1 on the training folds (linear always does)",
+    )
+    add(
+        "--fusion",
+        choices=("conv", "mix", "concat"),
+        help=f"several layers: point-wise convolution, sum, side by side (default: {Options.fusion})",
+    )
+    add(
+        "--reduction",
+        choices=("conv", "none"),
+        help=f"convolution of kernel and stride 3 over the dimensions, or none (default: {Options.reduction})",
+    )
+    at_least_1 = cli.number(int, 1)
+    add("--hidden", type=at_least_1, help=f"width of the hidden layer (default: {Options.hidden})")
+    add("--epochs", type=at_least_1, help=f"passes over the training folds (default: {Options.epochs})")
+    add("--batch-size", type=at_least_1, help=f"titles a step (default: {Options.batch_size})")
+    add("--lr", type=cli.number(float, 1e-9), help=f"learning rate of Adam (default: {Options.lr})")
 
 
 def label_count(text):
@@ -61,221 +103,251 @@ if __name__ == "__main__":
 import functools
 import shutil
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.func import stack_module_state
-from torch.nn.functional import cross_entropy
 
-import metrics
+import disk
+import mlp
 import model
+import naming
 import probe
 import runs
 import splits
 import store
 
-
-def report_sets(depth):
-    """The report's six layer sets, counted from the top; those that an encoder of this depth lacks are left out."""
-    sets = [[0], [1], [2], [3], [0, 1], [0, 1, 2, 3]]
-    return [[depth - n for n in layers] for layers in sets if max(layers) < depth]
+# what of a configuration is known before the training
+PLANNED = ("columns", "classes", "options", "encoder", "data", "settings", "features", "files")
 
 
-def new_heads(config):
-    """The heads of all repeats and folds with their first weights, which depend on seed, repeat and fold; a list."""
-    options, heads = config["options"], []
-    with torch.random.fork_rng(devices=[]):
-        for repeat, fold in np.ndindex(options["repeats"], options["folds"]):
-            torch.manual_seed(splits.seed_of(options["seed"], repeat, fold))
-            heads.append(model.build(config))
-    return heads
+@dataclass
+class Task:
+    """What all runs have in common: titles with labels, and the folds in which they are held out."""
+
+    classes: list[str]  # names, in the order of their numbers
+    labels: np.ndarray  # (titles,) int64
+    groups: np.ndarray  # (titles,) int64, the same for copies of one another
+    folds: np.ndarray  # (repeats, titles) int64
 
 
-def epoch_batches(training, options, epoch):
-    """The batches of one epoch for every head: row numbers (steps, heads, titles) and counts (steps, heads), int32.
-
-    Every head's training titles, in an order of its own, are cut into the same number of batches of nearly equal
-    size; of the row numbers of a batch only the first `count` are meant, the others fill up.
-    """
-    sizes = np.array([len(rows) for rows in training])
-    steps = min(-(-sizes.max() // options["batch_size"]), sizes.min())  # no batch is empty
-    counts = (sizes // steps + (np.arange(steps)[:, None] < sizes % steps)).astype(np.int32)
-    rows = np.zeros((steps, len(training), counts.max()), np.int32)
-    for head, titles in enumerate(training):
-        random = np.random.default_rng([options["seed"], *divmod(head, options["folds"]), epoch])
-        rows[:, head][np.arange(counts.max()) < counts[:, head, None]] = random.permutation(titles)
-    return rows, counts
-
-
-def train_heads(x, labels, folds, config, training, report=lambda epochs: None):
-    """Train the report's heads of all folds and repeats in one loop. Returns (state, history, probabilities).
-
-    x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds: (repeats, titles) int;
-    training: the row numbers that each head learns from, repeat by repeat; report: called after each epoch. state: the
-    trained heads as stacked tensors, (repeats · folds, …) each; history: a (repeat, fold, epoch, loss, macro-F1) for
-    each head and epoch, the loss averaged over the epoch's batches, the macro-F1 on the held-out fold; probabilities:
-    (repeats, titles, classes) float32, out of fold, after the last epoch. A loss that is not finite is a Problem.
-    """
-    options, classes = config["options"], len(config["classes"])
-    heads = new_heads(config)
-    parameters, buffers = stack_module_state(heads)
-    # the first Linear's weights lie transposed in memory, as their gradients come out of the product: nothing is copied
-    turned = {name: value.mT if name == "mlp.0.weight" else value for name, value in parameters.items()}
-    turned = {name: value.detach().to(x.device).contiguous().requires_grad_() for name, value in turned.items()}
-    parameters = {name: value.mT if name == "mlp.0.weight" else value for name, value in turned.items()}
-    if options["standardize"]:
-        learn = torch.zeros(len(heads), len(x), dtype=torch.bool)
-        for member, rows in zip(learn, training, strict=True):
-            member[rows] = True
-        mean, deviation = probe.standardization(x.flatten(1), learn.to(x.device))
-        buffers = {"mean": mean.unflatten(1, x.shape[1:]), "deviation": deviation.unflatten(1, x.shape[1:])}
-    forward, target = model.stacked(heads[0]), torch.as_tensor(labels, device=x.device).long()
-    optimizer = torch.optim.Adam(turned.values(), lr=options["lr"], fused=True)
-    history = []
-    for epoch in range(1, options["epochs"] + 1):
-        rows, counts = (torch.from_numpy(a).to(x.device) for a in epoch_batches(training, options, epoch))
-        losses, places = torch.zeros(len(heads), device=x.device), torch.arange(rows.shape[2], device=x.device)
-        for batch, count in zip(rows, counts[..., None], strict=True):
-            inputs = x.index_select(0, batch.flatten()).unflatten(0, batch.shape)  # faster than x[batch]
-            logits = forward({**parameters, **buffers}, inputs)
-            loss = cross_entropy(logits.flatten(0, 1), target[batch].flatten(), reduction="none")
-            loss = (loss.view_as(batch) * (places < count) / count).sum(1)  # the mean over each head's batch
-            optimizer.zero_grad()
-            loss.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
-            optimizer.step()
-            losses += loss.detach() / len(rows)
-        losses = losses.cpu().numpy()
-        del rows, counts, batch  # before the next epoch's are drawn
-        if not np.isfinite(losses).all():
-            wrong = f"the loss is no longer a finite number in epoch {epoch}"
-            remedy = "" if options["standardize"] else ", or --standardize"
-            raise cli.Problem(f"{wrong}; use a smaller --lr than {options['lr']:g}{remedy}")
-        state = {name: value.detach() for name, value in {**parameters, **buffers}.items()}
-        probabilities = model.held_out_probabilities(heads[0], state, x, folds)
-        scores = np.ravel(metrics.score(labels, probabilities.argmax(2), folds, classes)["fold_macro_f1"])
-        history += [(*divmod(h, options["folds"]), epoch, float(losses[h]), scores[h]) for h in range(len(heads))]
-        report(1)
-    return {name: value.cpu().contiguous() for name, value in state.items()}, history, probabilities
-
-
-def choose_sets(args, features):
-    """The poolings and layer sets that the arguments ask for; what was not extracted is a Problem, or left out."""
-    depth, name = features.manifest["encoder"]["layers"], features.manifest["encoder"]["name"]
-    held = [pooling for pooling in cli.POOLINGS if features.layers(pooling)]
-    poolings = sorted(set(args.pooling or held[:1]))
-    if missing := sorted(set(poolings) - set(held)):
-        more = f"add it with: extract.py --pooling {missing[0]} and its other options as before"
-        raise cli.Problem(f"--pooling {missing[0]}: {args.features} holds none; {more}")
-    available = sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
-    if args.layers or args.each:
-        layers = store.resolve_layers(args.layers or ["all"], depth, name, poolings, available)
-        return poolings, [[layer] for layer in layers] if args.each else [layers]
-    wanted = report_sets(depth)
-    sets = [layers for layers in wanted if set(layers) <= set(available)]
-    if len(sets) < len(wanted):
-        rest = "; ".join(", ".join(map(str, layers)) for layers in wanted if layers not in sets)
-        cli.say(f"left out of the report's sets, since not extracted with {' and '.join(poolings)}: {rest}")
-        if not sets:
-            cli.say("none of them is left: each layer that was extracted is trained alone")
-    return poolings, sets or [[layer] for layer in reversed(available)]
+# --- what is to be trained ------------------------------------------------------------------------
 
 
 def choose_options(args):
-    """The options of the runs, in their fixed order; one of the other head is a Problem."""
-    given = [option for option in cli.MLP_OPTIONS if getattr(args, option) is not None]
-    if args.head == "linear" and given:
-        option = f"--{given[0].replace('_', '-')}"
-        raise cli.Problem(f"{option}: an option of the report's head; leave it out, or use --head mlp")
-    chosen = {**cli.OPTIONS, **{o: v for o, v in vars(args).items() if o in cli.OPTIONS and v is not None}}
-    if args.head == "linear":
-        chosen = {option: v for option, v in chosen.items() if option not in (*cli.MLP_OPTIONS, "standardize")}
-    return chosen
+    """The Options of all runs; with the linear probe, one of the report's head is a Problem."""
+    protocol = {name: getattr(args, name) for name in PROTOCOL}
+    given = {name: getattr(args, name) for name in MLP_OPTIONS if getattr(args, name) is not None}
+    if args.head == "mlp":
+        return Options(head="mlp", **given, **protocol)
+    given.pop("standardize", None)  # the linear probe always does
+    if given:
+        option = "--" + next(iter(given)).replace("_", "-")
+        wrong = "an option of the report's head"
+        raise cli.Problem(f"{option}: {wrong}; leave it out, or use --head mlp")
+    return Options(head="linear", **protocol)
 
 
-def train_run(folder, config, inputs, labels, folds, groups, drawn, features):
-    """Train one run, write its folder, and say how it did."""
-    begun, (x, scale), options = time.time(), inputs, config["options"]
-    columns = runs.in_words(config)
-    bar = cli.progress(len(drawn) if scale else options["epochs"], " heads" if scale else " epochs", desc=columns)
-    with bar:
-        if options["head"] == "linear":
-            state, penalties, probabilities = probe.train(x, scale, labels, folds, config, drawn, bar.update)
-            extra, history, weights = {"penalties": penalties}, [], None
-            bar.update(bar.total - bar.n)  # where the search for the penalty ended early
-        else:
-            training = [rows for rows, _ in drawn]
-            state, history, probabilities = train_heads(x, labels, folds, config, training, bar.update)
-            weights, penalties = model.layer_weights(state), []
-            extra = {"layer_weights": weights}
-    config = {**config, "results": runs.figures(labels, probabilities, folds, len(config["classes"])) | extra}
-    config |= store.provenance(begun, device=x.device.type, threads=torch.get_num_threads())
-    config["made"]["features"] = str(features.folder.resolve())
-    arrays = {"labels": labels, "folds": folds, "groups": groups}
-    arrays = {name: array.astype(np.int32) for name, array in arrays.items()}
-    heads = {name: value.numpy() for name, value in state.items()}
-    runs.write(folder, config, {"probabilities": probabilities, **arrays}, heads, history)
-    result, size = config["results"], f", {options['labels']} labels a category" if options["labels"] else ""
-    found = f"macro-F1 {result['macro_f1']:.4f}, folds {result['fold_mean']:.4f} ± {result['fold_deviation']:.4f}"
-    cli.say(f"{columns}{size}: {found}")
-    if fault := runs.collapse(config):
-        cli.say("  " + "; try ".join(fault))
-    if weights:
-        pairs = zip(config["columns"], weights, strict=True)
-        cli.say("  weights: " + ", ".join(f"layer {layer} ({pooling}) {w:+.3f}" for (pooling, layer), w in pairs))
-    if ends := [c for c in np.ravel(penalties) if c in (probe.GRID[0], probe.GRID[-1])]:
-        cli.say(f"  {len(ends)} of {len(drawn)} heads chose an end of the grid of penalties (C {ends[0]:g})")
+def choose_sets(args, features):
+    """The columns of each run that the arguments ask for: lists of (pooling, layer).
+
+    What was not extracted is a Problem, or, of the report's sets, left out.
+    """
+    encoder = features.manifest.encoder
+    poolings = choose_poolings(args, features)
+    available = features.layers(poolings[0])
+    for pooling in poolings[1:]:
+        available = sorted(set(available) & set(features.layers(pooling)))
+    if args.layers or args.each:
+        wanted = args.layers or ["all"]
+        layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
+        sets = [[layer] for layer in layers] if args.each else [layers]
+    else:
+        sets = available_sets(encoder.layers, available, poolings)
+    return [[(pooling, layer) for pooling in poolings for layer in layers] for layers in sets]
+
+
+def choose_poolings(args, features):
+    """The poolings that --pooling names, or the first that is there; one that is not is a Problem."""
+    held = [pooling for pooling in cli.POOLINGS if features.layers(pooling)]
+    poolings = sorted(set(args.pooling or held[:1]))
+    for pooling in poolings:
+        if pooling not in held:
+            more = f"add it with: extract.py --pooling {pooling} and its other options as before"
+            raise cli.Problem(f"--pooling {pooling}: {args.features} holds none; {more}")
+    return poolings
+
+
+def available_sets(depth, available, poolings):
+    """Those of the report's six layer sets that are there, or else each layer alone."""
+    from_top = [[0], [1], [2], [3], [0, 1], [0, 1, 2, 3]]
+    wanted = [[depth - n for n in layers] for layers in from_top if max(layers) < depth]
+    sets = [layers for layers in wanted if set(layers) <= set(available)]
+    missing = [", ".join(map(str, layers)) for layers in wanted if layers not in sets]
+    if missing:
+        why = f"since not extracted with {' and '.join(poolings)}"
+        cli.say(f"left out of the report's sets, {why}: {'; '.join(missing)}")
+    if not sets:
+        cli.say("none of them is left: each layer that was extracted is trained alone")
+        sets = [[layer] for layer in reversed(available)]
+    return sets
+
+
+def read_task(features, options):
+    """Read titles and labels, tell which titles are copies, and share them among folds."""
+    titles, names = features.titles()
+    classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
+    classes = classes.tolist()
+    groups = splits.numbered(map(splits.group_key, titles))
+    folds = splits.repeat_folds(labels, groups, options, classes)
+    return Task(classes, labels, groups, folds)
+
+
+def configure(features, columns, classes, options, size):
+    """The runs.Config of a run that is to be trained with so many labels of each category."""
+    manifest = features.manifest
+    names = [store.feature_file(pooling, layer) for pooling, layer in columns]
+    return runs.Config(
+        format=runs.FORMAT,
+        columns=columns,
+        classes=classes,
+        options=replace(options, labels=size),
+        encoder=manifest.encoder,
+        data=replace(manifest.data, classes=None),
+        settings=manifest.settings,
+        features=disk.digest(store.identity(manifest)),
+        files={name: manifest.files[name].sha256 for name in names},
+    )
+
+
+def is_trained(results, config):
+    """Whether a run is there already; another one in its place is a Problem."""
+    folder = results / naming.run_name(config)
+    if not folder.exists():
+        return False
+    run = runs.open_run(folder)
+    differ = [name for name in PLANNED if getattr(run.config, name) != getattr(config, name)]
+    if differ:
+        wrong = f"a run of that name is there, but its {' and '.join(differ)} differ"
+        raise cli.Problem(f"{folder}: {wrong}; delete it, or choose another --results")
+    cli.say(f"{folder.name}: trained already, macro-F1 {run.figures.macro_f1:.4f}")
+    return True
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def train_set(results, configs, features, task, draw, device):
+    """Train runs on the same layers. draw(size): what splits.draw_titles gives for a size."""
+    x = torch.from_numpy(features.stack(configs[0].columns)).to(device)
+    scale = None
+    if configs[0].options.head == "linear":
+        scale = probe.rescale(x)
+    for config in configs:
+        draws = draw(config.options.labels)
+        train_run(results, config, x, scale, task, draws, features)
+
+
+def train_run(results, config, x, scale, task, draws, features):
+    """Train one run, write its folder, and say how it did. x, scale, draws: see fit."""
+    begun = time.time()
+    trained = fit(config, x, scale, task, draws)
+
+    # how good it is, and how it was made
+    figures = runs.figures(task.labels, trained.probabilities, task.folds, len(task.classes))
+    weights = model.layer_weights(trained.state)
+    figures = replace(figures, layer_weights=weights, penalties=trained.penalties)
+    place = str(features.folder.resolve())
+    made = disk.provenance(begun, place, device=x.device.type, threads=torch.get_num_threads())
+    config = replace(config, results=figures, **made)
+
+    # the folder
+    folder = results / naming.run_name(config)
+    arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
+    arrays["probabilities"] = trained.probabilities
+    heads = {name: value.numpy() for name, value in trained.state.items()}
+    runs.write(folder, config, arrays, heads, trained.history)
+    say_outcome(runs.Run(folder, config))
+
+
+def fit(config, x, scale, task, draws):
+    """Train the heads of one run: a model.Trained.
+
+    x: (titles, layers, hidden) float32 tensor; for linear probes it is rescaled, and scale is what it
+    had; draws: the titles that each head learns from.
+    """
+    options = config.options
+    classes = len(task.classes)
+    layers = naming.layers_in_words(config.columns)
+    if options.head == "mlp":
+        with cli.progress(options.epochs, " epochs", desc=layers) as bar:
+            return mlp.train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
+    with cli.progress(len(draws), " heads", desc=layers) as bar:
+        trained = probe.train(x, scale, task.labels, task.folds, draws, classes, bar.update)
+        bar.update(bar.total - bar.n)  # where the search for penalties ended early
+        return trained
+
+
+def say_outcome(run):
+    """Say how good a run is, and what of it is worth knowing."""
+    figures = run.figures
+    what = naming.layers_in_words(run.columns)
+    if run.labels_per_category:
+        what += f", {run.labels_per_category} labels a category"
+    folds = f"folds {figures.fold_mean:.4f} ± {figures.fold_deviation:.4f}"
+    cli.say(f"{what}: macro-F1 {figures.macro_f1:.4f}, {folds}")
+    collapsed = runs.collapse(run)
+    if collapsed:
+        fault, remedy = collapsed
+        cli.say(f"  {fault}; try {remedy}")
+    if figures.layer_weights:
+        weighed = zip(run.columns, figures.layer_weights, strict=True)
+        weights = [f"layer {layer} ({pooling}) {w:+.3f}" for (pooling, layer), w in weighed]
+        cli.say(f"  weights: {', '.join(weights)}")
+    penalties = np.ravel(figures.penalties or [])
+    ends = penalties[np.isin(penalties, (probe.GRID[0], probe.GRID[-1]))]
+    if len(ends):
+        grid = f"an end of the grid of penalties (C {ends[0]:g})"
+        cli.say(f"  {len(ends)} of {len(penalties)} heads chose {grid}")
 
 
 def main(args):
     started = time.time()
-    options, features = choose_options(args), store.open_features(args.features)
-    manifest = features.manifest
-    poolings, sets = choose_sets(args, features)
-    device, results = cli.choose_device(args.device), Path(args.results)
-    titles, names = features.titles()
-    classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
-    classes = classes.tolist()
-    groups = splits.numbered(map(splits.group_key, titles))  # kept with the run: copies are resampled together
-    del titles, names
-    folds = splits.repeat_folds(labels, groups, options, classes)
-    sizes, trained = splits.label_sizes(args.labels, labels, groups, folds), 0
-    drawn = functools.cache(lambda size: splits.draw_titles(labels, groups, folds, options["seed"], size))
-    with store.locked(results, "a training"):
+
+    # what is asked for, and what is there
+    options = choose_options(args)
+    features = store.open_features(args.features)
+    sets = choose_sets(args, features)
+    device = cli.choose_device(args.device)
+
+    # titles, folds, and numbers of labels
+    task = read_task(features, options)
+    sizes = splits.label_sizes(args.labels, task.labels, task.groups, task.folds)
+    # all layer sets learn from the same titles
+    draw = functools.cache(lambda size: splits.draw_titles(task.labels, task.groups, task.folds, options.seed, size))
+
+    # a run for each set of layers and each number of labels
+    results = Path(args.results)
+    trained = 0
+    with disk.locked(results, "a training"):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for layers in sets:
-            columns = [(pooling, layer) for pooling in poolings for layer in layers]
-            inputs = x = None  # the features of the set before are not needed any more
-            for size in sizes:
-                config = {
-                    "format": runs.FORMAT,
-                    "columns": [list(c) for c in columns],
-                    "classes": classes,
-                    "options": {**options, "labels": size},
-                    "encoder": manifest["encoder"],
-                    "data": {k: v for k, v in manifest["data"].items() if k != "classes"},
-                    "settings": manifest["settings"],
-                    "features": store.digest(store.identity(features.manifest)),
-                    "files": {f: manifest["files"][f]["sha256"] for f in (store.feature_file(*c) for c in columns)},
-                }
-                folder = results / runs.name_of(config)
-                if folder.exists():
-                    old = runs.open_(folder)
-                    if differ := [key for key in config if old.get(key) != config[key]]:
-                        wrong = f"a run of that name is there, but its {' and '.join(differ)} differ"
-                        raise cli.Problem(f"{folder}: {wrong}; delete it, or choose another --results")
-                    cli.say(f"{folder.name}: trained already, macro-F1 {old['results']['macro_f1']:.4f}")
-                    continue
-                if inputs is None:
-                    x = torch.from_numpy(features.stack(columns)).to(device)
-                    inputs = x, probe.rescale(x) if args.head == "linear" else None
-                train_run(folder, config, inputs, labels, folds, groups, drawn(size), features)
-                trained += 1
-    what = f"{trained} of {cli.count(len(sets) * len(sizes), 'run')} trained on {len(labels):,} titles"
-    where = f"{args.folds} {args.split} folds, {cli.count(args.repeats, 'repeat')}, {time.time() - started:.1f} s"
+        for columns in sets:
+            configs = [configure(features, columns, task.classes, options, size) for size in sizes]
+            missing = [config for config in configs if not is_trained(results, config)]
+            if missing:
+                train_set(results, missing, features, task, draw, device)
+            trained += len(missing)
+
+    # what was done
+    wanted = cli.count(len(sets) * len(sizes), "run")
+    titles = f"{len(task.labels):,} titles of {features.manifest.data.name}"
+    folds = f"{options.folds} {options.split} folds, {cli.count(options.repeats, 'repeat')}"
+    seconds = time.time() - started
     following = cli.command("evaluate.py", results=(args.results, "results"))
-    cli.say(f"{results}: {what} of {manifest['data']['name']}, {where}. Next: {following}")
+    done = f"{trained} of {wanted} trained on {titles}, {folds}, {seconds:.1f} s"
+    cli.say(f"{results}: {done}. Next: {following}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import comparison
 import metrics
 
 ALIKE = (0.7, 0.2, 0.1)  # of what makes a title hard: for all rows, for one row, for one row and one repeat
@@ -42,9 +43,9 @@ def simulate(random, titles, accuracies, repeats=1, seeds=0.0, alike=ALIKE, clas
 
 def compare(labels, predictions, classes=4):
     """The rows' `influences`, the index of the best, and the comparison."""
-    rows = [metrics.influences(labels, row, classes) for row in predictions]
-    best = int(np.argmax([row["value"] for row in rows]))
-    return rows, best, metrics.compare(rows, best)
+    rows = [comparison.influence(labels, row, classes) for row in predictions]
+    best = int(np.argmax([row.value for row in rows]))
+    return rows, best, comparison.compare(rows, best)
 
 
 def bootstrap(random, labels, predictions, classes=4, resamples=300):
@@ -113,12 +114,12 @@ def small_coverage(case, tables, before=True, seed=0):
     random, held = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions, truth = of_counts(random, counts, accuracies, even)
-        row = metrics.influences(labels, predictions, len(counts))
-        low, high = metrics.interval(row)
+        row = comparison.influence(labels, predictions, len(counts))
+        low, high = comparison.interval(row)
         old = np.zeros(2)
         if before:
             old = np.quantile(bootstrap(random, labels, predictions, len(counts))[0], [0.025, 0.975])
-        held.append((old[0] <= truth <= old[1], low <= truth <= high, high - low, bool(row["too_few"])))
+        held.append((old[0] <= truth <= old[1], low <= truth <= high, high - low, bool(row.scarce)))
     return np.mean(held, axis=0)
 
 
@@ -127,7 +128,7 @@ def coverage(titles, repeats, seeds, alike, tables, before=True, seed=0):
     random, held = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions = simulate(random, titles, [0.96], repeats, seeds, alike)
-        low, high = metrics.interval(metrics.influences(labels, predictions[0], 4))
+        low, high = comparison.interval(comparison.influence(labels, predictions[0], 4))
         old = np.quantile(bootstrap(random, labels, predictions[0, :1]), [0.025, 0.975]) if before else (0, 1)
         held.append((old[0] <= 0.96 <= old[1], low <= 0.96 <= high, high - low))
     return np.mean(held, axis=0)
@@ -138,7 +139,7 @@ def false_alarms(titles, rows, repeats, seeds, tables, before=True, seed=0):
     random, wrong = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions = simulate(random, titles, np.full(rows, 0.96), repeats, seeds)
-        told = compare(labels, predictions)[2]["told"].any()
+        told = compare(labels, predictions)[2].significant.any()
         wrong.append((before and compare_before(random, labels, predictions)[1].any(), told))
     return np.mean(wrong, axis=0)
 
@@ -149,7 +150,7 @@ def power(titles, rows, seeds, tables, seed=0):
     truth = np.r_[0.95, 0.95, np.full(rows - 2, 0.92)]
     for _ in range(tables):
         _, best, compared = compare(*simulate(random, titles, truth, 3, seeds))
-        found.append((best < 2) * compared["told"][2:].mean())
+        found.append((best < 2) * compared.significant[2:].mean())
     return np.mean(found)
 
 
@@ -163,7 +164,7 @@ def costs(titles, repeats, seeds, tables, margin=0.01, before=True, seed=0):
     for _ in range(tables):
         labels, predictions = simulate(random, titles, truth, repeats, seeds)
         _, best, compared = compare(labels, predictions)
-        shown = compared["loss_bound"] <= margin
+        shown = compared.loss_bound <= margin
         new = int(shown.argmax()) if shown.any() else best
         old_best, told = compare_before(random, labels, predictions) if before else (best, shown)
         old = int((~told).argmax())
@@ -185,7 +186,7 @@ def chosen_bias(titles, rows, repeats, seeds, tables, seed=0):
     random, figures = np.random.default_rng(seed), []
     for _ in range(tables):
         found, best, compared = compare(*simulate(random, titles, np.full(rows, 0.9), repeats, seeds))
-        figures.append((found[best]["value"] - 0.9, compared["corrected"] - 0.9))
+        figures.append((found[best].value - 0.9, compared.corrected - 0.9))
     return np.mean(figures, axis=0)
 
 

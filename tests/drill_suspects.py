@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
-import evaluate  # noqa: E402
+import suspects  # noqa: E402
+import table as tables  # noqa: E402
 
 SHARE, SEEDS = 0.05, (0, 1, 2)
 RANKINGS = ("normalized_margin", "self_confidence")
@@ -65,12 +66,11 @@ def drill(path, seed):
             run("evaluate", *results, *options.split(), folder / "s.csv")
             with open(folder / "s.csv", newline="", encoding="utf-8") as file:
                 orders = {f"evaluate.py {options}": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
-            (table,) = evaluate.read_tables(Path(results[1]))
-            evaluate.compare(table, 0.01)
-            probabilities, source = evaluate.opinion(table)
+            (table,) = tables.read_tables(Path(results[1]))
+            probabilities, source = suspects.ensemble(table, tables.compare(table, 0.01))
             print(f"seed {seed}, {options}: {source}", file=sys.stderr)
             for by in RANKINGS:
-                orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table["labels"], by)
+                orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table.labels, by)
             for name, order in orders.items():
                 hits = None if order is None else len(np.intersect1d(order[: len(flipped)], flipped))
                 found[options, name] = hits

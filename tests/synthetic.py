@@ -1,12 +1,15 @@
 """Made-up runs and features, on the disk as train.py and extract.py write them: quick, and the truth is known."""
 
 import csv
+import dataclasses
 
 import numpy as np
 
-import cli
+import disk
+import naming
 import runs
 import store
+from options import Options
 
 
 def guesses(labels, classes, right, seed=1, repeats=1):
@@ -24,6 +27,10 @@ def chances(predictions, classes, sure=0.9):
     return out
 
 
+ENCODER = {"name": "enc", "revision": None, "layers": 2, "hidden": 8, "weights": "w", "tokenizer": "t"}
+SETTINGS = {"dtype": "float32", "max_length": 128, "store": "float32"}
+
+
 def write_run(
     folder, labels, probabilities, /, layers=(1,), poolings=("cls",), depth=2, groups=None, features=None, **more
 ):
@@ -32,40 +39,41 @@ def write_run(
     probabilities: (repeats, titles, classes), or predictions (repeats, titles) or (titles,); more: options that differ
     from the defaults, names of `classes`, or changes of the parts "encoder", "data" and "results" of the configuration.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities)
+    labels = np.asarray(labels)
+    probabilities = np.asarray(probabilities)
     names = more.pop("classes", None) or [f"c{i}" for i in range(int(labels.max()) + 1)]
     if probabilities.ndim < 3:
         probabilities = chances(probabilities, len(names))
     repeats, count = probabilities.shape[:2]
     parts = {part: more.pop(part, {}) for part in ("encoder", "data", "settings", "results")}
-    options = {**cli.OPTIONS, "repeats": repeats, **more}
-    if options["head"] == "linear":
-        options = {key: value for key, value in options.items() if key not in (*cli.MLP_OPTIONS, "standardize")}
-    folds = np.stack([(np.arange(count) + repeat) % options["folds"] for repeat in range(repeats)]).astype(np.int32)
-    encoder = {"name": "enc", "revision": None, "layers": depth, "hidden": 8, "weights": "w", "tokenizer": "t"}
-    manifest = {
-        "encoder": encoder,
-        "data": {"name": "d.csv", "sha256": "s", "titles": "t", "rows": count},
-        "settings": {"dtype": "float32", "max_length": 128, "store": "float32"},
-    }
+    options = Options(repeats=repeats, **more)
+    folds = np.stack([(np.arange(count) + repeat) % options.folds for repeat in range(repeats)]).astype(np.int32)
+
+    # what is not given is made up, or that of the features
+    data = store.TitlesInfo(name="d.csv", sha256="s", titles="t", rows=count)
+    encoder, settings, identity = store.EncoderInfo(**ENCODER | {"layers": depth}), store.Settings(**SETTINGS), "f"
     if features:
-        opened = store.open_features(features)
-        manifest = {key: opened.manifest[key] for key in manifest}
-    config = {
-        "format": runs.FORMAT,
-        "columns": [[pooling, layer] for pooling in poolings for layer in layers],
-        "classes": names,
-        "options": options,
-        **{key: {**value, **parts[key]} for key, value in manifest.items()},
-        "features": store.digest(store.identity(opened.manifest)) if features else "f",
-        "files": {},
-        "made": {"features": str(features or "nowhere"), "command": "python train.py"},
-    }
-    config["results"] = {**runs.figures(labels, probabilities, folds, len(names)), **parts["results"]}
+        manifest = store.open_features(features).manifest
+        data, encoder, settings = manifest.data, manifest.encoder, manifest.settings
+        identity = disk.digest(store.identity(manifest))
+    config = runs.Config(
+        format=runs.FORMAT,
+        classes=names,
+        options=options,
+        data=dataclasses.replace(data, **parts["data"]),
+        columns=[(pooling, layer) for pooling in poolings for layer in layers],
+        encoder=dataclasses.replace(encoder, **parts["encoder"]),
+        settings=dataclasses.replace(settings, **parts["settings"]),
+        features=identity,
+        files={},
+        results=dataclasses.replace(runs.figures(labels, probabilities, folds, len(names)), **parts["results"]),
+        made=disk.Made("python train.py", features=str(features or "nowhere")),
+    )
     groups = np.arange(count) if groups is None else np.asarray(groups)
     arrays = {"labels": labels.astype(np.int32), "groups": groups.astype(np.int32), "folds": folds}
-    runs.write(folder / runs.name_of(config), config, {"probabilities": probabilities, **arrays})
-    return folder / runs.name_of(config)
+    place = folder / naming.run_name(config)
+    runs.write(place, config, {"probabilities": probabilities, **arrays})
+    return place
 
 
 def write_features(folder, titles, names):
@@ -73,28 +81,29 @@ def write_features(folder, titles, names):
     folder.mkdir(parents=True)
     with open(folder / "titles.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\r\n").writerows([("title", "label"), *zip(titles, names, strict=True)])
-    manifest = {
-        "format": store.FORMAT,
-        "encoder": {"name": "enc", "revision": None, "layers": 2, "hidden": 8, "weights": "w", "tokenizer": "t"},
-        "data": {"name": "d.csv", "sha256": "s", "titles": store.sha256(folder / "titles.csv"), "rows": len(titles)},
-        "settings": {"dtype": "float32", "max_length": 128, "store": "float32"},
-        "files": {},
-    }
-    store.write_json(folder / "manifest.json", manifest)
+    manifest = store.Manifest(
+        format=store.FORMAT,
+        encoder=store.EncoderInfo(**ENCODER),
+        data=store.TitlesInfo("d.csv", "s", disk.sha256(folder / "titles.csv"), len(titles)),
+        settings=store.Settings(**SETTINGS),
+        files={},
+    )
+    disk.write_json(folder / "manifest.json", manifest)
     return folder
 
 
 def write_baseline(run, kind, probabilities, size=None):
     """Write a baseline beside a run, on its titles and folds; probabilities as for write_run."""
-    config, labels = runs.open_(run), np.load(run / "labels.npy")
-    probabilities, folds = np.asarray(probabilities), np.load(run / "folds.npy")
+    other = runs.open_run(run)
+    arrays = {name: np.array(other.array(name)) for name in ("labels", "groups", "folds")}
+    probabilities = np.asarray(probabilities)
     if probabilities.ndim < 3:
-        probabilities = chances(probabilities, len(config["classes"]))
-    options = {key: config["options"][key] for key in ("folds", "repeats", "split", "seed")} | {"labels": size}
-    content = {key: config[key] for key in ("format", "classes", "data", "made")} | {
-        "baseline": kind,
-        "options": options,
-    }
-    content["results"] = runs.figures(labels, probabilities, folds, len(config["classes"]))
-    arrays = {"labels": labels, "groups": np.load(run / "groups.npy"), "folds": folds}
-    runs.write(run.parent / f"baseline-{kind}-{size}", content, {"probabilities": probabilities, **arrays})
+        probabilities = chances(probabilities, len(other.classes))
+    config = dataclasses.replace(
+        other.config,
+        baseline=kind,
+        options=dataclasses.replace(other.options, head="mlp", labels=size),
+        **dict.fromkeys(("columns", "encoder", "settings", "features", "files", "contents")),
+        results=runs.figures(arrays["labels"], probabilities, arrays["folds"], len(other.classes)),
+    )
+    runs.write(run.parent / f"baseline-{kind}-{size}", config, {"probabilities": probabilities, **arrays})

@@ -5,12 +5,13 @@ import drill_comparison as drill
 import numpy as np
 import pytest
 
+import comparison
 import metrics
 
 
 @pytest.fixture(autouse=True)
 def fewer_draws(monkeypatch):
-    monkeypatch.setattr(metrics, "DRAWS", 2000)
+    monkeypatch.setattr(comparison, "DRAWS", 2000)
 
 
 @pytest.mark.parametrize(("repeats", "seeds"), [(1, 0), (3, 0), (3, 0.0045)])
@@ -74,5 +75,5 @@ def test_correction_is_that_of_a_plain_bias_corrected_bootstrap():
         inside = [metrics.macro_f1(labels[drawn], row[0, drawn], 4) for row in predictions]
         out_of_bag.append(metrics.macro_f1(labels[left], predictions[np.argmax(inside), 0, left], 4))
     rows, best, compared = drill.compare(labels, predictions)
-    assert compared["corrected"] == pytest.approx(np.mean(out_of_bag), abs=0.002)
-    assert rows[best]["value"] - compared["corrected"] > 0.005
+    assert compared.corrected == pytest.approx(np.mean(out_of_bag), abs=0.002)
+    assert rows[best].value - compared.corrected > 0.005

@@ -35,9 +35,15 @@ def fetch(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
 
     def run(*answers):
-        path, turns = tmp_path / "titles" / "youtube.csv", list(answers)
+        path = tmp_path / "titles" / "youtube.csv"
         path.parent.mkdir()
-        with serving(lambda request: (turns.pop(0) if len(turns) > 1 else turns[0])(request)) as (address, asked):
+        turns = list(answers)
+
+        def answer(request):
+            following = turns.pop(0) if len(turns) > 1 else turns[0]
+            following(request)
+
+        with serving(answer) as (address, asked):
             run.asked = asked
             try:
                 data.download(f"{address}/youtube.csv", path, SHA256)
@@ -99,10 +105,8 @@ def test_download_without_a_length_succeeds(fetch):
 
 
 def test_download_follows_a_redirect(fetch):
-    assert fetch(lambda request: reply(request, 302, Location="/elsewhere"), whole) == [
-        "GET /youtube.csv",
-        "GET /elsewhere",
-    ]
+    asked = fetch(lambda request: reply(request, 302, Location="/elsewhere"), whole)
+    assert asked == ["GET /youtube.csv", "GET /elsewhere"]
 
 
 @pytest.mark.parametrize(
@@ -199,16 +203,17 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_to_is_one_line(monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = Path("/proc/self")  # nobody may write there, root included
-    with (
-        serving(whole) as (address, _),
-        pytest.raises(cli.Problem, match="fetch it by hand .*pass that file to --data"),
-    ):
+    words = "fetch it by hand .*pass that file to --data"
+    with serving(whole) as (address, _), pytest.raises(cli.Problem, match=words):
         data.download(f"{address}/youtube.csv", folder / "youtube.csv", SHA256)
 
 
 # --- the model hub ------------------------------------------------------------------------------------------------
 
-NAME, COMMIT = "someone/tiny-bert", "0123456789abcdef0123456789abcdef01234567"
+NAME = "someone/tiny-bert"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REVISIONS = ("main", "old", COMMIT)
+HEADERS = {"X_Repo_Commit": COMMIT, "X_Request_Id": "1"}
 
 
 class Hub:
@@ -220,42 +225,48 @@ class Hub:
 
     def __call__(self, request):
         for fault in self.faults:
-            if f"{request.command} {request.path}".startswith(fault[0]):
+            start, answer = fault
+            if f"{request.command} {request.path}".startswith(start):
                 self.faults.remove(fault)
-                return fault[1](request)
+                return answer(request)
         path = request.path.partition("?")[0]
-        api, resolve = f"/api/models/{NAME}", f"/{NAME}/resolve/"
-        commit = {"X_Repo_Commit": COMMIT, "X_Request_Id": "1"}
+        api = f"/api/models/{NAME}"
+        resolve = f"/{NAME}/resolve/"
         if path.startswith("/cdn/"):
-            return reply(request, 200, self.files[path.removeprefix("/cdn/")])
-        if path in (api, *(f"{api}/revision/{name}" for name in ("main", "old", COMMIT))):
-            return self.json(
-                request, {"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in self.files]}
-            )
-        if path.startswith(f"{api}/tree/"):
-            if path.removeprefix(f"{api}/tree/").count("/"):  # there are no folders
-                return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **commit)
-            return self.json(
-                request,
-                [
-                    {"type": "file", "path": name, "size": len(content), "oid": self.etag(name)}
-                    for name, content in self.files.items()
-                ],
-            )
-        if path.startswith((api, resolve)):
-            revision, _, name = path.removeprefix(resolve).partition("/")
-            if path.startswith(api) or revision not in ("main", "old", COMMIT):
-                return reply(request, 404, b"{}", X_Error_Code="RevisionNotFound")
-            if name not in self.files:
-                return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **commit)
-            if name.endswith(".safetensors"):  # large files are elsewhere
-                size = len(self.files[name])
-                elsewhere = f"http://localhost:{request.server.server_port}/cdn/{name}"
-                return reply(
-                    request, 302, Location=elsewhere, X_Linked_ETag=f'"{self.etag(name)}"', X_Linked_Size=size, **commit
-                )
-            return reply(request, 200, self.files[name], ETag=f'"{self.etag(name)}"', **commit)
-        reply(request, 404, b"{}", X_Error_Code="RepoNotFound")
+            reply(request, 200, self.files[path.removeprefix("/cdn/")])
+        elif path in (api, *(f"{api}/revision/{revision}" for revision in REVISIONS)):
+            names = [{"rfilename": name} for name in self.files]
+            self.json(request, {"id": NAME, "sha": COMMIT, "siblings": names})
+        elif path.startswith(f"{api}/tree/"):
+            self.tree(request, path.removeprefix(f"{api}/tree/"))
+        elif path.startswith(resolve):
+            self.file(request, *path.removeprefix(resolve).split("/", 1))
+        elif path.startswith(api):
+            reply(request, 404, b"{}", X_Error_Code="RevisionNotFound")
+        else:
+            reply(request, 404, b"{}", X_Error_Code="RepoNotFound")
+
+    def tree(self, request, place):
+        """The list of files at a revision."""
+        if "/" in place:  # there are no folders
+            return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **HEADERS)
+        listed = []
+        for name, content in self.files.items():
+            listed.append({"type": "file", "path": name, "size": len(content), "oid": self.etag(name)})
+        self.json(request, listed)
+
+    def file(self, request, revision, name):
+        """A file at a revision; large ones are elsewhere."""
+        if revision not in REVISIONS:
+            return reply(request, 404, b"{}", X_Error_Code="RevisionNotFound")
+        if name not in self.files:
+            return reply(request, 404, b"{}", X_Error_Code="EntryNotFound", **HEADERS)
+        etag = f'"{self.etag(name)}"'
+        if not name.endswith(".safetensors"):
+            return reply(request, 200, self.files[name], ETag=etag, **HEADERS)
+        elsewhere = f"http://localhost:{request.server.server_port}/cdn/{name}"
+        linked = {"X_Linked_ETag": etag, "X_Linked_Size": len(self.files[name])}
+        reply(request, 302, Location=elsewhere, **linked, **HEADERS)
 
     def json(self, request, content):
         reply(request, 200, json.dumps(content).encode(), Content_Type="application/json")
@@ -275,34 +286,22 @@ def extract(tmp_path):
     titles = write_titles(tmp_path / "titles.csv", 12)
 
     def run(address, model=NAME, out="f", **environment):
-        done = shell(
-            "extract",
-            "--data",
-            titles,
-            "--model",
-            model,
-            "--dtype",
-            "float32",
-            "--out",
-            tmp_path / out,
-            env={
-                **os.environ,
-                "HF_ENDPOINT": address,
-                "HF_HOME": str(tmp_path / "hf"),
-                "HF_HUB_OFFLINE": "0",
-                "HF_HUB_DISABLE_XET": "1",
-                "no_proxy": "127.0.0.1,localhost",
-                **environment,
-            },
-        )
-        done.code, done.out, done.err = done.returncode, done.stdout, done.stderr
-        return done
+        hub = {
+            "HF_ENDPOINT": address,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+        options = ["--data", titles, "--model", model, "--dtype", "float32", "--out", tmp_path / out]
+        done = shell("extract", *options, env={**os.environ, **hub, **environment})
+        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
 
     return run
 
 
 def revision(folder):
-    return store.open_features(folder).manifest["encoder"]["revision"]
+    return store.open_features(folder).manifest.encoder.revision
 
 
 def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tmp_path):
@@ -323,9 +322,8 @@ def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tm
 def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, tmp_path):
     hub.faults = [(start, status(503)) for start in (f"HEAD /{NAME}/resolve/{COMMIT}/config.json", "GET /cdn/")]
     with serving(hub) as (address, asked):
-        refused(
-            extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again"
-        )  # nobody repeats that of the weights
+        # nobody repeats that of the weights
+        refused(extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again")
         result = extract(address, f"{NAME}@old")
     assert result.code == 0, result.err
     assert not hub.faults and revision(tmp_path / "f") == COMMIT
@@ -358,8 +356,9 @@ def test_cut_weights_are_never_used(hub, extract, tmp_path):
         refused(extract(address), f"--model {NAME}", "model hub")
         assert asked.count("GET /cdn/model.safetensors") == 6  # once, and five times more
         kept = [file for file in (tmp_path / "hf" / "hub").rglob("*") if file.is_file()]
-        assert kept and not [
-            file for file in kept if file.name.endswith(".safetensors") or file.stat().st_size >= len(weights) // 2
-        ]
+        assert kept
+        for file in kept:
+            assert file.suffix != ".safetensors"
+            assert file.stat().st_size < len(weights) // 2
         result = extract(address)
     assert result.code == 0, result.err

@@ -15,6 +15,7 @@ from conftest import ROOT, WORDS, truth, write_bert, write_tokenizer
 from tokenizers import decoders, pre_tokenizers, processors, trainers
 
 import cli
+import embedding
 import encoder as encoders
 
 TITLES = """how to paint a sunset
@@ -53,15 +54,18 @@ def trained(folder, kind, template, **names):
 
     kind: bytes (byte-level BPE, as RoBERTa and GPT-2 have it) or unigram (SentencePiece's kind, with ▁ for spaces).
     """
-    special, shown = list(dict.fromkeys(names.values())), {"show_progress": False}
+    special = list(dict.fromkeys(names.values()))
+    shown = {"show_progress": False}
     if kind == "bytes":
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(False), decoders.ByteLevel()
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(False)
+        tokenizer.decoder = decoders.ByteLevel()
         letters = pre_tokenizers.ByteLevel.alphabet()
         trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=letters, **shown)
     else:
         tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram())
-        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
         unknown = names["unk_token"]
         trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=special, unk_token=unknown, **shown)
     tokenizer.train_from_iterator([line.lower() for line in TITLES] * 4, trainer)
@@ -77,7 +81,8 @@ def named(tokens, roles="cls pad sep unk mask"):
     return {f"{role}_token": token for role, token in zip(roles.split(), tokens.split(), strict=True)}
 
 
-ROBERTA, ALBERT = named("<s> <pad> </s> <unk> <mask>"), named("<pad> <unk> [CLS] [SEP] [MASK]", "pad unk cls sep mask")
+ROBERTA = named("<s> <pad> </s> <unk> <mask>")
+ALBERT = named("<pad> <unk> [CLS] [SEP] [MASK]", "pad unk cls sep mask")
 DEBERTA = named("[PAD] [CLS] [SEP] [UNK] [MASK]", "pad cls sep unk mask")
 byte_level = functools.partial(trained, kind="bytes", template="<s> $A </s>", **ROBERTA)
 generative = functools.partial(trained, kind="bytes", template="$A", **named("<end> <end>", "bos eos"))
@@ -112,11 +117,8 @@ KINDS = {  # name: (kind of transformers, tokenizer, what the configuration has 
 LIMITS = {"roberta": 38, "xlm-roberta": 38, "mpnet": 38, "xlnet": None}  # 40 for the others
 NO_CLS = ("gpt2", "llama", "xlnet")  # the last one has it at the end
 UNPADDED = ("fnet",)  # it mixes tokens by a Fourier transform that heeds no mask
-WHOLE = (
-    "albert",
-    "longformer",
-    "xlnet",
-)  # one block called again and again; blocks given padding, or axes, of their own
+# one block called again and again; blocks given padding, or axes, of their own
+WHOLE = ("albert", "longformer", "xlnet")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,8 @@ def folder_of(tmp_path_factory):
 
     @functools.cache
     def get(name):
-        folder, (kind, tokenizer, options) = tmp_path_factory.mktemp(name), KINDS[name]
+        folder = tmp_path_factory.mktemp(name)
+        kind, tokenizer, options = KINDS[name]
         torch.manual_seed(1)
         size = {"initializer_range": 0.2} if kind == "xlnet" else SIZE
         config = transformers.AutoConfig.for_model(kind, **{**size, **options, "vocab_size": len(tokenizer(folder))})
@@ -148,13 +151,14 @@ def load(folder_of):
 @pytest.fixture
 def batches(monkeypatch):
     """The lengths in each batch that is computed."""
-    seen, original = [], encoders.embed_batch
+    seen = []
+    original = embedding.embed_batch
 
     def watch(encoder, batch, *rest):
         seen.append([len(tokens) for tokens in batch])
         return original(encoder, batch, *rest)
 
-    monkeypatch.setattr(encoders, "embed_batch", watch)
+    monkeypatch.setattr(embedding, "embed_batch", watch)
     return seen
 
 
@@ -164,8 +168,9 @@ def close(got, wanted, tolerance=1e-5):
 
 
 def features(encoder, titles, layers=None, poolings=("mean",)):
-    layers = range(encoder.info["layers"] + 1) if layers is None else layers
-    return encoders.embed(encoder, encoders.tokenise(encoder, titles), layers, poolings)
+    if layers is None:
+        layers = range(encoder.info.layers + 1)
+    return embedding.embed(encoder, embedding.tokenise(encoder, titles), layers, poolings)
 
 
 # --- values -------------------------------------------------------------------------------------------------------
@@ -184,7 +189,7 @@ def test_every_layer_equals_transformers(name, folder_of, load, batches, monkeyp
     encoder = load(name)
     batches.clear()
     monkeypatch.setattr(encoder, "budget", 10**6)
-    monkeypatch.setitem(encoders.LEAST, "cpu", 10**6)
+    monkeypatch.setitem(embedding.LEAST, "cpu", 10**6)
     check_values(name, folder_of, encoder)
     assert len(batches) == 1 or name in UNPADDED  # padded together, but where that changes the values
     assert name not in UNPADDED or all(len(set(batch)) == 1 for batch in batches)
@@ -195,7 +200,7 @@ def test_other_batches_have_the_same_values(folder_of, load, batches, monkeypatc
     encoder = load("bert")
     batches.clear()
     monkeypatch.setattr(encoder, "budget", budget)
-    monkeypatch.setitem(encoders.LEAST, "cpu", least)
+    monkeypatch.setitem(embedding.LEAST, "cpu", least)
     check_values("bert", folder_of, encoder)
     assert all(len(set(batch)) == 1 for batch in batches)
     assert any(len(batch) > 1 for batch in batches) == (budget > 1)
@@ -205,9 +210,10 @@ def test_other_batches_have_the_same_values(folder_of, load, batches, monkeypatc
 def test_one_layer_alone_is_the_same_and_runs_no_deeper(name, load):
     encoder = load(name)
     assert (encoder.blocks is None) == (name in WHOLE)
-    full, calls = features(encoder, TITLES), []
+    full = features(encoder, TITLES)
+    calls = []
     hooks = [block.register_forward_hook(lambda *_: calls.append(1)) for block in encoder.blocks or ()]
-    for layer in range(encoder.info["layers"] + 1):
+    for layer in range(encoder.info.layers + 1):
         calls.clear()
         alone = features(encoder, TITLES[:1], [layer])
         assert list(alone) == [("mean", layer)]
@@ -225,8 +231,9 @@ def test_cls_is_refused_where_there_is_none(name, folder_of):
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2"])
 def test_padding_side_of_the_tokenizer_does_not_matter(name, load, monkeypatch):
-    encoder, found = load(name), {}
-    monkeypatch.setitem(encoders.LEAST, "cpu", 10**6)
+    encoder = load(name)
+    found = {}
+    monkeypatch.setitem(embedding.LEAST, "cpu", 10**6)
     for side in ("left", "right"):
         monkeypatch.setattr(encoder.tokenizer, "padding_side", side)
         found[side] = features(encoder, TITLES)
@@ -268,17 +275,19 @@ def test_a_model_that_reads_its_weights_itself_keeps_them(folder_of, monkeypatch
 # --- lengths, copies ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "deberta-v2", "gpt2", "xlnet"]
-)
+POSITIONS = ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "deberta-v2", "gpt2", "xlnet"]
+
+
+@pytest.mark.parametrize("name", POSITIONS)
 def test_titles_may_fill_all_positions_and_no_more(name, folder_of):
     limit = LIMITS.get(name, 40)
     length = limit or 90
     encoder = encoders.load_encoder(folder_of(name), "cpu", "float32", length, poolings_of(name))
     long = ["rome pasta " * 60, "rome"]
-    tokenised = encoders.tokenise(encoder, long)
-    assert len(tokenised[0][0]) == length and tokenised[2] == 1
-    got = encoders.embed(encoder, tokenised, range(5), poolings_of(name))
+    tokenised = embedding.tokenise(encoder, long)
+    assert len(tokenised.ids[0]) == length
+    assert tokenised.cut == 1
+    got = embedding.embed(encoder, tokenised, range(5), poolings_of(name))
     wanted = truth(folder_of(name), long, truncation=True, max_length=length)
     assert all(close(got[key], wanted[key]) for key in got)
     if limit:
@@ -302,7 +311,8 @@ def test_copies_are_computed_once_and_get_the_same_features(load, batches):
 
 def short_of_memory(encoder, monkeypatch, most):
     """Make the encoder fail as a GPU does on batches of more than `most` tokens; returns the sizes that it got."""
-    given, original = [], encoder.model.forward
+    given = []
+    original = encoder.model.forward
 
     def forward(input_ids, **options):
         given.append(input_ids.numel())
@@ -319,7 +329,7 @@ def test_too_little_memory_makes_the_batches_smaller(load, monkeypatch):
     titles = [f"{title} {i}" for i in range(8) for title in TITLES]
     wanted = features(encoder, titles)
     monkeypatch.setattr(encoder, "budget", 512)
-    monkeypatch.setitem(encoders.LEAST, "cpu", 512)
+    monkeypatch.setitem(embedding.LEAST, "cpu", 512)
     given = short_of_memory(encoder, monkeypatch, 100)
     got = features(encoder, titles)
     assert all(close(got[key], wanted[key]) for key in wanted)
@@ -363,13 +373,13 @@ def test_fingerprint_tells_weights_apart(folder_of, tmp_path):
 
     bert = info(folder_of("bert"))
     again = info(folder_of("bert"), "bfloat16", 16)
-    assert (again["weights"], again["tokenizer"]) == (bert["weights"], bert["tokenizer"])
-    assert info(change_weights(folder_of("bert"), tmp_path / "nudged", nudge))["weights"] != bert["weights"]
+    assert (again.weights, again.tokenizer) == (bert.weights, bert.tokenizer)
+    assert info(change_weights(folder_of("bert"), tmp_path / "nudged", nudge)).weights != bert.weights
     headless = change_weights(folder_of("bert"), tmp_path / "headless", behead)
     torch.manual_seed(5)
-    first = info(headless)["weights"]
+    first = info(headless).weights
     torch.manual_seed(6)  # the pooler is filled with other random numbers, and nothing uses it
-    assert info(headless)["weights"] == first
+    assert info(headless).weights == first
 
 
 @pytest.mark.parametrize(
@@ -410,9 +420,8 @@ def test_loading_prints_nothing(tmp_path):
 def test_a_causal_model_is_refused_with_cls_though_its_tokenizer_puts_that_token_first(tmp_path):
     tokenizer = write_tokenizer(tmp_path)
     torch.manual_seed(0)
-    transformers.GPT2Model(
-        transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4)
-    ).save_pretrained(tmp_path)
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4)
+    transformers.GPT2Model(config).save_pretrained(tmp_path)
     with pytest.raises(cli.Problem, match="--pooling cls.*use --pooling mean"):
         encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("cls",))
-    assert encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("mean",)).info["layers"] == 2
+    assert encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("mean",)).info.layers == 2

@@ -28,7 +28,9 @@ import numpy as np
 import pytest
 
 import cli
+import disk
 import extract
+import jobs
 import store
 
 SETTINGS = ["--dtype", "float32", "--pooling", "cls", "mean", "--max-length", "6"]
@@ -38,7 +40,9 @@ def contents(folder):
     """{name: bytes} of a finished extraction, its manifest without what tells one run from another."""
     kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
     manifest = json.loads(kept["manifest.json"])
-    return kept | {"manifest.json": {k: v for k, v in manifest.items() if k not in ("made", "software", "checksum")}}
+    for key in ("made", "software", "checksum"):
+        del manifest[key]
+    return kept | {"manifest.json": manifest}
 
 
 # --- killed at every moment ---------------------------------------------------------------------------------------
@@ -47,7 +51,8 @@ def contents(folder):
 def forked(arguments, before=lambda: None):
     """Run extract.py in a fork of this process, after before(); returns its code (-9: killed) and errors."""
     with tempfile.TemporaryFile() as errors:
-        if (child := os.fork()) == 0:
+        child = os.fork()
+        if child == 0:
             code = 1
             try:
                 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads stayed in the parent
@@ -76,9 +81,14 @@ def die_at(step, out):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watched(function):
-        return lambda *arguments: (touch(f"os.{function.__name__}", arguments), function(*arguments))[1]
+        def call(*arguments):
+            touch(f"os.{function.__name__}", arguments)
+            return function(*arguments)
 
-    os.fsync, os.posix_fallocate = watched(os.fsync), watched(os.posix_fallocate)
+        return call
+
+    os.fsync = watched(os.fsync)
+    os.posix_fallocate = watched(os.posix_fallocate)
     sys.addaudithook(touch)
 
 
@@ -92,7 +102,8 @@ def loaded(bert, monkeypatch):
 @pytest.mark.parametrize("added", [False, True], ids=["new", "added to a finished one"])
 def test_an_extraction_killed_at_any_step_ends_with_the_same_bytes(tmp_path, bert, source, loaded, added):
     command = ["--data", source, "--model", bert, *SETTINGS, "--layers", 2, "--window", 30, "--out"]
-    begun, out = tmp_path / "begun", tmp_path / "features"
+    begun = tmp_path / "begun"
+    out = tmp_path / "features"
     assert forked([*command, tmp_path / "whole"]).code == 0
     whole = contents(tmp_path / "whole")
     begun.mkdir()
@@ -107,10 +118,11 @@ def test_an_extraction_killed_at_any_step_ends_with_the_same_bytes(tmp_path, ber
         there = {path.name for path in out.iterdir()}
         if "manifest.json" in there:
             features = store.open_features(out)
-            for name in features.manifest["files"]:  # all that a manifest names is whole
+            for name in features.manifest.files:  # all that a manifest names is whole
                 features.read(*store.column_of(name))
         else:
-            with pytest.raises(cli.Problem, match="not finished" if "job.json" in there else "no features"):
+            state = "not finished" if "job.json" in there else "no features"
+            with pytest.raises(cli.Problem, match=state):
                 store.open_features(out)
         result = forked([*command, out])
         assert result.code == 0, (step, result.err)
@@ -124,25 +136,33 @@ def drill(kills, in_a_row=20, seed=0, rows=1170, window=32):
 
     Returns a report of it as markdown, and whether all files were the same.
     """
-    chance, started, stages, most, rounds, same = random.Random(seed), time.time(), collections.Counter(), 0, 0, True
+    started = time.time()
+    chance = random.Random(seed)
+    stages = collections.Counter()  # processes killed, by how far they had come
+    most = 0  # kills in one extraction
+    rounds = 0  # extractions
+    same = True
     with tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        titles, bert = write_titles(scratch / "titles.csv", rows), write_bert(scratch / "bert")
+        titles = write_titles(scratch / "titles.csv", rows)
+        bert = write_bert(scratch / "bert")
         command = ["--data", titles, "--model", bert, "--window", window, *SETTINGS, "--out"]
         assert forked([*command, scratch / "whole"]).code == 0
         while stages.total() < kills:
-            out, died = scratch / f"killed-{rounds}", 0
-            while died < min(in_a_row, kills - stages.total() + died):
+            out = scratch / f"killed-{rounds}"
+            died = 0
+            while died < in_a_row and stages.total() < kills:
                 step = chance.randrange(1, 80)
                 if forked([*command, out], functools.partial(die_at, step, out)).code == 0:
                     break
-                windows = len(extract.recorded(out))
-                stages[f"with {windows // 10 * 10} to {windows // 10 * 10 + 9} windows recorded"] += 1
+                tens = len(jobs.recorded(out).windows) // 10 * 10
+                stages[f"with {tens} to {tens + 9} windows recorded"] += 1
                 died += 1
             assert forked([*command, out]).code == 0
             same = same and contents(out) == contents(scratch / "whole")
             shutil.rmtree(out)
-            rounds, most = rounds + 1, max(most, died)
+            rounds += 1
+            most = max(most, died)
     rows = [
         ("processes killed (SIGKILL)", kills),
         ("most kills in one extraction", most),
@@ -192,10 +212,11 @@ def whole(tmp_path, go):
 @pytest.fixture
 def stopped(tmp_path, go, monkeypatch):
     """An extraction that was stopped by Ctrl-C in its fifth window."""
-    embed, calls = extract.embed, []
+    embed = extract.embed
+    calls = []
 
     def interrupted(encoder, tokenised, *rest):
-        calls.append(len(tokenised[1]))
+        calls.append(len(tokenised.place))
         if len(calls) == 5:
             raise KeyboardInterrupt
         return embed(encoder, tokenised, *rest)
@@ -218,10 +239,11 @@ def failed(result, *words):
 def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go, whole, monkeypatch):
     with pytest.raises(cli.Problem, match="not finished; the same extract.py command goes on"):
         store.open_features(stopped)
-    embed, computed = extract.embed, []
+    embed = extract.embed
+    computed = []
 
     def count(encoder, tokenised, *rest):
-        computed.append(len(tokenised[1]))
+        computed.append(len(tokenised.place))
         return embed(encoder, tokenised, *rest)
 
     monkeypatch.setattr(extract, "embed", count)
@@ -240,9 +262,11 @@ def test_two_extractions_have_the_same_bytes(go, whole, tmp_path, bert):
     assert go().code == 0
     assert contents(tmp_path / "features") == whole
     features = store.open_features(tmp_path / "features")
-    manifest, tokenizer = features.manifest, transformers.AutoTokenizer.from_pretrained(bert)
-    long = sum(len(tokens) > 6 for tokens in tokenizer(features.titles()[0])["input_ids"])
-    assert manifest["truncated"] == long > 0 and manifest["made"]["command"].startswith("python extract.py --data ")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bert)
+    titles, _ = features.titles()
+    long = sum(len(tokens) > 6 for tokens in tokenizer(titles).input_ids)
+    assert features.manifest.truncated == long > 0
+    assert features.manifest.made.command.startswith("python extract.py --data ")
 
 
 @pytest.mark.parametrize("end", [b"\n4 7 1", b"\n4 7 12", b"\n4", b"\n", b"\0\0\xff\n"])
@@ -261,7 +285,7 @@ def test_an_unfinished_extraction_that_lost_a_file_goes_on_or_begins_again(stopp
 
 
 def test_a_disk_that_takes_no_manifest_costs_no_window(tmp_path, go, whole, monkeypatch):
-    write = store.write_json
+    write = disk.write_json
 
     def crash(path, content):
         if path.name == "manifest.json":
@@ -269,7 +293,7 @@ def test_a_disk_that_takes_no_manifest_costs_no_window(tmp_path, go, whole, monk
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_json", crash)
+        patch.setattr(disk, "write_json", crash)
         failed(go(), "No space left on device", "manifest.json")
     assert "going on after 60 of 60 titles" in go().err
     assert contents(tmp_path / "features") == whole
@@ -277,7 +301,7 @@ def test_a_disk_that_takes_no_manifest_costs_no_window(tmp_path, go, whole, monk
 
 def test_records_that_a_crash_left_beside_the_manifest_do_not_stand_in_the_way(tmp_path, go, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(extract, "clear", lambda *_: None)
+        patch.setattr(jobs, "clear", lambda *_: None)
         assert go("--layers", "2").code == 0
     assert (tmp_path / "features" / "job.json").exists()
     assert go("--layers", "1").code == 0
@@ -380,7 +404,8 @@ def test_a_damaged_layer_is_refused_by_name(features, damage):
 
 
 def test_a_pickle_of_the_right_size_is_not_read(features, tmp_path):
-    path, ran = features / "cls-02.npy", tmp_path / "ran"
+    path = features / "cls-02.npy"
+    ran = tmp_path / "ran"
 
     class Harm:
         def __reduce__(self):
@@ -440,9 +465,10 @@ def running(command, sign, **options):
 
 HOLD = """
 import sys, time, cli, extract
-embed, calls = extract.embed, []
+embed = extract.embed
+calls = []
 def hold(*arguments):
-    calls.append(print("window", len(calls), flush=True))
+    calls.append(1)
     if len(calls) == 5:
         time.sleep(600)
     return embed(*arguments)
@@ -454,41 +480,38 @@ cli.launch(extract.main, extract.parse_arguments(sys.argv[1:]))
 def test_ctrl_c_says_how_many_titles_are_safe_and_one_extraction_works_in_a_folder(tmp_path, bert, source, go, whole):
     out = tmp_path / "features"
     command = ["-c", HOLD, "--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", out]
-    with running(command, lambda: extract.recorded(out)[:, 1].sum() == 28, cwd=ROOT) as first:  # it stays in the fifth
+    # it stays in the fifth window
+    with running(command, lambda: jobs.recorded(out).titles == 28, cwd=ROOT) as first:
         refused(go(), str(out), "is running")
         assert first.poll() is None
         first.send_signal(signal.SIGINT)
         _, errors = first.communicate(timeout=300)
-    assert (first.returncode, errors) == (
-        130,
-        "-c: stopped after 28 of 60 titles; the same command goes on from there\n",
-    )
+    assert first.returncode == 130
+    assert errors == "-c: stopped after 28 of 60 titles; the same command goes on from there\n"
     result = go()
     assert result.code == 0 and "going on after 28 of 60 titles" in result.err
     assert contents(out) == whole
 
 
 def test_ctrl_c_during_the_slow_imports_shows_no_traceback(tmp_path):
-    (tmp_path / "torch.py").write_text(
-        "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(600)\n"
-    )
-    with running(
-        [ROOT / "extract.py"], (tmp_path / "begun").exists, env=os.environ | {"PYTHONPATH": str(tmp_path)}
-    ) as script:
+    slow = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(600)\n"
+    (tmp_path / "torch.py").write_text(slow)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with running([ROOT / "extract.py"], (tmp_path / "begun").exists, env=environment) as script:
         script.send_signal(signal.SIGINT)
         _, errors = script.communicate(timeout=300)
     assert script.returncode in (130, -signal.SIGINT) and errors == "extract.py: stopped\n"
 
 
 def test_the_lock_of_a_killed_process_does_not_last(tmp_path):
-    code = "import store, pathlib, time\nwith store.locked('.', 'it'):\n pathlib.Path('held').touch()\n time.sleep(600)"
+    code = "import disk, pathlib, time\nwith disk.locked('.', 'it'):\n pathlib.Path('held').touch()\n time.sleep(600)"
     options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}}
     with running(["-c", code], (tmp_path / "held").exists, **options) as holder:
-        with pytest.raises(cli.Problem, match="is running"), store.locked(tmp_path, "it"):
+        with pytest.raises(cli.Problem, match="is running"), disk.locked(tmp_path, "it"):
             pass
         holder.kill()
         holder.wait()
-        with store.locked(tmp_path, "it"):
+        with disk.locked(tmp_path, "it"):
             pass
 
 
@@ -496,31 +519,28 @@ def test_the_lock_of_a_killed_process_does_not_last(tmp_path):
 def test_a_file_system_that_takes_no_more_is_reported_and_left_clean(tmp_path, bert, source, loaded, limit):
     """A limit on the size of files fails like a full disk: first where the titles are copied, then for a layer."""
     command = ["--data", source, "--model", bert, *SETTINGS, "--out", tmp_path / "features"]
-    failed(
-        forked(command, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))),
-        "File too large",
-        str(tmp_path / "features"),
-    )
+    result = forked(command, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    failed(result, "File too large", str(tmp_path / "features"))
     assert [path.name for path in (tmp_path / "features").iterdir()] == [".lock"]
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True, text=True)
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder]
+    mount = subprocess.run(command, capture_output=True, text=True)
     if mount.returncode:
         pytest.skip(f"a small file system cannot be mounted here: {mount.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk_is_seen_before_anything_is_computed(small_disk, go, monkeypatch):
     refused(go("--out", small_disk / "f"), str(small_disk / "f"), "GB free", "--store float16")
     assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
-    monkeypatch.setattr(
-        "shutil.disk_usage", lambda path: type("Usage", (), {"free": 1 << 40})
-    )  # another one takes it meanwhile
+    # another one takes it meanwhile
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1 << 40))
     failed(go("--out", small_disk / "f"), "No space left on device", str(small_disk / "f"))
     assert [path.name for path in (small_disk / "f").iterdir()] == [".lock"]
 
@@ -552,9 +572,8 @@ def torchrun(*arguments):
         pass
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "extract.py"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*map(str, [*launcher, *arguments])], text=True, capture_output=True, timeout=300, env=environment
-    )
+    command = [*map(str, [*launcher, *arguments])]
+    return subprocess.run(command, text=True, capture_output=True, timeout=300, env=environment)
 
 
 def test_two_processes_have_the_bytes_of_one(tmp_path, bert, source, go, whole):

@@ -6,6 +6,7 @@ import pytest
 from scipy import optimize, stats
 from sklearn import metrics as scikit
 
+import comparison
 import metrics
 
 CLASSES = 4
@@ -26,7 +27,7 @@ def test_figures_of_classes_equal_scikit_learn(seed):
         scikit.confusion_matrix(labels, predictions, labels=range(classes)),
     )
     other = random.permutation(predictions)
-    found = metrics.influences(labels, np.stack([predictions, other]), classes)["scores"]
+    found = comparison.influence(labels, np.stack([predictions, other]), classes).scores
     by_hand = [
         scikit.precision_recall_fscore_support(labels, p, labels=range(classes), zero_division=0)
         for p in (predictions, other)
@@ -66,10 +67,10 @@ def test_chance_is_what_shuffled_predictions_reach():
     labels = random.choice(3, 2000, p=[0.7, 0.2, 0.1])
     predictions = np.where(random.random((2, 2000)) < 0.6, labels, 0)
     shuffled = [scikit.f1_score(labels, random.permutation(p), average="macro") for p in predictions for _ in range(50)]
-    assert metrics.influences(labels, predictions, 3)["chance"] == pytest.approx(np.mean(shuffled), abs=0.003)
+    assert comparison.influence(labels, predictions, 3).chance == pytest.approx(np.mean(shuffled), abs=0.003)
     commonest = scikit.f1_score(labels, np.zeros(2000), average="macro", zero_division=0)
-    assert metrics.influences(labels, np.zeros((1, 2000), int), 3)["chance"] == pytest.approx(commonest)
-    assert metrics.influences(labels, np.ones((1, 2000), int), 3)["chance"] == pytest.approx(
+    assert comparison.influence(labels, np.zeros((1, 2000), int), 3).chance == pytest.approx(commonest)
+    assert comparison.influence(labels, np.ones((1, 2000), int), 3).chance == pytest.approx(
         commonest
     )  # more than that of class 1
 
@@ -100,56 +101,54 @@ def test_standard_errors_are_those_of_a_plain_bootstrap(copies):
     labels, first, groups = simulated(random, 600, copies)
     rows = [first, np.where(random.random(first.shape) < 0.1, 0, first)]
     scores = plain_bootstrap(labels, rows, groups, 1000)
-    found = [metrics.influences(labels, row, CLASSES, groups) for row in rows]
+    found = [comparison.influence(labels, row, CLASSES, groups) for row in rows]
     for row, resampled in zip(found, scores, strict=True):
-        assert row["titles_variance"] ** 0.5 == pytest.approx(resampled.std(), rel=0.07)
-        assert row["groups"].sum() == pytest.approx(0, abs=1e-12)
-    apart = found[0]["groups"] - found[1]["groups"]
+        assert row.titles_variance**0.5 == pytest.approx(resampled.std(), rel=0.07)
+        assert row.contributions.sum() == pytest.approx(0, abs=1e-12)
+    apart = found[0].contributions - found[1].contributions
     assert (apart**2).sum() ** 0.5 == pytest.approx((scores[0] - scores[1]).std(), rel=0.07)
-    single = metrics.influences(labels, first, CLASSES)["titles_variance"]
-    assert (
-        copies == 1 or single < 0.5 * found[0]["titles_variance"]
-    )  # copies taken for titles of their own say too much
+    single = comparison.influence(labels, first, CLASSES).titles_variance
+    assert copies == 1 or single < 0.5 * found[0].titles_variance  # copies taken for titles of their own say too much
 
 
 def test_order_of_titles_classes_repeats_and_group_numbers_changes_nothing():
     random = np.random.default_rng(3)
     labels, predictions, groups = simulated(random, 300, 3)
     titles, names = random.permutation(len(labels)), random.permutation(CLASSES)
-    row = metrics.influences(labels, predictions, CLASSES, groups)
-    moved = metrics.influences(
+    row = comparison.influence(labels, predictions, CLASSES, groups)
+    moved = comparison.influence(
         names[labels[titles]], names[predictions[::-1, titles]], CLASSES, 1000 - 3 * groups[titles]
     )
-    np.testing.assert_allclose(metrics.interval(moved), metrics.interval(row), rtol=1e-9)
-    np.testing.assert_allclose(moved["groups"][::-1], row["groups"], atol=1e-15)
+    np.testing.assert_allclose(comparison.interval(moved), comparison.interval(row), rtol=1e-9)
+    np.testing.assert_allclose(moved.contributions[::-1], row.contributions, atol=1e-15)
 
 
 @pytest.mark.parametrize("freedom", [1, 1.3, 2, 3.7, 10, 80, 999, 1e7])
 @pytest.mark.parametrize("probability", [0.5, 0.8, 0.95, 0.975, 0.995])
 def test_quantile_of_student_is_scipys(probability, freedom):
     expected = stats.t.ppf(probability, freedom) if freedom < 1000 else stats.norm.ppf(probability)
-    assert metrics.t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+    assert comparison.t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-4, abs=1e-9)
 
 
 def test_few_titles_without_an_error_do_not_make_the_interval_a_point():
     for counts in ([20] * 4, [5] * 8, [3], [1, 1]):
         labels = np.repeat(np.arange(len(counts)), counts)
-        low, high = metrics.interval(metrics.influences(labels, [labels], len(counts)))
+        low, high = comparison.interval(comparison.influence(labels, [labels], len(counts)))
         assert high == pytest.approx(1) and 0 <= low < 1 - 1 / len(labels)
-    nothing = metrics.influences(labels, [1 - labels], 2)
-    low, high = metrics.interval(nothing)
-    assert nothing["value"] == low == 0 and 0.3 < high <= 1
+    nothing = comparison.influence(labels, [1 - labels], 2)
+    low, high = comparison.interval(nothing)
+    assert nothing.value == low == 0 and 0.3 < high <= 1
 
 
 def test_class_of_two_titles_that_is_never_predicted():
     """The interval does not pretend that the class could be absent, and the class is named as too small."""
     labels = np.repeat([0, 1, 2], [150, 150, 2])
-    row = metrics.influences(labels, np.where(labels == 2, 0, labels)[None], 3)
-    low, high = metrics.interval(row)
-    assert row["value"] == pytest.approx(0.664, abs=0.002) and low < 0.6 and 0.75 < high < 0.95
-    assert row["too_few"] == [2]
+    row = comparison.influence(labels, np.where(labels == 2, 0, labels)[None], 3)
+    low, high = comparison.interval(row)
+    assert row.value == pytest.approx(0.664, abs=0.002) and low < 0.6 and 0.75 < high < 0.95
+    assert row.scarce == [2]
     even = np.repeat(np.arange(8), 5)
-    assert metrics.influences(even, [even], 8)["too_few"] == []
+    assert comparison.influence(even, [even], 8).scarce == []
 
 
 def test_few_repeats_that_differ_widen_the_interval():
@@ -159,7 +158,7 @@ def test_few_repeats_that_differ_widen_the_interval():
 
     def width(*errors):
         rows = [np.where(np.isin(np.arange(3000), wrong[:e]), (labels + 1) % 4, labels) for e in errors]
-        low, high = metrics.interval(metrics.influences(labels, rows, 4))
+        low, high = comparison.interval(comparison.influence(labels, rows, 4))
         return high - low
 
     assert width(100) == pytest.approx(width(100, 100, 100))
@@ -175,31 +174,28 @@ def test_equal_collapsed_and_perfect_rows_compare_without_warnings():
     perfect = np.stack([labels] * 3)
     for repeats in (1, 3):
         table = [p[:repeats] for p in (predictions, predictions, other, collapsed, collapsed, perfect)]
-        rows = [metrics.influences(labels, row, CLASSES, groups) for row in table]
-        result = metrics.compare(rows[:5], 0)
-        assert (
-            result["difference"][1] == result["low"][1] == result["high"][1] == 0
-            and not result["told"][1]
-            and not result["border"][1]
-        )
-        assert result["told"][3] and result["told"][4] and result["loss_bound"][3] == result["loss_bound"][4]
-        np.testing.assert_allclose((result["low"] + result["high"]) / 2, result["difference"], atol=1e-12)
-        assert metrics.compare(rows[:1], 0)["corrected"] == pytest.approx(rows[0]["value"], abs=1e-9)
-        best = metrics.compare(rows, 5)
-        assert best["told"][:5].all() and best["corrected"] == pytest.approx(1)
-        assert metrics.interval(rows[3], 0.9)[0] < rows[3]["chance"]
-        assert metrics.interval(rows[0], 0.9)[0] > rows[0]["chance"]
-        only = metrics.compare(rows, 0, candidates=[True, True, True, False, False, False])
-        assert only["told"][5] and only["loss_bound"][0] < 0.05 and only["corrected"] < 0.95
+        rows = [comparison.influence(labels, row, CLASSES, groups) for row in table]
+        result = comparison.compare(rows[:5], 0)
+        assert result.difference[1] == result.low[1] == result.high[1] == 0
+        assert not result.significant[1]
+        assert result.significant[3] and result.significant[4] and result.loss_bound[3] == result.loss_bound[4]
+        np.testing.assert_allclose((result.low + result.high) / 2, result.difference, atol=1e-12)
+        assert comparison.compare(rows[:1], 0).corrected == pytest.approx(rows[0].value, abs=1e-9)
+        best = comparison.compare(rows, 5)
+        assert best.significant[:5].all() and best.corrected == pytest.approx(1)
+        assert comparison.interval(rows[3], 0.9)[0] < rows[3].chance
+        assert comparison.interval(rows[0], 0.9)[0] > rows[0].chance
+        only = comparison.compare(rows, 0, candidates=[True, True, True, False, False, False])
+        assert only.significant[5] and only.loss_bound[0] < 0.05 and only.corrected < 0.95
 
 
 def test_few_titles_that_rows_agree_on_do_not_show_that_rows_are_equal():
     labels = np.arange(40) % 4
     predictions = np.where(np.arange(40) < 4, (labels + 1) % 4, labels)
-    rows = [metrics.influences(labels, [predictions], 4)] * 2
-    assert 0.02 < metrics.compare(rows, 0)["loss_bound"][1] < 0.1
-    many = [metrics.influences(np.tile(labels, 50), [np.tile(predictions, 50)], 4)] * 2
-    assert metrics.compare(many, 0)["loss_bound"][1] < 0.002
+    rows = [comparison.influence(labels, [predictions], 4)] * 2
+    assert 0.02 < comparison.compare(rows, 0).loss_bound[1] < 0.1
+    many = [comparison.influence(np.tile(labels, 50), [np.tile(predictions, 50)], 4)] * 2
+    assert comparison.compare(many, 0).loss_bound[1] < 0.002
 
 
 def test_titles_needed_are_enough_and_not_many_more():
@@ -212,33 +208,42 @@ def test_titles_needed_are_enough_and_not_many_more():
             random.permutation(np.arange(titles) < 0.03 * titles),
             random.permutation(np.arange(titles) < second * titles),
         )
-        rows = [metrics.influences(labels, [np.where(r, wrong, labels)], 4) for r in rare]
-        result = metrics.compare(rows, 0)
-        return result["loss_bound"][1], metrics.titles_needed(result["settle"][1], 0.01, titles)
+        rows = [comparison.influence(labels, [np.where(r, wrong, labels)], 4) for r in rare]
+        result = comparison.compare(rows, 0)
+        return result.loss_bound[1], result.titles_needed(1, 0.01, titles)
 
     bound, needed = loss_bound(1000, 0.032)
     assert bound > 0.01 and 1500 < needed < 5000
     assert loss_bound(int(1.1 * needed), 0.032)[0] < 0.01 < loss_bound(int(needed / 1.1), 0.032)[0]
     bound, needed = loss_bound(1000, 0.06)  # worse by more than the margin; that is what more titles would settle
     assert needed and loss_bound(needed, 0.06)[0] > 0.01
-    noisy = np.array([[0, 0], [1e-5, 1e-5], [1e-3, 1e-3]])
-    assert metrics.titles_needed(noisy, 0.01, 1000) is None  # repeats differ too much for any number of titles
+    unknown = np.zeros(1)
+    noisy = comparison.Comparison(
+        *[unknown] * 5,
+        corrected=0.0,
+        losses=np.zeros((1, 2)),
+        titles_part=np.full((1, 2), 1e-5),
+        repeats_part=np.full((1, 2), 1e-3),
+    )
+    assert noisy.titles_needed(0, 0.01, 1000) is None  # repeats differ too much for any number of titles
 
 
 def test_verdicts_do_not_depend_on_the_draws(monkeypatch):
     random = np.random.default_rng(8)
     labels, predictions, groups = simulated(random, 400)
     rows = [
-        metrics.influences(labels, np.where(random.random(predictions.shape) < p, 1, predictions), CLASSES, groups)
+        comparison.influence(labels, np.where(random.random(predictions.shape) < p, 1, predictions), CLASSES, groups)
         for p in np.linspace(0, 0.15, 20)
     ]
     results = []
     for draws in (20_000, 10_000, 40_000):
-        monkeypatch.setattr(metrics, "DRAWS", draws)
-        results.append(metrics.compare(rows, 0))
+        monkeypatch.setattr(comparison, "DRAWS", draws)
+        results.append(comparison.compare(rows, 0))
     for other in results[1:]:
-        np.testing.assert_array_equal((results[0]["told"] != other["told"]) & ~other["border"], False)
-        np.testing.assert_allclose(results[0]["loss_bound"], other["loss_bound"], rtol=0.015)
+        half = (results[0].high - results[0].low) / 2  # a verdict may change where 5% more or less would change it
+        close = np.abs(np.abs(results[0].difference) - half) < 0.05 * half
+        np.testing.assert_array_equal((results[0].significant != other.significant) & ~close, False)
+        np.testing.assert_allclose(results[0].loss_bound, other.loss_bound, rtol=0.015)
 
 
 def drawn(random, titles, classes=4):

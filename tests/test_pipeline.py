@@ -13,6 +13,7 @@ from conftest import ROOT, call, shell, write_titles
 
 import cli
 import data
+import disk
 import splits
 import store
 
@@ -27,7 +28,7 @@ def stand_in(tmp_path, bert12, monkeypatch):
     write_titles(tmp_path / "titles" / "youtube.csv", rows=80, classes=("travel", "art_music", "food", "history"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(data, "HERE", tmp_path)
-    monkeypatch.setattr(data, "YOUTUBE_SHA256", store.sha256(tmp_path / "titles" / "youtube.csv"))
+    monkeypatch.setattr(data, "YOUTUBE_SHA256", disk.sha256(tmp_path / "titles" / "youtube.csv"))
 
 
 def cells(text):

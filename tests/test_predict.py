@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 import cli
+import disk
 import model
 import predict
+import runs
 import store
 
 TITLES = ["how to cook the best pasta", "ancient egypt: war of empire | 10 things", 'a, "quoted" title']
@@ -45,9 +47,13 @@ def trained(tmp_path_factory, bert):
 
 
 def changed(run, folder, **changes):
-    """A copy of a run with other values in its configuration, whose checksum is right; keys of parts as part__key."""
+    """A copy of a run with other values in its configuration, whose checksum is right.
+
+    changes: part__key=value, or key=value; one that is None is left out.
+    """
     copy = shutil.copytree(run, folder)
-    config = store.read_json(copy / "config.json", "a run", 2)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
     for name, value in changes.items():
         *parts, key = name.split("__")
         place = config[parts[0]] if parts else config
@@ -55,7 +61,7 @@ def changed(run, folder, **changes):
             del place[key]
         else:
             place[key] = value
-    store.write_json(copy / "config.json", config)
+    disk.write_json(copy / "config.json", config)
     return copy
 
 
@@ -65,17 +71,18 @@ def read(path):
 
 def by_hand(run, features, rows):
     """Class probabilities of the first training titles from the cached features, one head after the other."""
-    config = store.read_json(run / "config.json", "a run", 2)
-    state, features = load_file(run / "heads.safetensors"), store.open_features(features)
-    x = torch.tensor(np.stack([features.read(*column)[:rows] for column in map(tuple, config["columns"])], axis=1))
+    config = runs.open_run(run).config
+    state = load_file(run / "heads.safetensors")
+    features = store.open_features(features)
+    x = torch.tensor(np.stack([features.read(*column)[:rows] for column in config.columns], axis=1))
     logs = []
-    for number in range(config["options"]["folds"] * config["options"]["repeats"]):
-        head = model.build(config)
+    for number in range(config.options.folds * config.options.repeats):
+        head = model.build_for(config)
         head.load_state_dict({name: value[number] for name, value in state.items()})
         logs.append(head(x).log_softmax(-1))
     mean = torch.stack(logs).mean(0).detach().double().numpy()
-    powers = np.exp(mean / config["results"]["temperature"])
-    return powers / powers.sum(1, keepdims=True), config["classes"]
+    powers = np.exp(mean / config.results.temperature)
+    return powers / powers.sum(1, keepdims=True), config.classes
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
@@ -215,7 +222,7 @@ def test_what_is_no_title_is_refused_in_python_too(trained):
 def test_the_encoder_runs_no_deeper_than_the_run_needs(trained):
     classifier = predict.load(trained.linear)
     calls = []
-    for number, block in enumerate(classifier[1].blocks, 1):
+    for number, block in enumerate(classifier.encoder.blocks, 1):
         block.register_forward_hook(lambda *_, number=number: calls.append(number))
     assert predict.table(classifier, TITLES).shape == (3, 6) and set(calls) == {1}
 
@@ -223,7 +230,7 @@ def test_the_encoder_runs_no_deeper_than_the_run_needs(trained):
 def test_another_dtype_gives_nearly_the_same(trained):
     exact = predict.table(predict.load(trained.linear), TITLES)
     rounded = predict.load(trained.linear, dtype="bfloat16")
-    assert rounded[1].dtype == torch.bfloat16
+    assert rounded.encoder.dtype == torch.bfloat16
     off = np.abs(predict.table(rounded, TITLES)["probability of art"] - exact["probability of art"]).max()
     assert 0 < off < 0.1
 
@@ -320,9 +327,9 @@ def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(trained, tmp_
     there = call("predict", "--run", copy, "--model", "encoder", *TITLES)
     assert there.code == 0 and there.out == call("predict", "--run", trained.run, *TITLES).out
     card = (copy / "README.md").read_text(encoding="utf-8")
-    config = store.read_json(copy / "config.json", "a run", 2)
-    assert f"{config['results']['macro_f1']:.4f}" in card and config["data"]["sha256"] in card
-    assert all(f"- {name}" in card for name in config["classes"])
+    config = runs.open_run(copy).config
+    assert f"{config.results.macro_f1:.4f}" in card and config.data.sha256 in card
+    assert all(f"- {name}" in card for name in config.classes)
 
 
 def test_the_encoder_has_to_be_the_runs_own(trained, tmp_path):
@@ -338,12 +345,21 @@ def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
     heads.write_bytes(heads.read_bytes()[:-4] + b"\1\2\3\4")
     refused(call("predict", "--run", copy, "a"), "heads.safetensors")
     refused(call("predict", "--run", tmp_path / "none", "a"), "no run is there")
-    for number, change in enumerate(
-        [{"classes": None}, {"settings": None}, {"results__temperature": None}, {"options__head": None}]
-        + [{"encoder__hidden": size} for size in (2**33, 2**70, -1)]  # no memory is taken for more than there is
-        + [{"options__hidden": 2**40}, {"options__repeats": 7}, {"options__fusion": None}]
-    ):
-        refused(call("predict", "--run", changed(trained.run, tmp_path / f"{number}", **change), "a"), f"{number}/")
+    changes = [
+        {"classes": None},
+        {"settings": None},
+        {"results__temperature": None},
+        {"encoder__hidden": 2**33},  # no memory is taken for more than there is
+        {"encoder__hidden": 2**70},
+        {"encoder__hidden": -1},
+        {"options__hidden": 2**40},
+        {"options__repeats": 7},
+        {"options__fusion": "concat"},
+        {"options__head": "linear"},
+    ]
+    for number, change in enumerate(changes):
+        run = changed(trained.run, tmp_path / f"{number}", **change)
+        refused(call("predict", "--run", run, "a"), f"{number}/")
     call("evaluate", "--results", trained.folder / "results", "--baselines", "--features", trained.features)
     baseline = next((trained.folder / "results").glob("*baseline-majority*"))
     refused(call("predict", "--run", baseline, "a"), "baseline")

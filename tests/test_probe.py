@@ -1,5 +1,7 @@
 """The linear probe: scikit-learn's answer for the penalty it chose, and a choice that sees no held-out title."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,56 +9,83 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
-import cli
+import model
 import probe
 import splits
+from options import Options
+
+
+@dataclass
+class Solved:
+    """Trained probes, and on what they were."""
+
+    trained: model.Trained
+    folds: np.ndarray  # (repeats, titles)
+    draws: list  # the titles that each head learned from
+
+    @property
+    def penalties(self):
+        """C of every head, repeat by repeat."""
+        return np.ravel(self.trained.penalties)
+
+    @property
+    def probabilities(self):
+        return self.trained.probabilities
+
+    @property
+    def state(self):
+        return self.trained.state
 
 
 def noisy(rows=400, hidden=30, classes=4, layers=1, noise=2.0, seed=0):
     """Features (titles, layers, hidden) float32 of any mean and scale, correlated, and labels they tell in part."""
     random = np.random.default_rng(seed)
     labels = random.permutation(np.arange(rows) % classes)
-    centres, mixing = random.normal(size=(classes, hidden)), random.normal(size=(hidden, hidden)) / hidden**0.5
-    x = [(centres[labels] + noise * random.normal(size=(rows, hidden))) @ mixing for _ in range(layers)]
-    return (np.stack(x, 1) * 10.0 ** random.uniform(-2, 1, hidden) + random.normal(size=hidden)).astype(
-        np.float32
-    ), labels
+    centres = random.normal(size=(classes, hidden))
+    mixing = random.normal(size=(hidden, hidden)) / hidden**0.5
+    x = np.empty((rows, layers, hidden))
+    for layer in range(layers):
+        x[:, layer] = (centres[labels] + noise * random.normal(size=(rows, hidden))) @ mixing
+    scale = 10.0 ** random.uniform(-2, 1, hidden)
+    mean = random.normal(size=hidden)
+    return (x * scale + mean).astype(np.float32), labels
 
 
-def solve(x, labels, size=None, groups=None, **options):
-    """Train the probes of all folds and repeats; returns (state, chosen, probabilities, folds, drawn)."""
-    options = {**cli.OPTIONS, "head": "linear", "folds": 3, "repeats": 1, **options}
-    groups = np.arange(len(labels)) if groups is None else groups
-    classes = int(labels.max()) + 1
+def train(x, labels, folds, draws):
+    rescaled = torch.from_numpy(x.copy())
+    scale = probe.rescale(rescaled)
+    return probe.train(rescaled, scale, labels, folds, draws, int(labels.max()) + 1)
+
+
+def solve(x, labels, size=None, **options):
+    """Train the probes of all folds and repeats, with so many labels of each category."""
+    options = Options(**{"head": "linear", "folds": 3, "repeats": 1, **options})
+    groups = np.arange(len(labels))
     folds = splits.repeat_folds(labels, groups, options)
-    drawn = splits.draw_titles(labels, groups, folds, options["seed"], size)
-    config = {
-        "columns": [("cls", layer) for layer in range(x.shape[1])],
-        "classes": list(range(classes)),
-        "encoder": {"hidden": x.shape[2]},
-        "options": options,
-    }
-    tensor = torch.from_numpy(x.copy())
-    scale = probe.rescale(tensor)
-    return *probe.train(tensor, scale, labels, folds, config, drawn), folds, drawn
+    draws = splits.draw_titles(labels, groups, folds, options.seed, size)
+    return Solved(train(x, labels, folds, draws), folds, draws)
 
 
-def oracle(x, labels, chosen, folds, drawn):
+def oracle(x, labels, solved):
     """Out-of-fold probabilities of scikit-learn's logistic regressions with the same C: (repeats, titles, classes)."""
-    flat, out = x.reshape(len(x), -1).astype(np.float64), np.zeros((*folds.shape, int(labels.max()) + 1))
-    for head, (rows, _) in enumerate(drawn):
-        repeat, fold = divmod(head, int(folds.max()) + 1)
-        scaler, own = StandardScaler().fit(flat[rows]), folds[repeat] == fold
-        model = LogisticRegression(C=np.ravel(chosen)[head], tol=1e-8, max_iter=10000)
-        model.fit(scaler.transform(flat[rows]), labels[rows])
-        out[np.ix_([repeat], own)] = model.predict_proba(scaler.transform(flat[own]))
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    out = np.zeros(solved.probabilities.shape)
+    heads = np.ndindex(len(solved.folds), int(solved.folds.max()) + 1)
+    for (repeat, fold), draw, c in zip(heads, solved.draws, solved.penalties, strict=True):
+        scaler = StandardScaler().fit(flat[draw.rows])
+        regression = LogisticRegression(C=c, tol=1e-8, max_iter=10000)
+        regression.fit(scaler.transform(flat[draw.rows]), labels[draw.rows])
+        held_out = solved.folds[repeat] == fold
+        out[repeat, held_out] = regression.predict_proba(scaler.transform(flat[held_out]))
     return out
 
 
 def outputs(state, x):
     """Probabilities from each head's kept weights, applied to the features as they are: (heads, titles, classes)."""
-    weight, bias = (state[name].double().numpy() for name in ("linear.weight", "linear.bias"))
-    logits = np.einsum("td,hcd->htc", x.reshape(len(x), -1).astype(np.float64), weight) + bias[:, None]
+    weight = state["linear.weight"].double().numpy()
+    bias = state["linear.bias"].double().numpy()
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    logits = np.einsum("td,hcd->htc", flat, weight) + bias[:, None]
     return torch.from_numpy(logits).softmax(-1).numpy()
 
 
@@ -75,106 +104,117 @@ def outputs(state, x):
 )
 def test_probabilities_are_scikit_learns(made, options):
     x, labels = noisy(**made)
-    _, chosen, probabilities, folds, drawn = solve(x, labels, **options)
-    expected = oracle(x, labels, chosen, folds, drawn)
-    assert probabilities.shape == expected.shape and probabilities.dtype == np.float32
-    assert abs(probabilities - expected).mean() < 1e-3
-    for one, other in zip(probabilities.argmax(2), expected.argmax(2), strict=True):
-        assert abs(f1_score(labels, one, average="macro") - f1_score(labels, other, average="macro")) <= 1e-3
+    solved = solve(x, labels, **options)
+    expected = oracle(x, labels, solved)
+    assert solved.probabilities.shape == expected.shape
+    assert solved.probabilities.dtype == np.float32
+    assert abs(solved.probabilities - expected).mean() < 1e-3
+    for ours, theirs in zip(solved.probabilities, expected, strict=True):
+        our_score = f1_score(labels, ours.argmax(1), average="macro")
+        their_score = f1_score(labels, theirs.argmax(1), average="macro")
+        assert abs(our_score - their_score) <= 1e-3
 
 
 def test_weaker_penalties_are_chosen_where_the_features_tell_more():
-    easy, hard = (np.ravel(solve(*noisy(noise=noise))[1]) for noise in (0.1, 30.0))
+    easy = solve(*noisy(noise=0.1)).penalties
+    hard = solve(*noisy(noise=30.0)).penalties
     assert min(easy) > 10 * max(hard)
-    assert all(np.isclose(value, probe.GRID).any() for value in (*easy, *hard))
+    assert all(np.isclose(c, probe.GRID).any() for c in (*easy, *hard))
 
 
 def test_few_labels_do_not_end_the_search_at_the_strongest_penalty():
-    x, labels = noisy(rows=300, noise=0.5)
-    _, chosen, probabilities, _, _ = solve(x, labels, 8)
-    assert np.min(chosen) > 1e-3 and probabilities.max(2).mean() > 0.5
+    solved = solve(*noisy(rows=300, noise=0.5), size=8)
+    assert min(solved.penalties) > 1e-3
+    assert solved.probabilities.max(2).mean() > 0.5
 
 
 def test_kept_weights_apply_to_the_features_as_they_are():
     x, labels = noisy(layers=2)
-    state, _, probabilities, folds, _ = solve(x, labels, repeats=2)
-    assert {name: tuple(value.shape) for name, value in state.items()} == {
-        "linear.weight": (6, 4, 60),
-        "linear.bias": (6, 4),
-    }
-    heads = outputs(state, x).reshape(2, 3, len(x), 4)
-    for repeat, held in enumerate(folds):
-        np.testing.assert_allclose(probabilities[repeat], heads[repeat, held, np.arange(len(x))], atol=1e-4)
+    solved = solve(x, labels, repeats=2)
+    shapes = {name: tuple(value.shape) for name, value in solved.state.items()}
+    assert shapes == {"linear.weight": (6, 4, 60), "linear.bias": (6, 4)}
+    heads = outputs(solved.state, x).reshape(2, 3, len(x), 4)
+    for repeat, fold_of in enumerate(solved.folds):
+        expected = heads[repeat, fold_of, np.arange(len(x))]
+        np.testing.assert_allclose(solved.probabilities[repeat], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [None, 8])
 def test_held_out_titles_change_nothing_of_their_head(size):
     """Other features and labels of one fold's titles: the head that is scored on them stays what it was."""
     x, labels = noisy(rows=300, hidden=200, noise=0.5)
-    state, chosen, _, folds, drawn = solve(x, labels, size)
-    held, random = folds[0] == 1, np.random.default_rng(1)
-    other, wrong = x.copy(), np.where(held, (labels + 1) % 4, labels)
-    other[held] = 5 * random.normal(size=other[held].shape) + 3
-    options = {**cli.OPTIONS, "head": "linear", "folds": 3, "repeats": 1}
-    config = {"columns": [("cls", 0)], "classes": list(range(4)), "encoder": {"hidden": 200}, "options": options}
-    tensor = torch.from_numpy(other)
-    scale = probe.rescale(tensor)
-    again = splits.draw_titles(wrong, np.arange(300), folds, 0, size)
-    assert all(np.array_equal(a, b) for a, b in zip(drawn[1], again[1], strict=True))
-    changed, penalties, _ = probe.train(tensor, scale, wrong, folds, config, again)
-    assert np.ravel(penalties)[1] == np.ravel(chosen)[1]
-    before, after = outputs(state, x), outputs(changed, x)
+    solved = solve(x, labels, size)
+    held_out = solved.folds[0] == 1
+    random = np.random.default_rng(1)
+    other_x = x.copy()
+    other_x[held_out] = 5 * random.normal(size=x[held_out].shape) + 3
+    other_labels = np.where(held_out, (labels + 1) % 4, labels)
+    draws = splits.draw_titles(other_labels, np.arange(300), solved.folds, 0, size)
+    assert np.array_equal(solved.draws[1].rows, draws[1].rows)
+    assert np.array_equal(solved.draws[1].parts, draws[1].parts)
+
+    changed = train(other_x, other_labels, solved.folds, draws)
+    assert np.ravel(changed.penalties)[1] == solved.penalties[1]
+    before = outputs(solved.state, x)
+    after = outputs(changed.state, x)
     np.testing.assert_allclose(before[1], after[1], atol=2e-3)
     assert abs(before[0] - after[0]).max() > 0.1  # the others learned from them
 
 
 def test_same_bytes_twice():
     x, labels = noisy()
-    (one, chosen, *_), (two, again, *_) = solve(x, labels), solve(x, labels)
-    assert chosen == again and all(one[name].numpy().tobytes() == two[name].numpy().tobytes() for name in one)
+    one = solve(x, labels).trained
+    two = solve(x, labels).trained
+    assert one.penalties == two.penalties
+    for name, value in one.state.items():
+        assert value.numpy().tobytes() == two.state[name].numpy().tobytes()
 
 
 @pytest.mark.parametrize("constant", [0.0, -1234.567])
 def test_a_dimension_that_never_varies_changes_nothing(constant):
     x, labels = noisy(hidden=12)
-    flat = np.concatenate([x, np.full((len(x), 1, 3), constant, np.float32)], 2)
-    (_, chosen, probabilities, *_), (_, same, without, *_) = solve(flat, labels), solve(x, labels)
-    assert chosen == same
-    np.testing.assert_allclose(probabilities, without, atol=2e-3)
+    flat = np.full((len(x), 1, 3), constant, np.float32)
+    without = solve(x, labels)
+    beside = solve(np.concatenate([x, flat], 2), labels)
+    assert beside.trained.penalties == without.trained.penalties
+    np.testing.assert_allclose(beside.probabilities, without.probabilities, atol=2e-3)
+
+
+def assert_finite(solved):
+    assert np.isfinite(solved.probabilities).all()
+    assert all(value.isfinite().all() for value in solved.state.values())
 
 
 def test_a_dimension_that_varies_in_one_title_only_stays_finite():
     x, labels = noisy(hidden=12)
     x[:, 0, 5] = 0
     x[7, 0, 5] = 1000
-    state, _, probabilities, _, _ = solve(x, labels)
-    assert np.isfinite(probabilities).all() and all(value.isfinite().all() for value in state.values())
+    assert_finite(solve(x, labels))
 
 
 def test_many_categories_with_few_titles():
     x, labels = noisy(rows=1200, hidden=24, classes=300, noise=0.3)
-    _, chosen, probabilities, folds, drawn = solve(x, labels, folds=2)
+    probabilities = solve(x, labels, folds=2).probabilities
     assert f1_score(labels, probabilities[0].argmax(1), average="macro") > 0.3
     np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-4)
 
 
-def test_heads_with_nothing_to_choose_by_beside_others():
+@pytest.mark.parametrize("seed", range(5))
+def test_heads_with_nothing_to_choose_by_beside_others(seed):
     """Two titles of each category in one fold, three in the others: some heads have no second part to hold out."""
-    for seed in range(5):
-        x, labels = noisy(rows=15, hidden=6, classes=3, noise=0.5, seed=seed)
-        state, _, probabilities, _, _ = solve(x, labels, folds=2, repeats=3, seed=seed)
-        assert np.isfinite(probabilities).all() and all(value.isfinite().all() for value in state.values())
+    x, labels = noisy(rows=15, hidden=6, classes=3, noise=0.5, seed=seed)
+    assert_finite(solve(x, labels, folds=2, repeats=3, seed=seed))
 
 
 def test_many_titles_choose_their_penalty_by_a_sample(monkeypatch):
     x, labels = noisy(rows=600)
     monkeypatch.setattr(probe, "SEARCH", 200)
-    _, chosen, probabilities, folds, drawn = solve(x, labels)
-    assert abs(probabilities - oracle(x, labels, chosen, folds, drawn)).mean() < 1e-3
+    solved = solve(x, labels)
+    assert abs(solved.probabilities - oracle(x, labels, solved)).mean() < 1e-3
 
 
 def test_one_label_a_category():
     x, labels = noisy(noise=0.1)
-    _, chosen, probabilities, _, _ = solve(x, labels, 1)
-    np.testing.assert_allclose(chosen, probe.ALONE)  # nothing is left to choose it by
-    assert f1_score(labels, probabilities[0].argmax(1), average="macro") > 0.8
+    solved = solve(x, labels, size=1)
+    np.testing.assert_allclose(solved.penalties, probe.ALONE)  # nothing is left to choose it by
+    assert f1_score(labels, solved.probabilities[0].argmax(1), average="macro") > 0.8

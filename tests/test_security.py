@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT, call, refused, write_bert, write_titles
 
 import cli
+import disk
 import store
 
 
@@ -93,7 +94,7 @@ def edit_manifest(folder, edit):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest.pop("checksum")
     edit(manifest)
-    store.write_json(folder / "manifest.json", manifest)
+    disk.write_json(folder / "manifest.json", manifest)
 
 
 def test_pickled_features_are_refused(features, marker):
@@ -102,7 +103,7 @@ def test_pickled_features_are_refused(features, marker):
     path = features / "cls-01.npy"
     edit_manifest(
         features,
-        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": store.sha256(path)}}),
+        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}}),
     )
     with pytest.raises(cli.Problem, match="not the numbers that manifest.json names"):
         store.open_features(features).read("cls", 1)
@@ -113,7 +114,7 @@ def test_features_that_are_a_bare_pickle_are_refused(features, marker):
     path.write_bytes(pickle.dumps(Bomb(marker)))
     edit_manifest(
         features,
-        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": store.sha256(path)}}),
+        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}}),
     )
     with pytest.raises(cli.Problem, match="not the numbers that manifest.json names"):
         store.open_features(features).read("cls", 1)
@@ -172,7 +173,7 @@ def test_feature_names_of_deep_encoders_are_allowed(features):
     ],
 )
 def test_names_from_outside_make_harmless_paths(name, tmp_path):
-    made = store.slug(name)
+    made = disk.slug(name)
     assert 1 <= len(made) <= 60 and len(made.encode()) < 200
     assert made[0] not in ".-~" and made[-1] not in ".-"
     assert all(c.isalnum() or c in ".-" for c in made)
@@ -182,9 +183,9 @@ def test_names_from_outside_make_harmless_paths(name, tmp_path):
 
 
 def test_names_keep_what_people_know_them_by():
-    assert store.slug("bert-base-uncased") == "bert-base-uncased"
-    assert store.slug("google/electra-small") == "google-electra-small"
-    assert store.slug("Küche 日本") == "Küche-日本"
+    assert disk.slug("bert-base-uncased") == "bert-base-uncased"
+    assert disk.slug("google/electra-small") == "google-electra-small"
+    assert disk.slug("Küche 日本") == "Küche-日本"
 
 
 def test_no_cell_is_a_formula():

@@ -1,0 +1,242 @@
+"""The folder of an extraction while it is under way: what is to be done, and what has been.
+
+Layer files get their final names at once. They are features as soon as manifest.json, which is
+written last, names them. Until then job.json says whose they are, and each process records in a
+done-*.log which windows it has written.
+"""
+
+import errno
+import math
+import os
+import re
+import shutil
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+import cli
+import disk
+import store
+
+# in the order of deletion: without the job, the rest would look like a stranger's
+RECORDS = ("done-*.log", "job.json")
+CHECKED = ".titles.csv.checked.tmp"  # the titles, until there is a job
+# what a killed process would have renamed
+UNNAMED = (".titles.csv.*.tmp", ".job.json.*.tmp", ".manifest.json.*.tmp")
+
+
+@dataclass(kw_only=True)
+class Job(store.Manifest):
+    """The content of job.json: the manifest that is to be, with what is to be done for it.
+
+    Its `files` are those that an earlier extraction has finished in the same folder.
+    """
+
+    names: list[str]  # of the layer files to make
+    left: list[int] | None = None  # windows that are not written yet; job.json leaves it out
+
+    @property
+    def windows(self):
+        """How many windows there are."""
+        return math.ceil(self.data.rows / self.settings.window)
+
+
+@dataclass
+class Recorded:
+    """What all processes have written of the present job."""
+
+    windows: set[int]  # their numbers
+    titles: int  # in those windows
+    cut: int  # of those titles
+
+
+def clear(out, *patterns):
+    """Delete the files that have these names, in this order."""
+    for pattern in patterns:
+        for path in out.glob(pattern):
+            path.unlink()
+
+
+def recorded(out):
+    """Recorded by all processes. A record that was torn by a crash has no full stop."""
+    found = Recorded(windows=set(), titles=0, cut=0)
+    for log in out.glob("done-*.log"):
+        text = log.read_text(errors="replace")
+        for record in re.findall(r"^(\d+) (\d+) (\d+)\.", text, re.MULTILINE):
+            window, titles, cut = map(int, record)
+            found.windows.add(window)
+            found.titles += titles
+            found.cut += cut
+    return found
+
+
+def refuse_strangers(out):
+    """Raise a Problem where `out` holds somebody's other files, which ours could replace."""
+    ours = {"manifest.json", "job.json"}
+    leftovers = {path.name for pattern in UNNAMED for path in out.glob(pattern)}
+    names = {path.name for path in out.iterdir()} - leftovers - {".lock"}
+    if names and not names & ours:
+        other = f"this folder holds other files ({min(names)})"
+        raise cli.Problem(f"--out {out}: {other}; name a new or empty one")
+
+
+def refuse_mixture(there, wanted, out, state):
+    """Raise a Problem that names the settings in which what is there differs from what is wanted.
+
+    there, wanted: a manifest or a job each; state: what `out` does with the former.
+    """
+    old = store.identity(there)
+    new = store.identity(wanted)
+    differ = [key for key in new if old[key] != new[key]]
+    if not differ:
+        return
+    # these are compared by checksum and shown by name
+    for settings, manifest in ((old, there), (new, wanted)):
+        settings["encoder weights"] = manifest.encoder.name
+        settings["titles"] = manifest.data.name
+    shown = ", another ".join(f"{key} ({old[key]}, now {new[key]})" for key in differ)
+    remedy = "use another --out, or delete that folder"
+    raise cli.Problem(f"{out}: {state} with another {shown}; {remedy}")
+
+
+def flush(file):
+    """Have what was written to a file on the disk before anything else is done."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+# --- the beginning of a job ---------------------------------------------------------------------------------------
+
+
+def prepare(job, out):
+    """What is left of the Job that somebody asks for, or None where all of it is there already.
+
+    Afterwards the folder holds files for all of it. Features that are there are added to, and an
+    unfinished job of the same kind goes on. Whatever else is there is a Problem.
+    """
+    # what is asked for and not there yet
+    finished = (out / "manifest.json").exists()
+    if finished:
+        job = beside_features(job, out)
+    unfinished = None
+    if (out / "job.json").exists():
+        unfinished = disk.read_json(out / "job.json", Job, "an unfinished extraction", store.FORMAT)
+        if job.files.keys() >= set(unfinished.names):  # it was killed with nothing left to do
+            clear(out, *RECORDS)
+            unfinished = None
+    if not job.names:
+        return None
+
+    # a new job, or one that goes on
+    if unfinished is None:
+        check_room(job, out)
+        disk.write_json(out / "job.json", job)
+    else:
+        refuse_mixture(unfinished, job, out, "holds an unfinished extraction")
+        if unfinished.names != job.names:
+            other = f"holds an unfinished extraction of {' '.join(unfinished.names)}"
+            remedy = "finish it with the command that began it, or use another --out"
+            raise cli.Problem(f"{out}: {other}; {remedy}")
+
+    # its files, and the windows that are not in them
+    done = lay_out(job, out, finished)
+    if not finished:
+        os.replace(out / CHECKED, out / "titles.csv")
+    left = [window for window in range(job.windows) if window not in done]
+    return replace(job, left=left)
+
+
+def beside_features(job, out):
+    """The Job without what the features in `out` hold; features of another kind are a Problem."""
+    there = store.open_features(out)
+    manifest = there.manifest
+    refuse_mixture(manifest, job, out, "holds features")
+    there.titles_file()
+    missing = []
+    for name in job.names:
+        if name in manifest.files:
+            there.read(*store.column_of(name), check=False)
+        else:
+            missing.append(name)
+    # runs are bound to what is there, also where titles or weights go by another name today
+    return replace(
+        job,
+        encoder=manifest.encoder,
+        data=manifest.data,
+        files=manifest.files,
+        names=missing,
+    )
+
+
+def check_room(job, out):
+    """Refuse to begin where a file is in the way, or the disk has too little room."""
+    for path in [*(out / name for name in job.names), *out.glob("done-*.log")]:
+        if path.exists():
+            other = "in the way, and the manifest does not name it"
+            raise cli.Problem(f"{path}: {other}; move it elsewhere")
+    numbers = job.data.rows * job.encoder.hidden * len(job.names)
+    needed = numbers * np.dtype(job.settings.store).itemsize / 1e9
+    free = shutil.disk_usage(out).free / 1e9
+    if needed > free:
+        short = f"the features need {needed:.2f} GB, the disk has {free:.2f} GB free"
+        raise cli.Problem(f"{out}: {short}; use --store float16, fewer layers or another --out")
+
+
+def lay_out(job, out, finished):
+    """Make the job's files in full size, unless windows are in them already; returns which."""
+    paths = [out / name for name in job.names]
+    if not all(path.exists() for path in paths):
+        clear(out, "done-*.log")  # where a layer is gone, all windows have to be computed again
+    done = recorded(out).windows
+    if done:
+        return done
+    shape = (job.data.rows, job.encoder.hidden)
+    try:
+        for path in paths:
+            np.lib.format.open_memmap(path, "w+", job.settings.store, shape)
+            reserve(path)
+    except OSError:  # the disk is full
+        ours = list(job.names)
+        if not finished:
+            ours.append("titles.csv")
+        clear(out, *ours, *RECORDS)
+        raise
+    return done
+
+
+def reserve(path):
+    """Take a file's room on the disk: one that fills up later cannot hurt us then."""
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except AttributeError:  # not every system can
+            pass
+        except OSError as error:  # nor every disk
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+
+
+# --- its end ------------------------------------------------------------------------------------------------------
+
+
+def finish(job, out, started, **machine):
+    """Write the manifest, which makes the files of a complete job features; returns it.
+
+    started, machine: see disk.provenance. Safe to repeat after a crash.
+    """
+    files = dict(job.files)
+    for name in job.names:
+        path = out / name
+        files[name] = store.FileInfo(bytes=path.stat().st_size, sha256=disk.sha256(path))
+    manifest = store.Manifest(
+        format=job.format,
+        encoder=job.encoder,
+        data=job.data,
+        settings=job.settings,
+        files=dict(sorted(files.items())),
+        truncated=recorded(out).cut,
+        **disk.provenance(started, **machine),
+    )
+    disk.write_json(out / "manifest.json", manifest)
+    clear(out, *RECORDS)
+    return manifest

@@ -1,0 +1,156 @@
+"""The tables of a page as markdown that also lines up in a terminal, and paragraphs of its width."""
+
+import shutil
+import sys
+import textwrap
+
+import numpy as np
+
+import cli
+import data
+import naming
+import table as tables
+
+# Macro-F1 of the last epoch in the report, for bert-base-uncased, by the layers' distance from the top
+REPORT = {(0,): 0.9565, (1,): 0.9032, (2,): 0.9034, (3,): 0.9023, (0, 1): 0.9546, (0, 1, 2, 3): 0.9114}
+WIDEST = 120  # columns of a table
+SHOWN = 20  # categories in the table of categories
+
+
+def main_table(table, answer):
+    """The table of rows and baselines."""
+    lines = []
+    reported = any(report_figure(table, row) for row in table.rows)
+    for number, row in enumerate(answer.compared):
+        figures = row.run.figures
+        line = {
+            "Layers": naming.spell(row.run.layers) or "none",
+            ":Head": head_cell(row),
+            score_column(table): f"{figures.macro_f1:.4f}",
+            "95% interval": interval(row),
+            "Difference": difference(answer, number),
+            "Log loss": f"{figures.log_loss:.4f}",
+            "Depth": f"{row.run.depth:.0%}",
+        }
+        if reported:
+            figure = report_figure(table, row)
+            line["Report"] = f"{figure:.4f}" if figure else ""
+        lines.append(line)
+    return fitted(lines, "Layers", ":Head")
+
+
+def head_cell(row):
+    """The head of a row as its column says it, and whether some of the heads collapsed."""
+    head = row.run.head
+    if head == naming.REPORTS_HEAD:
+        head = "report's"  # the column is called Head
+    if row.run.figures.collapsed and not row.run.baseline:
+        head += ", collapsed"
+    return head
+
+
+def score_column(table):
+    """What heads the column of macro-F1: only the report's head has epochs."""
+    all_have_epochs = all(row.run.options.head == "mlp" for row in table.rows)
+    return "F1-macro, last epoch" if all_have_epochs else "F1-macro"
+
+
+def interval(row):
+    """The 95% interval of a row's macro-F1."""
+    low, high = row.interval
+    return f"{low:.4f}–{high:.4f}"
+
+
+def difference(answer, number):
+    """How far a row is from the best one; in brackets where that is not significant."""
+    if answer.compared[number] is answer.best:
+        return "**best**"
+    value = f"{answer.comparison.difference[number]:+.4f}"
+    return value if answer.comparison.significant[number] else f"({value})"
+
+
+def report_figure(table, row):
+    """The macro-F1 that the report has for such a row on its own titles, or None."""
+    run = row.run
+    if run.baseline or run.head != naming.REPORTS_HEAD or table.data.sha256 != data.YOUTUBE_SHA256:
+        return None
+    from_top = tuple(run.encoder.layers - layer for layer in run.layers)
+    return REPORT.get(from_top)
+
+
+def learning_table(table):
+    """The table of --labels: a line for each layer and head, a column for each size."""
+    curves = tables.curves(table)
+    sizes = curve_sizes(curves)
+    lines = []
+    for name, curve in curves.items():
+        line = {":Labels a category": name}
+        for size in sizes:
+            line[size_name(size)] = f"{curve[size].value:.4f}" if size in curve else ""
+        lines.append(line)
+    return fitted(lines, ":Labels a category")
+
+
+def curve_sizes(curves):
+    """The sizes of all learning curves, ascending, None (all titles) last."""
+    sizes = {size for curve in curves.values() for size in curve}
+    return sorted(sizes - {None}) + [None]
+
+
+def size_name(size):
+    return f"{size:,}" if size else "all"
+
+
+def category_table(table, row):
+    """Precision, recall and F1 of each category for a row, the worst ones first."""
+    f1, precision, recall = row.influence.scores
+    titles = np.bincount(table.labels, minlength=len(table.classes))
+    lines = []
+    for number in np.argsort(f1, kind="stable")[:SHOWN]:
+        lines.append(
+            {
+                ":Category": cli.escape_markdown(table.classes[number]),
+                "F1": f"{f1[number]:.4f}",
+                "Precision": f"{precision[number]:.4f}",
+                "Recall": f"{recall[number]:.4f}",
+                "Titles": f"{titles[number]:,}",
+            }
+        )
+    return fitted(lines, ":Category")
+
+
+def fitted(lines, *columns):
+    """A markdown table of lines, {column: cell} each, of which no line is wider than WIDEST.
+
+    Cells of `columns` that are too long for that are cut, and stand whole below the table.
+    """
+    cut = []
+    for column in columns:
+        room = max(WIDEST - width_without(lines, column), 20)
+        shown = []
+        for line in lines:
+            cell = line[column]
+            if cli.width(cell) > room:
+                cut.append(f"[{len(cut) + 1}] {cell}")
+                cell = f"{cell[: room - 6]}… [{len(cut)}]"
+            shown.append(line | {column: cell})
+        lines = shown
+    text = cli.markdown(list(lines[0]), [line.values() for line in lines])
+    return "\n\n".join([text, *cut])
+
+
+def width_without(lines, column):
+    """How wide a table of these lines is, without the cells of one column."""
+    taken = 4  # the edges of the table, and a space on both sides of the column
+    for name in lines[0]:
+        if name != column:
+            taken += 3 + max(len(name.lstrip(":")), *(cli.width(line[name]) for line in lines))
+    return taken
+
+
+def wrap(text):
+    """A paragraph in lines of the terminal's width, or of 100 columns where the output is no
+    terminal.
+    """
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
+    return textwrap.fill(text, max(width, 40), break_long_words=False, break_on_hyphens=False)

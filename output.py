@@ -1,0 +1,147 @@
+"""How predictions are written: as columns of a table, as text and as JSON Lines."""
+
+import contextlib
+import csv
+import json
+import math
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+import cli
+import disk
+
+# what moves a terminal's cursor, changes its colours or turns text around
+UNSAFE = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F]
+UNSAFE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE}  # as JSON and Python write them
+
+
+def columns(classes, probabilities, top=None):
+    """What is added to a table of titles: {name of the column: list}.
+
+    The likeliest category, or the `top` likeliest, each with its probability, and without `top` the
+    probabilities of all. None and not-a-number stand where a title has no text.
+    """
+    order = likeliest(probabilities, top or 1)
+    values = np.take_along_axis(probabilities, order, 1)
+    names = np.array(classes, dtype=object)[order]
+    names[np.isnan(values)] = None
+
+    added = {}
+    for rank in range(order.shape[1]):
+        suffix = f" {rank + 1}" if rank else ""
+        added[f"prediction{suffix}"] = names[:, rank].tolist()
+        added[f"probability{suffix}"] = values[:, rank].tolist()
+    if not top:
+        for number, name in enumerate(classes):
+            added[f"probability of {cli.one_line(name)}"] = probabilities[:, number].tolist()
+    return added
+
+
+def likeliest(probabilities, top):
+    """Numbers of the likeliest classes of each title, the likeliest first: (titles, top) int."""
+    return np.argsort(-probabilities, kind="stable")[:, :top]
+
+
+@dataclass
+class Format:
+    """How predictions are written."""
+
+    kind: str  # text, csv or jsonl
+    classes: list[str]
+    top: int | None  # so many likeliest categories; None: all of them
+    line_end: str  # of CSV
+
+    @property
+    def columns(self):
+        """The names of the columns that are added to a table."""
+        return list(columns(self.classes, np.empty((0, len(self.classes))), self.top))
+
+
+def choose_format(args, classes):
+    """The Format that the arguments ask for."""
+    if args.csv:
+        # with both signs at the ends of lines, a lone return in one of the user's cells gets quotes
+        return Format("csv", classes, args.top, line_end="\r\n")
+    top = args.top
+    if args.format == "text" and not top:
+        top = 1
+    return Format(args.format, classes, top, line_end="\n")
+
+
+class Terminal:
+    """Standard output, as far as print and csv.writer need a file, without what a terminal obeys."""
+
+    def write(self, text):
+        print(text.translate(ESCAPES), end="")
+
+
+def open_file(args):
+    """A context with the file to write to: None where a test file is only scored."""
+    if args.out:
+        return disk.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline="")
+    return contextlib.nullcontext(None if args.csv else Terminal())
+
+
+def write_header(file, header, form):
+    """Write the names of the columns of a table. header: those that stand before the predictions."""
+    csv.writer(file, lineterminator=form.line_end).writerow(header + form.columns)
+
+
+def write(file, window, form):
+    """Write a predict.Window as a Format says."""
+    if form.kind == "csv":
+        added = columns(form.classes, window.probabilities, form.top)
+        sheet = csv.writer(file, lineterminator=form.line_end)
+        for item, *values in zip(window.items, *added.values(), strict=True):
+            sheet.writerow(item.cells + [as_cell(value) for value in values])
+        return
+    line = text_line if form.kind == "text" else json_line
+    for item, pairs in zip(window.items, shown(window.probabilities, form), strict=True):
+        print(line(item.title, pairs, form), file=file)
+
+
+def as_cell(value):
+    """A category or a probability as a cell of CSV, empty where the title has no text."""
+    if isinstance(value, str):
+        return cli.escape_cell(value)
+    if value is None or math.isnan(value):
+        return ""
+    return f"{value:.6f}"
+
+
+def shown(probabilities, form):
+    """Yield the (category, probability) pairs to print for a title, none where it has no text."""
+    order = likeliest(probabilities, form.top)
+    for numbers, values in zip(order, probabilities.tolist(), strict=True):
+        if math.isnan(values[0]):
+            yield []
+        elif form.top:
+            yield [(form.classes[number], values[number]) for number in numbers]
+        else:
+            yield list(zip(form.classes, values, strict=True))
+
+
+def text_line(title, pairs, form):
+    """Categories with their probabilities, side by side, and the title."""
+    width = min(30, max(map(len, form.classes)))
+    words = []
+    for name, value in pairs or [("", 0.0)]:
+        words.append(f"{cli.one_line(name):<{width}}  {value:.3f}")
+    words.append(cli.one_line(title))
+    return "  ".join(words).rstrip()
+
+
+def json_line(title, pairs, form):
+    """A title with its prediction as a JSON object."""
+    label, probability = max(pairs, key=lambda pair: pair[1], default=(None, 0.0))
+    item = {
+        "title": title,
+        "prediction": label,
+        "probability": round(probability, 6),
+        "probabilities": {name: round(value, 6) for name, value in pairs},
+    }
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # where there is one
+    return json.dumps(item, ensure_ascii=not encoding.lower().startswith("utf"))

@@ -1,0 +1,236 @@
+"""Runs as tables: which runs belong together, how their rows compare, and which row is recommended."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import cli
+import comparison
+import naming
+import runs
+import store
+from options import Options
+
+ARRAYS = ("labels", "groups", "folds")  # the same for all runs of a table
+
+
+@dataclass(eq=False)
+class Row:
+    """A run in a table."""
+
+    run: runs.Run
+    predictions: np.ndarray  # (repeats, titles) ints, out of fold
+    influence: comparison.Influence
+    interval: tuple[float, float]  # 95%, of macro-F1
+
+    @property
+    def value(self):
+        """Macro-F1, the mean over repeats."""
+        return self.influence.value
+
+    @property
+    def name(self):
+        return self.run.name
+
+    @property
+    def cost(self):
+        """What the row costs, to be compared: depth first, then embeddings a title; a better row
+        wins a tie.
+        """
+        return self.run.depth, len(self.run.columns), -self.value
+
+
+@dataclass(eq=False)
+class Table:
+    """The runs of one encoder on one set of titles, with one protocol."""
+
+    data: store.TitlesInfo
+    encoder: store.EncoderInfo
+    options: Options  # of the first run: only its protocol is that of all
+    command: str  # that made the first run
+    classes: list[str]  # names
+    labels: np.ndarray  # (titles,) int, class of each title
+    groups: np.ndarray  # (titles,) int, copies of a title have one number
+    folds: np.ndarray  # (repeats, titles) int
+    rows: list[Row]  # trained on all titles
+    learning_curve: list[Row]  # trained on --labels
+    baselines: list[Row]  # with all titles, and with each size of --labels
+
+    @property
+    def everything(self):
+        return self.rows + self.learning_curve + self.baselines
+
+
+@dataclass(eq=False)
+class Answer:
+    """What the comparison of a table's rows says."""
+
+    margin: float  # the loss of macro-F1 that counts as none
+    compared: list[Row]  # the table's rows, then the baselines, their average with the best row last
+    comparison: comparison.Comparison  # of these rows, in their order
+    best: Row  # the row with the highest macro-F1
+    recommended: Row | None  # the cheapest one that is non-inferior to it; None where no row beats chance
+
+    def number(self, row):
+        """The place of a row in `compared`, and so in the arrays of the comparison."""
+        return self.compared.index(row)
+
+    @property
+    def references(self):
+        """The baselines that are compared, by kind: {kind: Row}."""
+        return {row.run.baseline: row for row in self.compared if row.run.baseline}
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_tables(results):
+    """The Tables of all runs below a folder, one for each encoder and protocol; leftovers are
+    mentioned, not read.
+    """
+    for folder in sorted(results.glob(".*/")):
+        cli.say(f"{folder}: a training that was stopped, or still runs; ignored")
+    trained, baselines = {}, {}
+    for path in sorted(results.glob("[!.]*/config.json")):
+        run = runs.open_run(path.parent)
+        protocol = run.config.data.titles, run.options.protocol
+        if run.baseline:
+            baselines.setdefault(protocol, []).append(run)
+        else:
+            trained.setdefault((protocol, run.encoder.weights), []).append(run)
+    return [make_table(own, baselines.get(protocol, [])) for (protocol, _), own in trained.items()]
+
+
+def make_table(trained, baselines):
+    """The Table of runs that share titles and protocol; one with other labels, groups or folds is a
+    Problem.
+    """
+    first = trained[0]
+    arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
+    for run in trained + baselines:
+        for name in ARRAYS:
+            file = f"{name}.npy"
+            if run.config.contents.get(file) != first.config.contents.get(file):
+                others = first.config.made.command
+                raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {others}")
+
+    def rows(chosen):
+        return [make_row(run, arrays["labels"], arrays["groups"]) for run in chosen]
+
+    trained = sorted(trained, key=order)
+    return Table(
+        data=first.config.data,
+        encoder=first.encoder,
+        options=first.options,
+        command=first.config.made.command,
+        classes=first.classes,
+        rows=rows(run for run in trained if not run.labels_per_category),
+        learning_curve=rows(run for run in trained if run.labels_per_category),
+        baselines=rows(baselines),
+        **arrays,
+    )
+
+
+def order(run):
+    """Where a run stands among others: the report's rows first, in its order, then one kind of head
+    after another.
+    """
+    unusual = run.head != naming.REPORTS_HEAD
+    return unusual, run.head.count(","), run.head, len(run.layers), [-layer for layer in run.layers]
+
+
+def make_row(run, labels, groups):
+    """The Row of a run: of its probabilities, only the predictions are kept in memory."""
+    classes = len(run.classes)
+    kind = np.min_scalar_type(classes)  # a table of a million titles holds the predictions of many runs
+    predictions = np.stack([repeat.argmax(1).astype(kind) for repeat in run.probabilities])
+    influence = comparison.influence(labels, predictions, classes, groups)
+    return Row(run, predictions, influence, comparison.interval(influence))
+
+
+# --- comparing ----------------------------------------------------------------------------------------------------
+
+
+def compare(table, margin):
+    """The Answer of a table with at least one row that was trained on all titles."""
+    best = max(table.rows, key=lambda row: row.value)
+    references = {row.run.baseline: row for row in table.baselines if not row.run.labels_per_category}
+    if "tfidf" in references:
+        references["average"] = average_row(table, references["tfidf"], best)
+    ordered = [references[kind] for kind in runs.BASELINES if kind in references]
+
+    # baselines are compared with the best row, but do not compete for its place
+    compared = [*table.rows, *ordered]
+    candidates = np.arange(len(compared)) < len(table.rows)
+    found = comparison.compare([row.influence for row in compared], compared.index(best), candidates)
+
+    return Answer(
+        margin=margin,
+        compared=compared,
+        comparison=found,
+        best=best,
+        recommended=recommend(table.rows, best, found, margin),
+    )
+
+
+def average_row(table, words, best):
+    """The average of TF-IDF's and the best row's probabilities, as a Row that is on no disk."""
+    values = (words.run.probabilities + best.run.probabilities) / 2
+    config = runs.Config(
+        format=runs.FORMAT,
+        classes=table.classes,
+        options=words.run.options,
+        data=table.data,
+        baseline="average",
+        results=runs.figures(table.labels, values, table.folds, len(table.classes)),
+    )
+    return make_row(runs.Run(None, config, values), table.labels, table.groups)
+
+
+def recommend(rows, best, found, margin):
+    """The cheapest row that beats chance and is non-inferior to the best row, or None where no row
+    beats chance.
+
+    found: the comparison, whose first rows are these.
+    """
+    level = 1 - 0.1 / len(rows)  # one-sided 95% for all rows together: each has a chance to be lucky
+    suitable = []
+    for number, row in enumerate(rows):
+        low, _ = comparison.interval(row.influence, level)
+        non_inferior = row is best or found.loss_bound[number] <= margin
+        if low > row.influence.chance and non_inferior:
+            suitable.append(row)
+    return min(suitable, key=lambda row: row.cost, default=None)
+
+
+def gain(first, second):
+    """How much more macro-F1 the second row has than the first, with its 95% interval: (gain, low,
+    high).
+    """
+    found = comparison.compare([first.influence, second.influence], 0)
+    return found.difference[1], found.low[1], found.high[1]
+
+
+def curves(table):
+    """The learning curves, {name of the row: {labels a category: Row}}, TF-IDF's last; the size
+    None is all titles.
+    """
+    lines = {}
+    for row in table.learning_curve:
+        lines.setdefault(row.name, {})[row.run.labels_per_category] = row
+    for row in table.rows:
+        if row.name in lines:
+            lines[row.name][None] = row
+    for row in table.baselines:
+        if row.run.baseline == "tfidf":
+            lines.setdefault(row.name, {})[row.run.labels_per_category] = row
+    return lines
+
+
+def figure_name(table):
+    """The encoder and the titles of a table, as a heading says it."""
+    name = table.encoder.name
+    if Path(name).is_absolute():
+        name = Path(name).name
+    return f"{name} on {table.data.name}"

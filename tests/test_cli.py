@@ -1,0 +1,69 @@
+"""What all scripts share: markdown tables that line up, commands to paste, texts that are safe to print."""
+
+import argparse
+import sys
+
+import pytest
+
+import cli
+
+
+def test_columns_of_a_table_line_up_in_a_terminal():
+    rows = [["你好", 0.5], ["cafe\u0301", "12.25"], ["गिटार 🎸", 7]]
+    assert cli.markdown([":Title", "Macro-F1"], rows).splitlines() == [
+        "| Title    | Macro-F1 |",
+        "|:---------|---------:|",
+        "| 你好     |      0.5 |",
+        "| cafe\u0301     |    12.25 |",
+        "| गिटार 🎸 |        7 |",
+    ]
+
+
+def test_a_table_may_have_short_names_and_no_rows():
+    assert cli.markdown([":", "n"], [["a", 1]]).splitlines() == ["|   | n |", "|:--|--:|", "| a | 1 |"]
+    assert cli.markdown([":Row", "n"], []).splitlines() == ["| Row | n |", "|:----|--:|"]
+
+
+@pytest.mark.parametrize(
+    "text, columns",
+    [("", 0), ("title", 5), ("café", 4), ("cafe\u0301", 4), ("你好", 4), ("ｗ", 2), ("ｶ", 1), ("🎸", 2), ("มี", 1)],
+)
+def test_width_is_what_a_terminal_shows(text, columns):
+    assert cli.width(text) == columns
+
+
+def test_a_command_can_be_pasted(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/extract.py"])
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "tools/extract.py"])
+    options = {"features": ("my features", "features"), "results": ("results", "results"), "run": ("-x", None)}
+    expected = "python3 tools/train.py --features 'my features' --run=-x 'a title'"
+    assert cli.command("train.py", "a title", **options) == expected
+
+
+def test_help_names_defaults_that_say_something():
+    parser = cli.parser("What it does.")
+    parser.add_argument("--folds", type=cli.number(int, 2), default=5, help="parts")
+    parser.add_argument("--pooling", nargs="+", default=["cls", "mean"], help="which")
+    parser.add_argument("--each", action="store_true", help="every layer")
+    parser.add_argument("--labels", default=None, help="titles (default: all)")
+    help = parser.format_help()
+    assert "parts (default: 5)" in help
+    assert "which (default: cls mean)" in help
+    assert help.count("(default: ") == 3
+
+
+def test_numbers_out_of_range_are_refused_with_both_limits(capsys):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--level", type=cli.number(float, 0, 1))
+    parser.add_argument("--folds", type=cli.number(int, 2))
+    for arguments, words in ((["--level", "nan"], "number (0 to 1)"), (["--folds", "1"], "whole number (at least 2)")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(arguments)
+        assert f"invalid {words} value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, kept", [("=1+1", "'=1+1"), ("-x", "'-x"), ("-1.5e3", "-1.5e3"), ("a=b", "a=b"), ("", "")]
+)
+def test_cells_are_no_formulas(given, kept):
+    assert cli.escape_cell(given) == kept

@@ -1,0 +1,105 @@
+"""The head: it is the report's, and computes what its formula says."""
+
+import numpy as np
+import pytest
+import torch
+
+import model
+
+
+def shapes(**options):
+    return {name: tuple(value.shape) for name, value in model.Head(**options).state_dict().items()}
+
+
+def test_head_on_one_layer_is_the_reports():
+    assert shapes(layers=1, hidden=768, classes=4) == {
+        "reduce.weight": (1, 1, 3),
+        "reduce.bias": (1,),
+        "mlp.0.weight": (512, 256),
+        "mlp.0.bias": (512,),
+        "mlp.2.weight": (4, 512),
+        "mlp.2.bias": (4,),
+    }
+
+
+def test_head_on_several_layers_begins_with_a_pointwise_convolution():
+    assert shapes(layers=4, hidden=768, classes=2) == {
+        "fuse.weight": (1, 4, 1),
+        "fuse.bias": (1,),
+        "reduce.weight": (1, 1, 3),
+        "reduce.bias": (1,),
+        "mlp.0.weight": (512, 256),
+        "mlp.0.bias": (512,),
+        "mlp.2.weight": (2, 512),
+        "mlp.2.bias": (2,),
+    }
+    head = model.Head(layers=4, hidden=768, classes=2)
+    assert isinstance(head.fuse, torch.nn.Conv1d)
+    assert head.fuse.kernel_size == (1,) and head.fuse.out_channels == 1
+    assert isinstance(head.reduce, torch.nn.Conv1d)
+    assert head.reduce.kernel_size == (3,) and head.reduce.stride == (3,)
+
+
+@pytest.mark.parametrize("hidden, width", [(3, 1), (5, 1), (384, 128), (385, 128), (1024, 341)])
+def test_width_after_the_reduction_is_the_number_of_whole_steps(hidden, width):
+    assert shapes(layers=1, hidden=hidden, classes=2)["mlp.0.weight"] == (512, width)
+    head = model.Head(layers=1, hidden=hidden, classes=2)
+    assert head(torch.ones(2, 1, hidden)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("layers, hidden, classes", [(1, 2, 2), (1, 6, 1), (0, 6, 2)])
+def test_head_that_cannot_be_is_refused(layers, hidden, classes):
+    with pytest.raises(ValueError, match=f"{hidden}.*{classes}.*{layers}"):
+        model.Head(layers, hidden, classes)
+
+
+def head_by_hand(state, x, fusion, reduction, standardize):
+    """The head's formula in numpy, step by step, with loops where the report has a convolution."""
+    state = {name: value.double().numpy() for name, value in state.items()}
+    x = x.double().numpy()
+    layers = range(x.shape[1])
+    if standardize:
+        x = (x - state["mean"]) / state["deviation"]
+
+    if len(layers) == 1:
+        fused = x[:, 0]
+    elif fusion == "conv":
+        kernel = state["fuse.weight"][0, :, 0]
+        fused = sum(kernel[layer] * x[:, layer] for layer in layers) + state["fuse.bias"][0]
+    elif fusion == "mix":
+        powers = np.exp(state["weights"])
+        fused = sum(powers[layer] * x[:, layer] for layer in layers) / powers.sum()
+    else:
+        fused = np.concatenate([x[:, layer] for layer in layers], axis=1)
+
+    reduced = fused
+    if reduction == "conv":
+        kernel = state["reduce.weight"][0, 0]
+        starts = range(0, fused.shape[1] - 2, 3)
+        steps = [fused[:, start : start + 3] @ kernel for start in starts]
+        reduced = np.stack(steps, axis=1) + state["reduce.bias"][0]
+
+    inner = np.maximum(reduced @ state["mlp.0.weight"].T + state["mlp.0.bias"], 0)
+    return inner @ state["mlp.2.weight"].T + state["mlp.2.bias"]
+
+
+@pytest.mark.parametrize("layers, hidden", [(1, 12), (4, 12), (2, 14), (3, 3)])
+@pytest.mark.parametrize("fusion", ["conv", "mix", "concat"])
+@pytest.mark.parametrize("reduction", ["conv", "none"])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_forward_equals_the_formula(layers, hidden, fusion, reduction, standardize):
+    torch.manual_seed(1)
+    head = model.Head(layers, hidden, 3, fusion, reduction, width=7, standardize=standardize)
+    for value in head.state_dict().values():  # nothing may be at a value where it has no effect
+        value.copy_(torch.rand_like(value) + 0.1)
+    x = torch.randn(5, layers, hidden)
+    expected = head_by_hand(head.state_dict(), x, fusion, reduction, standardize)
+    np.testing.assert_allclose(head(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_new_mix_weighs_all_layers_alike():
+    head = model.Head(3, 9, 2, fusion="mix")
+    head.reduce = torch.nn.Identity()
+    head.mlp = torch.nn.Identity()
+    x = torch.randn(4, 3, 9)
+    torch.testing.assert_close(head(x).squeeze(1), x.mean(1))

@@ -1,0 +1,94 @@
+"""What one would write without this project: the contenders of bench.py, in plain PyTorch, transformers and scikit-learn."""
+
+import numpy as np
+import torch
+import transformers
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+import metrics
+import mlp
+
+
+def load(folder):
+    """A model in float32 and its tokenizer."""
+    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def extract(model, tokenizer, titles):
+    """{(pooling, layer): (titles, hidden) array} of all layers, 32 titles at a time."""
+    found = {}
+    for start in range(0, len(titles), 32):
+        batch = titles[start : start + 32]
+        tokens = tokenizer(batch, truncation=True, max_length=128, padding=True, return_tensors="pt")
+        with torch.inference_mode():
+            states = model(**tokens, output_hidden_states=True).hidden_states
+        mask = tokens["attention_mask"][..., None]
+        for layer, state in enumerate(states[1:], 1):
+            mean = (state * mask).sum(1) / mask.sum(1)
+            found.setdefault(("cls", layer), []).append(state[:, 0].numpy())
+            found.setdefault(("mean", layer), []).append(mean.numpy())
+    return {column: np.concatenate(parts) for column, parts in found.items()}
+
+
+def train_heads(x, labels, folds, options, classes):
+    """Out-of-fold probabilities of the report's heads, (repeats, titles, classes).
+
+    One head after the other, its convolutions called as modules. The arguments are those of
+    mlp.train_heads, and so are the heads' first weights.
+    """
+    targets = torch.from_numpy(labels)
+    heads = mlp.new_heads(options, *x.shape[1:], classes)
+    probabilities = np.empty((len(folds), len(x), classes), np.float32)
+    for number, (repeat, fold) in enumerate(np.ndindex(options.repeats, options.folds)):
+        head = heads[number]
+        held_out = torch.from_numpy(folds[repeat] == fold)
+        training = TensorDataset(x[~held_out], targets[~held_out])
+        optimizer = torch.optim.Adam(head.parameters(), lr=options.lr)
+        for _ in range(options.epochs):
+            for inputs, wanted in DataLoader(training, options.batch_size, shuffle=True):
+                optimizer.zero_grad()
+                logits = head.mlp(head.reduce(inputs).squeeze(1))
+                cross_entropy(logits, wanted).backward()
+                optimizer.step()
+            with torch.inference_mode():
+                logits = head.mlp(head.reduce(x[held_out]).squeeze(1))
+            values = logits.softmax(-1).numpy()
+            metrics.macro_f1(labels[held_out], values.argmax(1), classes)  # as after each epoch here
+        probabilities[repeat, held_out] = values
+    return probabilities
+
+
+def train_probes(x, labels, folds, penalties=None):
+    """Out-of-fold probabilities of logistic regressions, (repeats, titles, classes).
+
+    penalties: the values of C to choose among by log loss; without any, it is 1.
+    """
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+    from sklearn.model_selection import PredefinedSplit, StratifiedShuffleSplit, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    solver = LogisticRegression(max_iter=10_000)
+    if penalties:
+        solver = LogisticRegressionCV(
+            Cs=penalties,
+            cv=StratifiedShuffleSplit(1, test_size=0.25, random_state=0),
+            scoring="neg_log_loss",
+            l1_ratios=(0,),
+            use_legacy_attributes=False,
+            max_iter=10_000,
+        )
+    pipeline = make_pipeline(StandardScaler(), solver)
+    found = []
+    for repeat in folds:
+        cv = PredefinedSplit(repeat)
+        found.append(cross_val_predict(pipeline, x, labels, cv=cv, method="predict_proba"))
+    return np.stack(found)
+
+
+def warm_up():
+    """Import what train_probes needs, so that this is not timed."""
+    labels = np.arange(4) % 2
+    train_probes(np.eye(4), labels, np.arange(4)[None] // 2)
