@@ -1,10 +1,10 @@
-"""Measure time and memory beside what one would use instead, in the same run; prints markdown tables.
+"""Measure time and memory, beside what one would use instead in the same run; markdown tables.
 
     python bench.py extract    # titles a second, beside sentence-transformers and a plain loop
     python bench.py train      # both heads, beside the usual loop and scikit-learn
     python bench.py scale      # every step from end to end, from 1,000 titles to 1,000,000
     python bench.py busy       # beside another busy process, with the threads' settings and without
-    python bench.py answer     # from titles to the finished comparison, beside transformers with scikit-learn
+    python bench.py answer     # from titles to the finished table, beside transformers and scikit-learn
     python bench.py all > results/bench.md
 
 Contenders take turns, round after round, so that a machine that slows down slows all of them;
@@ -20,37 +20,11 @@ def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("what", choices=(*PARTS, "all"), help="what to measure")
-    add(
-        "--runs",
-        type=cli.number(int, 1),
-        default=3,
-        help="rounds over all contenders; scale and answer have one",
-    )
-    add(
-        "--data",
-        default="youtube",
-        metavar="youtube|sample|FILE",
-        help="the titles (scale makes its own)",
-    )
-    add(
-        "--model",
-        nargs="+",
-        default=["minilm", "random"],
-        metavar="NAME",
-        help="answer: encoders; random is bert-base's shape with random weights, as fast as trained ones",
-    )
-    add(
-        "--max-titles",
-        type=cli.number(int, 2000),
-        default=1_000_000,
-        help="scale: the largest corpus",
-    )
-    add(
-        "--hidden",
-        type=cli.number(int, 4),
-        default=384,
-        help="scale: width of the encoder, a multiple of 4",
-    )
+    at_least_1 = cli.number(int, 1)
+    add("--runs", type=at_least_1, default=3, help="rounds over all contenders; scale and answer have one")
+    add("--data", default="youtube", metavar="youtube|sample|FILE", help="the titles (scale makes its own)")
+    add("--model", nargs="+", default=["minilm", "random"], help="answer: encoders; random has bert-base's shape")
+    add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
     return parser.parse_args(argv)
 
 
@@ -87,18 +61,15 @@ from encoder import choose_dtype, find_model, load_encoder
 from options import Options
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
-WORDS = """how to make the best street food in rome cheap flights
-hidden beach paint sunset guitar lesson of war""".split()
+WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
 # waiting threads, as the libraries have them where nothing is set
 SPINNING = {"GOMP_SPINCOUNT": "300000", "OPENBLAS_THREAD_TIMEOUT": "26"}
-# runs a command from a process that is itself small: a child starts with the peak memory of the one that made it
+# runs a command from a process that is itself small: a child starts with the peak of its parent
 MEASURE = """import resource, subprocess, sys, time
 started = time.time()
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 print(time.time() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)"""
-
-# --- what all parts share -----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -110,10 +81,7 @@ class Timed:
 
 
 def take_turns(contenders, rounds):
-    """Time all contenders, {name: function without arguments}, in turn, round after round.
-
-    Returns {name: Timed}.
-    """
+    """{name: Timed} for {name: function without arguments}: all in turn, round after round."""
     seconds = {name: [] for name in contenders}
     results = {}
     for turn in range(1, rounds + 1):
@@ -135,10 +103,10 @@ class Measured:
 
 def run(script, *options, **environment):
     """Run one of the scripts: Measured. One that fails is a Problem."""
-    command = [sys.executable, "-c", MEASURE, sys.executable, data.HERE / script, *options, "--quiet"]
-    command = [str(word) for word in command]
+    command = [sys.executable, data.HERE / script, *options, "--quiet"]
+    words = [sys.executable, "-c", MEASURE, *map(str, command)]
     variables = {**os.environ, **environment}
-    done = subprocess.run(command, text=True, stdout=subprocess.PIPE, env=variables)
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env=variables)
     if done.returncode:
         raise cli.Problem(f"{script} failed; its message stands above")
     seconds, peak = map(float, done.stdout.split())
@@ -148,11 +116,9 @@ def run(script, *options, **environment):
 
 def print_table(columns, rows):
     """Print the line that says where, with what and how, and a markdown table."""
-    processor = platform.machine()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = re.search(r"model name\s*: (.*)", info.read_text())
-        processor = named[1] if named else processor
+    named = re.search(r"model name\s*: (.*)", info.read_text() if info.exists() else "")
+    processor = named[1] if named else platform.machine()
     installed = {each.name: each.version for each in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -162,7 +128,7 @@ def print_table(columns, rows):
 
 
 def make_encoder(folder, **config):
-    """Save a BERT with random weights, of bert-base's shape unless told otherwise; returns the folder."""
+    """Save a BERT with random weights, bert-base's shape where nothing is said; returns the folder."""
     source, _ = find_model("minilm")
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     torch.manual_seed(0)
@@ -183,9 +149,6 @@ def read_titles(name):
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
-# --- extract ------------------------------------------------------------------------------------------------------
-
-
 def extract_all(encoder, titles):
     """[CLS] of all twelve layers, as extract.py computes it."""
     return embed(encoder, tokenise(encoder, titles), range(1, 13), ("cls",))
@@ -197,35 +160,26 @@ def bench_extract(args, temporary):
     folder = make_encoder(temporary / "base")
 
     # a plain loop, and in each arithmetic this project and sentence-transformers
-    model, tokenizer = usual.load(folder)
-    plain = functools.partial(usual.extract, model, tokenizer, titles)
+    plain = functools.partial(usual.extract, *usual.load(folder), titles)
     contenders = {"loop over batches of 32, all layers": plain}
     dtypes = {torch.float32, choose_dtype("auto", torch.device("cpu"))}
     for dtype in sorted(dtypes, key=str):
         kind = str(dtype).removeprefix("torch.")
         encoder = load_encoder(folder, "cpu", kind)
-        ours = functools.partial(extract_all, encoder, titles)
-        contenders[f"this project, all layers, {kind}"] = ours
-        try:
-            from sentence_transformers import SentenceTransformer
-        except ImportError:
-            remedy = "pip install -r requirements-bench.txt"
-            cli.say(f"sentence-transformers is missing, its row is left out; {remedy}")
-            continue
-        other = SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
-        theirs = functools.partial(other.encode, titles, show_progress_bar=False)
-        contenders[f"sentence-transformers, last layer, {kind}"] = theirs
+        work = functools.partial(extract_all, encoder, titles)
+        contenders[f"this project, all layers, {kind}"] = work
+        theirs = usual.sentence_encoder(folder, dtype)
+        if theirs is not None:
+            work = functools.partial(theirs.encode, titles, show_progress_bar=False)
+            contenders[f"sentence-transformers, last layer, {kind}"] = work
 
     found = take_turns(contenders, args.runs)
     slowest = max(timed.seconds for timed in found.values())
     rows = []
     for name, timed in found.items():
-        speed = len(titles) / timed.seconds
-        rows.append((name, f"{speed:.1f}", f"{slowest / timed.seconds:.2f}"))
+        seconds = timed.seconds
+        rows.append((name, f"{len(titles) / seconds:.1f}", f"{slowest / seconds:.2f}"))
     print_table((f":bert-base's shape, {len(titles):,} titles", "titles/s", "times as fast"), rows)
-
-
-# --- train --------------------------------------------------------------------------------------------------------
 
 
 def bench_train(args, temporary):
@@ -247,13 +201,15 @@ def bench_train(args, temporary):
     folds = splits.repeat_folds(labels, groups, options)
     draws = splits.draw_titles(labels, groups, folds, options.seed)
 
+    # the report's head, and the linear probe
+    task = (labels, folds)
     heads = {
-        "this project": lambda: mlp.train_heads(x, labels, folds, options, classes, draws).probabilities,
-        "DataLoader loop": lambda: usual.train_heads(x, labels, folds, options, classes),
+        "this project": lambda: mlp.train_heads(x, *task, options, classes, draws).probabilities,
+        "DataLoader loop": lambda: usual.train_heads(x, *task, options, classes),
     }
     probes = {
-        "this project": lambda: probe.train(rescaled, scale, labels, folds, draws, classes).probabilities,
-        "scikit-learn": lambda: usual.train_probes(x[:, 0].numpy(), labels, folds, probe.GRID),
+        "this project": lambda: probe.train(rescaled, scale, *task, draws, classes).probabilities,
+        "scikit-learn": lambda: usual.train_probes(x[:, 0].numpy(), *task, probe.GRID),
     }
     usual.warm_up()
     size = f"{len(draws)} heads; {len(labels):,} titles × {x.shape[2]}, {classes} categories"
@@ -262,12 +218,11 @@ def bench_train(args, temporary):
 
 
 def compare_training(what, contenders, labels, rounds):
-    """Time trainings and print how good they are, too. They return (repeats, titles, classes) probabilities."""
+    """Print how long trainings take and how good they are; they return out-of-fold probabilities."""
     found = take_turns(contenders, rounds)
     rows = []
     for name, timed in found.items():
-        classes = timed.result.shape[2]
-        scores = [metrics.macro_f1(labels, p.argmax(1), classes) for p in timed.result]
+        scores = [metrics.macro_f1(labels, p.argmax(1), p.shape[1]) for p in timed.result]
         losses = [metrics.log_loss(labels, p) for p in timed.result]
         times = timed.seconds / found["this project"].seconds
         quality = (f"{np.mean(scores):.4f}", f"{np.mean(losses):.4f}")
@@ -275,17 +230,15 @@ def compare_training(what, contenders, labels, rounds):
     print_table((what, "seconds", "times as long", "macro-F1", "log loss"), rows)
 
 
-# --- scale --------------------------------------------------------------------------------------------------------
-
-
 def write_corpus(path, size):
     """Write so many made-up titles of four categories, which differ by their words."""
+    words = WORDS.split()
     generator = random.Random(0)
     with open(path, "w", encoding="utf-8") as file:
         print("title,category", file=file)
         for row in range(size):
-            words = generator.choices(WORDS[row % 4 * 5 :], k=generator.randint(3, 12))
-            print(f"{' '.join(words)} {row},category {row % 4}", file=file)
+            title = generator.choices(words[row % 4 * 5 :], k=generator.randint(3, 12))
+            print(f"{' '.join(title)} {row},category {row % 4}", file=file)
 
 
 def scale_steps(folder, encoder):
@@ -293,12 +246,13 @@ def scale_steps(folder, encoder):
     titles = folder / "titles.csv"
     features = folder / "features"
     results = folder / "results"
-    fit = ("train.py", "--features", features, "--results", results, "--layers", "-1", "--repeats", 1)
-    apply = ("predict.py", "--run", results, "--csv", titles, "--out", folder / "out.csv")
+    last = ("--layers", "-1", "--repeats", 1)
+    fit = ("train.py", "--features", features, "--results", results, *last)
+    new = ("--csv", titles, "--out", folder / "out.csv")
     return {
         "extract.py": ("extract.py", "--data", titles, "--model", encoder, "--out", features),
         "train.py --head linear": (*fit, "--head", "linear"),
-        "predict.py --csv": apply,
+        "predict.py --csv": ("predict.py", *new, "--run", results),
         "train.py --head mlp, 2 epochs": (*fit, "--epochs", 2),
         "evaluate.py": ("evaluate.py", "--results", results),
     }
@@ -307,9 +261,8 @@ def scale_steps(folder, encoder):
 def bench_scale(args, temporary):
     sizes = [size for size in (1_000, 10_000, 100_000, 1_000_000) if size < args.max_titles]
     sizes.append(args.max_titles)
-    shape = {"hidden_size": args.hidden, "intermediate_size": 2 * args.hidden}
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 2}
-    encoder = make_encoder(temporary / "tiny", **shape, **layers)
+    shape = {"hidden_size": 384, "intermediate_size": 768, "num_attention_heads": 2}
+    encoder = make_encoder(temporary / "tiny", num_hidden_layers=2, **shape)
 
     # each size from end to end, one after the other
     measured = {}  # by step, for each size
@@ -329,19 +282,17 @@ def bench_scale(args, temporary):
         seconds = 0.0
         for size, took in zip(sizes, each, strict=True):
             more = 1e6 * (took.seconds - seconds) / (size - titles)
-            rows.append((f"{size:,}", step, f"{took.seconds:.1f}", f"{more:,.1f}", f"{took.peak:,.0f}"))
+            numbers = (f"{took.seconds:.1f}", f"{more:,.1f}", f"{took.peak:,.0f}")
+            rows.append((f"{size:,}", step, *numbers))
             titles = size
             seconds = took.seconds
     columns = (":titles", ":step", "seconds", "µs for each title more than above", "peak memory, MB")
     print_table(columns, rows)
-    print(f"Encoder: 2 layers of {args.hidden} dimensions, random weights; 1 repeat of 5 folds.\n")
-
-
-# --- busy ---------------------------------------------------------------------------------------------------------
+    print("Encoder: 2 layers of 384 dimensions, random weights; 1 repeat of 5 folds.\n")
 
 
 def run_beside(neighbour, temporary, command, environment):
-    """Run a script that writes to a new folder beside another process. neighbour: what that does, in Python."""
+    """Run a script that writes to a new folder, beside a process that does `neighbour`, in Python."""
     with subprocess.Popen([sys.executable, "-c", neighbour]) as other:
         try:
             run(*command, tempfile.mkdtemp(dir=temporary), **environment)
@@ -374,11 +325,8 @@ def bench_busy(args, temporary):
             alone = found[script, kind, "alone"].seconds
             busy = found[script, kind, "busy"].seconds
             rows.append((script, kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
-    columns = (":script", ":waiting threads", "alone, s", "beside a busy process, s", "times as long")
-    print_table(columns, rows)
-
-
-# --- answer -------------------------------------------------------------------------------------------------------
+    seconds = ("alone, s", "beside a busy process, s", "times as long")
+    print_table((":script", ":waiting threads", *seconds), rows)
 
 
 def our_stages(path, model, folder):
@@ -397,7 +345,7 @@ def our_stages(path, model, folder):
 
 
 def usual_stages(titles, labels, model):
-    """{stage: seconds} of the same by transformers and scikit-learn, with one C and with a choice."""
+    """{stage: seconds} of the same by transformers and scikit-learn, with C = 1 and with a choice."""
     folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)[None]
     started = time.perf_counter()
     features = usual.extract(*usual.load(model), titles)
@@ -417,10 +365,7 @@ def bench_answer(args, temporary):
     labels = np.unique(categories, return_inverse=True)[1]
     usual.warm_up()
     for name in args.model:
-        if name == "random":
-            model = make_encoder(temporary / "base")
-        else:
-            model, _ = find_model(name)
+        model = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
         short = Path(name).name
         ours = our_stages(path, model, temporary / f"features-{short}")
         theirs = usual_stages(titles, labels, model)
@@ -434,27 +379,20 @@ def bench_answer(args, temporary):
             both = features + seconds
             rows.append((f"**all, features and {stage}**", f"{both:.1f}", f"{both / total:.1f}"))
         print_table((f":{short}, {len(labels):,} titles", "seconds", "times as long"), rows)
-    print(
-        "Usual: transformers in batches of 32, then scikit-learn's cross_val_predict, with C = 1 or with a C chosen "
-        f"among {len(probe.GRID)} as here; its start-up is left out, and it has no intervals.\n"
-    )
-
-
-BENCHES = {
-    "extract": bench_extract,
-    "train": bench_train,
-    "scale": bench_scale,
-    "busy": bench_busy,
-    "answer": bench_answer,
-}
+    what = "transformers in batches of 32, then scikit-learn's cross_val_predict"
+    penalty = f"with C = 1 or with a C chosen among {len(probe.GRID)} as here"
+    print(f"Usual: {what}, {penalty}; its start-up is left out, and it has no intervals.\n")
 
 
 def main(args):
     transformers.logging.disable_progress_bar()
-    for name in PARTS if args.what == "all" else [args.what]:
+    benches = (bench_extract, bench_train, bench_scale, bench_busy, bench_answer)
+    for name, bench in zip(PARTS, benches, strict=True):
+        if args.what not in (name, "all"):
+            continue
         started = time.time()
         with tempfile.TemporaryDirectory() as temporary:
-            BENCHES[name](args, Path(temporary))
+            bench(args, Path(temporary))
         cli.say(f"{name}: {time.time() - started:.0f} s")
 
 

@@ -27,8 +27,7 @@ class Help(argparse.RawDescriptionHelpFormatter):
         default = action.default
         if isinstance(default, list):
             default = " ".join(map(str, default))
-        unset = default is False or default in (None, "", argparse.SUPPRESS)
-        if unset or "(default: " in action.help:
+        if default is False or default in (None, "", argparse.SUPPRESS) or "(default: " in action.help:
             return action.help
         return f"{action.help} (default: {default})"
 
@@ -41,30 +40,24 @@ def parser(doc):
     return made
 
 
-# --- the beginning and the end of a script ------------------------------------------------------------------------
+# --- the beginning and the end of a script --------------------------------------------------------
 
 
 def begin(parse_arguments):
     """Make ready for the slow imports, and parse the command line: a script's first act.
 
-    Importing numpy and torch takes seconds, and they read the number of threads as they are
-    imported. In every script, imports that lead to them therefore stand below `ARGUMENTS =
-    cli.begin(parse_arguments)`: --help and mistyped options are answered at once, threads are set
-    in time, and Ctrl-C works from the start.
-
-    Threads that wait for one another are told not to spin for long: beside another busy process,
-    spinning makes training several times slower. No more are taken than the process may use.
+    Importing numpy and torch takes seconds, and they then read the number of threads: so it stands
+    below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at once.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
+    # threads that spin while they wait make training several times slower beside a busy process
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        # numpy's and scipy's own threads; 4 is the least
-        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's and scipy's own; 4 is the least
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
-    for stream in (sys.stdout, sys.stderr):
-        if stream:  # None where the caller has closed it
-            stream.reconfigure(errors="backslashreplace")  # where a terminal knows no ≈
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the caller has closed it
+        stream.reconfigure(errors="backslashreplace")  # where a terminal knows no ≈
     return parse_arguments()
 
 
@@ -79,18 +72,14 @@ def processors():
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
-    # there may be no such file, or its quota is the word max
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # no such file, or its quota is the word max
         quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
         count = min(count, max(1, math.ceil(quota / period)))
     return count
 
 
 def launch(main, args):
-    """Call main(args), and leave the process if that fails.
-
-    Exit codes: 2 for a Problem, 1 for the machine's faults, 130 for Ctrl-C, 141 for a broken pipe.
-    """
+    """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 141 broken pipe."""
     STATE["quiet"] = args.quiet
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -109,8 +98,8 @@ def launch(main, args):
         place = f": {error.filename}" if error.filename else ""
         fail(1, f"{error.strerror or error}{place}")
     except (MemoryError, RuntimeError) as error:
-        short = ("out of memory", "not enough memory", "can't allocate memory")  # in torch's words
-        if not isinstance(error, MemoryError) and not any(words in str(error) for words in short):
+        torchs_words = "out of memory|not enough memory|can't allocate memory"
+        if not isinstance(error, MemoryError) and not re.search(torchs_words, str(error)):
             raise
         fail(1, f"out of memory ({one_line(error)[:200]})")
 
@@ -121,7 +110,7 @@ def fail(code, text):
     sys.exit(code)
 
 
-# --- options ------------------------------------------------------------------------------------------------------
+# --- options --------------------------------------------------------------------------------------
 
 
 def number(kind, low, high=float("inf")):
@@ -133,9 +122,8 @@ def number(kind, low, high=float("inf")):
             raise ValueError
         return value
 
-    noun = "whole number" if kind is int else "number"
     limits = f"at least {low}" if high == float("inf") else f"{low} to {high}"
-    convert.__name__ = f"{noun} ({limits})"
+    convert.__name__ = f"{'whole number' if kind is int else 'number'} ({limits})"
     return convert
 
 
@@ -151,26 +139,23 @@ def choose_device(name):
     index = name.partition(":")[2]
     if not count or (index and int(index) >= count):
         raise Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
-    if index:
-        return torch.device("cuda", int(index))
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    return torch.device("cuda", rank % count)
+    chosen = int(index or os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", chosen % count)
 
 
 def check_output(option, path, named=True):
     """Refuse to write where that cannot work, or would replace what is no plain file or unnamed."""
     path = Path(path)
     if not path.resolve().parent.is_dir() or path.is_dir():
-        wrong = "there is no such folder to write it in, or it is a folder itself"
-        raise Problem(f"{option} {path}: {wrong}")
+        raise Problem(f"{option} {path}: there is no such folder to write it in, or it is a folder itself")
     if path.exists() and not path.is_file():
         raise Problem(f"{option} {path}: this is not a plain file; name one")
     if path.exists() and not named:
-        remedy = "move it, or name another file"
-        raise Problem(f"{option}: {path} is there already, and would be replaced; {remedy}")
+        there = f"{path} is there already, and would be replaced"
+        raise Problem(f"{option}: {there}; move it, or name another file")
 
 
-# --- text for people ----------------------------------------------------------------------------------------------
+# --- text for people ------------------------------------------------------------------------------
 
 
 def say(text):
@@ -183,34 +168,23 @@ def progress(total, unit, shown=True, **options):
     """A tqdm bar on standard error that shows after two seconds, and only on a terminal."""
     from tqdm import tqdm
 
-    hidden = None  # tqdm then hides the bar where standard error is no terminal
-    if STATE["quiet"] or not shown:
-        hidden = True
+    hidden = True if STATE["quiet"] or not shown else None  # None: where it is no terminal
     return tqdm(total=total, unit=unit, unit_scale=True, delay=2, dynamic_ncols=True, disable=hidden, **options)
 
 
 def command(script, *words, **options):
-    """A command to run next, ready to paste, with the interpreter and folder of this one.
-
-    options: what to pass on, as name=(value, default); one that has its default is left out.
-    """
+    """A command to paste and run next. options: name=(value, default); left out if it is that."""
     given = []
     for name, (value, default) in options.items():
-        if str(value) == default:
-            continue
-        if str(value).startswith("-"):
-            given.append(f"--{name}={value}")
-        else:
-            given += [f"--{name}", value]
+        if str(value) != default:
+            given += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", value]
     python = (sys.orig_argv or ["python"])[0]
-    beside = Path(sys.argv[0]).with_name(script)
-    return shlex.join(map(str, (python, beside, *given, *words)))
+    return shlex.join(map(str, (python, Path(sys.argv[0]).with_name(script), *given, *words)))
 
 
 def count(number, what):
     """A number with its noun: 1 title, 3,599 titles."""
-    noun = what if number == 1 else f"{what}s"
-    return f"{number:,} {noun}"
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def one_line(text):
@@ -220,10 +194,7 @@ def one_line(text):
 
 
 def escape_cell(text):
-    """A cell that no spreadsheet takes for a formula.
-
-    A leading =, +, -, @, tab or return gets an apostrophe, but plain numbers stay as they are.
-    """
+    """A cell that no spreadsheet takes for a formula: an apostrophe in front, if it is no number."""
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
         return text
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
@@ -237,17 +208,16 @@ def escape_markdown(text):
 def markdown(columns, rows):
     """A markdown table whose columns line up in a terminal, too.
 
-    columns: their names; one that begins with a colon is aligned to the left, the others to the
-    right, as numbers are. rows: lists of as many cells, of any type.
+    columns: their names, with a colon in front where aligned to the left; rows: lists of as many
+    cells, of any type.
     """
     table = [[name.lstrip(":") for name in columns], *rows]
     padded = []  # column by column
     for name, column in zip(columns, zip(*table, strict=True), strict=True):
         to_left = name.startswith(":")
-        cells = [str(cell) for cell in column]
-        widest = max(map(width, cells))
+        widest = max(width(str(cell)) for cell in column)
         lines = []
-        for cell in cells:
+        for cell in map(str, column):
             space = " " * (widest - width(cell))
             lines.append(f" {cell}{space} " if to_left else f" {space}{cell} ")
         # below the name, a rule that fills the column and says how it is aligned
@@ -261,7 +231,6 @@ def width(text):
     """Columns of a terminal that a text takes: a wide character two, a combining mark none."""
     columns = 0
     for character in text:
-        if unicodedata.category(character) in ("Mn", "Me"):
-            continue
-        columns += 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+        if unicodedata.category(character) not in ("Mn", "Me"):
+            columns += 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
     return columns

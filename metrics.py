@@ -7,6 +7,7 @@ calibrates. How uncertain a figure is, and how rows compare, is the matter of co
 import numpy as np
 
 TINY = 1e-12  # a probability of 0 would make the log loss infinite
+PSEUDO_TITLES = 1  # titles with a random label that are added where a temperature is fitted
 SAMPLE = 1 << 21  # probabilities by which a temperature is fitted, where there are twice as many
 
 
@@ -134,12 +135,12 @@ def sharpen(probabilities, temperature):
 
 
 def fit_temperature(labels, probabilities):
-    """The temperature, 0.05 to 20, with which `sharpen` has the least log loss; 1.0 where it gains
-    no more than 1e-6.
+    """The temperature, 0.05 to 20, with which `sharpen` has the least log loss on labels and one more title.
 
+    That title has the mean log-probabilities of the others and a label drawn at random (like Platt's
+    pseudo-counts, 1999): without it, titles that are all told apart would be worth any certainty.
     Log loss is convex in the sharpness 1/temperature: its slope there changes its sign once, which
-    halving finds. Of many titles a sample is taken: one number needs no more, and memory stays
-    bounded.
+    halving finds. Of many titles a sample is taken: memory stays bounded.
     """
     if np.size(probabilities) > 2 * SAMPLE:
         titles = SAMPLE // probabilities.shape[1]
@@ -149,15 +150,29 @@ def fit_temperature(labels, probabilities):
     logits = np.log(np.maximum(probabilities, TINY, dtype=np.float64))
     logits -= logits.max(1, keepdims=True)
     own = logits[np.arange(len(labels)), labels].mean()
+    random = PSEUDO_TITLES / len(labels)  # weight of the title with a random label
+    wanted = (own + random * logits.mean()) / (1 + random)
 
     low, high = 1 / 20, 20.0
     for _ in range(30):
         sharpness = np.sqrt(low * high)
         powers = np.exp(sharpness * logits)
         expected = ((powers * logits).sum(1) / powers.sum(1)).mean()
-        if expected < own:
+        if expected < wanted:
             low = sharpness
         else:
             high = sharpness
-    gain = log_loss(labels, probabilities) - log_loss(labels, sharpen(probabilities, 1 / sharpness))
-    return float(1 / sharpness) if gain > 1e-6 else 1.0
+    return float(1 / sharpness)
+
+
+def temperature_of_all(one, pooled, repeats, heads):
+    """The temperature for a pool of all heads, from those of one head and of a pool of `repeats` heads.
+
+    More heads in a pool have less noise and deserve more trust; what the noise does to log
+    temperature falls with the number of heads, so it is a straight line over 1 / heads
+    (simulation and extrapolation, Cook & Stefanski 1994). One repeat does not show it.
+    """
+    if repeats == 1:
+        return pooled
+    slope = (np.log(one) - np.log(pooled)) / (1 - 1 / repeats)
+    return float(np.clip(np.exp(np.log(pooled) + slope * (1 / heads - 1 / repeats)), 0.05, 20))

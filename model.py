@@ -94,6 +94,7 @@ class Trained:
     # (repeat, fold, epoch, loss, macro-F1), for the report's head
     history: list[tuple] = field(default_factory=list)
     penalties: list[list[float]] | None = None  # C of each fold of each repeat, for linear probes
+    offsets: np.ndarray | None = None  # (repeats, folds, classes) of the decision, see decision.py
 
 
 def build(options, layers, hidden, classes):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import disk
-from options import Options
+from options import DECISIONS, Options
 
 REPORTS_HEAD = "report's head"
 
@@ -24,6 +24,8 @@ def head_in_words(columns, options):
         parts.append("mean pooling")
     elif options.head == "linear":
         parts.append("[CLS]")
+    if options.decide != DECISIONS[options.head]:
+        parts.append(options.decide)
     if options.standardize:
         parts.append("standardised")
     if options.fusion != Options.fusion and len(columns) > 1:
@@ -65,8 +67,9 @@ def run_name(config):
     if poolings != ["cls"]:
         parts.append("and".join(poolings))
     for option, value in vars(config.options).items():
+        usual = DECISIONS[config.options.head] if option == "decide" else getattr(Options, option)
         one_column = option == "fusion" and len(config.columns) == 1
-        if value == getattr(Options, option) or one_column:
+        if value == usual or one_column:
             continue
         if value is True:
             parts.append(option)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 MLP_OPTIONS = ("standardize", "fusion", "reduction", "hidden", "epochs", "batch_size", "lr")
 # rows are compared only where these are the same: they decide which titles a head is scored on
 PROTOCOL = ("folds", "repeats", "split", "seed")
+# how each head decides unless --decide says otherwise, see decision.py
+DECISIONS = {"mlp": "likeliest", "linear": "macro-f1"}
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Options:
     fusion: str = "conv"  # of several layers: conv, mix or concat
     reduction: str = "conv"  # of the hidden dimensions: conv or none
     hidden: int = 512  # width of the hidden layer
+    decide: str | None = None  # which category is named: likeliest or macro-f1; None: see DECISIONS
     labels: int | None = None  # labelled titles of each category in training; None: all of them
     folds: int = 5  # parts that are held out in turn
     repeats: int = 3  # how often all of it is done, with folds of its own
@@ -29,6 +32,10 @@ class Options:
     batch_size: int = 64  # titles a step
     lr: float = 1e-3  # learning rate of Adam
     seed: int = 0  # decides folds, first weights and order
+
+    def __post_init__(self):
+        if self.decide is None:
+            object.__setattr__(self, "decide", DECISIONS[self.head])
 
     @property
     def protocol(self):

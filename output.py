@@ -18,13 +18,13 @@ UNSAFE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE}  # as JSON and Python write them
 
 
-def columns(classes, probabilities, top=None):
+def columns(classes, probabilities, named, top=None):
     """What is added to a table of titles: {name of the column: list}.
 
-    The likeliest category, or the `top` likeliest, each with its probability, and without `top` the
-    probabilities of all. None and not-a-number stand where a title has no text.
+    The category that is named, or so many up to `top`, see ranked, each with its probability, and
+    without `top` the probabilities of all. None and not-a-number stand where a title has no text.
     """
-    order = likeliest(probabilities, top or 1)
+    order = ranked(probabilities, named, top or 1)
     values = np.take_along_axis(probabilities, order, 1)
     names = np.array(classes, dtype=object)[order]
     names[np.isnan(values)] = None
@@ -40,9 +40,10 @@ def columns(classes, probabilities, top=None):
     return added
 
 
-def likeliest(probabilities, top):
-    """Numbers of the likeliest classes of each title, the likeliest first: (titles, top) int."""
-    return np.argsort(-probabilities, kind="stable")[:, :top]
+def ranked(probabilities, named, top):
+    """Numbers of classes of each title, the one that is named first, then the likeliest: (titles, top) int."""
+    first = np.arange(probabilities.shape[1]) == np.reshape(named, (-1, 1))
+    return np.argsort(np.where(first, -np.inf, -probabilities), kind="stable")[:, :top]
 
 
 @dataclass
@@ -51,13 +52,13 @@ class Format:
 
     kind: str  # text, csv or jsonl
     classes: list[str]
-    top: int | None  # so many likeliest categories; None: all of them
+    top: int | None  # so many categories; None: all of them
     line_end: str  # of CSV
 
     @property
     def columns(self):
         """The names of the columns that are added to a table."""
-        return list(columns(self.classes, np.empty((0, len(self.classes))), self.top))
+        return list(columns(self.classes, np.empty((0, len(self.classes))), [], self.top))
 
 
 def choose_format(args, classes):
@@ -93,13 +94,13 @@ def write_header(file, header, form):
 def write(file, window, form):
     """Write a predict.Window as a Format says."""
     if form.kind == "csv":
-        added = columns(form.classes, window.probabilities, form.top)
+        added = columns(form.classes, window.probabilities, window.named, form.top)
         sheet = csv.writer(file, lineterminator=form.line_end)
         for item, *values in zip(window.items, *added.values(), strict=True):
             sheet.writerow(item.cells + [as_cell(value) for value in values])
         return
     line = text_line if form.kind == "text" else json_line
-    for item, pairs in zip(window.items, shown(window.probabilities, form), strict=True):
+    for item, pairs in zip(window.items, shown(window, form), strict=True):
         print(line(item.title, pairs, form), file=file)
 
 
@@ -112,16 +113,12 @@ def as_cell(value):
     return f"{value:.6f}"
 
 
-def shown(probabilities, form):
-    """Yield the (category, probability) pairs to print for a title, none where it has no text."""
-    order = likeliest(probabilities, form.top)
-    for numbers, values in zip(order, probabilities.tolist(), strict=True):
-        if math.isnan(values[0]):
-            yield []
-        elif form.top:
-            yield [(form.classes[number], values[number]) for number in numbers]
-        else:
-            yield list(zip(form.classes, values, strict=True))
+def shown(window, form):
+    """Yield the (category, probability) pairs to print for a title, the named one first, none without text."""
+    order = ranked(window.probabilities, window.named, form.top)
+    for numbers, values in zip(order, window.probabilities.tolist(), strict=True):
+        has_text = not math.isnan(values[0])
+        yield [(form.classes[number], values[number]) for number in numbers] if has_text else []
 
 
 def text_line(title, pairs, form):
@@ -136,7 +133,7 @@ def text_line(title, pairs, form):
 
 def json_line(title, pairs, form):
     """A title with its prediction as a JSON object."""
-    label, probability = max(pairs, key=lambda pair: pair[1], default=(None, 0.0))
+    label, probability = pairs[0] if pairs else (None, 0.0)
     item = {
         "title": title,
         "prediction": label,

@@ -1,6 +1,4 @@
-"""Pictures of a table: macro-F1 by layer, confusions and calibration of the recommended row,
-macro-F1 by labels.
-"""
+"""Pictures of a table: macro-F1 by layer with confusions and calibration, and macro-F1 by labels."""
 
 import logging
 import re
@@ -15,7 +13,8 @@ import naming
 import runs
 import table as tables
 
-COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]  # Okabe & Ito 2008
+# of Okabe & Ito (2008), for eyes that see fewer colours, too
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 GRAY = "#555555"
 MARKERS = "osD^vPX*"
 STYLES = {"majority": ":", "tfidf": "--", "average": "-."}
@@ -33,31 +32,23 @@ def library():
     except ImportError:
         raise cli.Problem("--plot needs matplotlib; install it with: pip install matplotlib") from None
     matplotlib.rcdefaults()
-    changed = {
-        "svg.hashsalt": "layers",  # the same bytes for the same picture
-        "text.parse_math": False,  # a dollar sign in a category is a dollar sign
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-    }
-    matplotlib.rcParams.update(changed)
+    matplotlib.rc("svg", hashsalt="layers")  # the same bytes for the same picture
+    matplotlib.rc("text", parse_math=False)  # a dollar sign in a category is a dollar sign
+    matplotlib.rc("legend", frameon=False, fontsize=9)
+    matplotlib.rc("axes", titlesize=10)
+    matplotlib.rc("axes.spines", top=False, right=False)
     return matplotlib
 
 
 def paths(path):
-    """The paths of the pictures of a table: its rows trained on all titles, and its learning
-    curves.
-    """
+    """The paths of a table's pictures: its rows trained on all titles, and its learning curves."""
     return path, path.with_stem(f"{path.stem}-labels")
 
 
 def draw(path, table, answer):
     """Draw the pictures of a table to .png or .svg files; returns their paths.
 
-    answer: the table's Answer, or None where no row was trained on all titles, and so there is no
-    first picture.
+    answer: the table's Answer; None where no row was trained on all titles: no first picture.
     """
     rows_path, curves_path = paths(path)
     drawn = []
@@ -71,9 +62,7 @@ def draw(path, table, answer):
 
 
 def save(path, table, picture):
-    """Write a picture to a file. picture: draws into a figure, and returns the axes that hold
-    macro-F1.
-    """
+    """Write a picture to a file. picture: draws into a figure, and returns the axes of macro-F1."""
     figure = library().figure.Figure(layout="constrained")
     axes = picture(figure)
     axes.set_title(readable([tables.figure_name(table)], 80)[0], loc="left")
@@ -85,9 +74,7 @@ def save(path, table, picture):
 
 
 def readable(names, longest=16):
-    """Names on one line, with � for what the font lacks, cut in the middle; those that look alike
-    get their number.
-    """
+    """Names on one line, � for what the font lacks, cut in the middle; numbered where they look alike."""
     from matplotlib import font_manager
 
     glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
@@ -96,58 +83,48 @@ def readable(names, longest=16):
     for name in map(cli.one_line, names):
         name = "".join(c if ord(c) in glyphs else "\ufffd" for c in name)
         name = re.sub("\ufffd( *\ufffd)*", "\ufffd", name)
-        if len(name) > longest:
-            name = f"{name[:half]}…{name[1 - half :]}"
-        short.append(name)
+        short.append(name if len(name) <= longest else f"{name[:half]}…{name[1 - half :]}")
     return [f"{name} {i}" if short.count(name) > 1 else name for i, name in enumerate(short, 1)]
 
 
-# --- the rows -----------------------------------------------------------------------------------------------------
+# --- the rows ---
 
 
 def draw_rows(figure, table, answer):
-    """Macro-F1 by layer; how the recommended row (or, where there is none, the best) confuses, and
-    how sure it is.
-    """
+    """Macro-F1 by layer; how the recommended row, or else the best, confuses, and how sure it is."""
     row = answer.recommended or answer.best
     width = 7.2 + 0.12 * max(0, len(table.rows) - 24)
     figure.set_size_inches(width + 4.6, 6.4)
     grid = figure.add_gridspec(2, 2, width_ratios=(width, 4.6), height_ratios=(2.7, 1))
     scores = figure.add_subplot(grid[:, 0])
-    confusion = figure.add_subplot(grid[0, 1])
-    calibration = figure.add_subplot(grid[1, 1])
-
     draw_scores(scores, table, answer)
-    if len(table.classes) <= MATRIX:
-        draw_confusion(confusion, table, row)
-    else:
-        draw_confused_pairs(confusion, table, row)
+    confusion = figure.add_subplot(grid[0, 1])
+    draw_confusion = draw_matrix if len(table.classes) <= MATRIX else draw_confused_pairs
+    draw_confusion(confusion, table, row)
     chosen = "Recommended" if answer.recommended else "Best"
     confusion.set_title(textwrap.fill(f"{chosen}: {row.name}", 52))
-    draw_calibration(calibration, table, row)
+    draw_calibration(figure.add_subplot(grid[1, 1]), table, row)
     return scores
 
 
 def draw_scores(axes, table, answer):
-    """Macro-F1 with its interval: a place for each set of layers, a colour and a marker for each
-    kind of head.
-    """
+    """Macro-F1: a place for each set of layers, a colour and a marker for each kind of head."""
     places = layer_places(table.rows)
     heads = list(dict.fromkeys(row.run.head for row in table.rows))
     x = row_positions(table.rows, places, heads)
     handles = []
     for number, head in enumerate(heads):
         members = [row for row in table.rows if row.run.head == head]
-        handles.append(draw_head(axes, members, [x[row] for row in members], number, answer))
+        handles.append(draw_head(axes, members, [x[row] for row in members], number, answer.best))
 
+    # baselines are lines, for which there has to be room, as for the rows that are named at the edge
     low, high = axes.get_ylim()
-    if axes.texts:  # room for the rows that are named at the edge
+    if axes.texts:
         low -= 0.15 * (high - low)
     for kind, row in answer.references.items():
         high = max(high, row.value + 0.03 * (high - low))
-        below = ", below" if row.value < low else ""
-        style = {"color": GRAY, "linestyle": STYLES[kind], "linewidth": 1}
-        handles.append(axes.axhline(row.value, label=f"{row.run.head} ({row.value:.3f}{below})", **style))
+        label = f"{row.run.head} ({row.value:.3f}{', below' if row.value < low else ''})"
+        handles.append(axes.axhline(row.value, color=GRAY, linestyle=STYLES[kind], linewidth=1, label=label))
     axes.set(ylim=(low, high), xlim=(-0.5, max(places.values()) + 0.5))
 
     names = readable([naming.spell(list(layers)) for layers in places])
@@ -160,14 +137,9 @@ def draw_scores(axes, table, answer):
 
 
 def layer_places(rows):
-    """Where each set of layers stands on the axis, {layers: x}: single layers first, the others a
-    little apart.
-    """
+    """Where each set of layers stands, {layers: x}: single layers first, the others a little apart."""
     sets = sorted({tuple(row.run.layers) for row in rows}, key=lambda layers: (len(layers), layers))
-    places = {}
-    for number, layers in enumerate(sets):
-        places[layers] = number if len(layers) == 1 else number + 0.6
-    return places
+    return {layers: i if len(layers) == 1 else i + 0.6 for i, layers in enumerate(sets)}
 
 
 def row_positions(rows, places, heads):
@@ -182,19 +154,17 @@ def row_positions(rows, places, heads):
     return positions
 
 
-def draw_head(axes, rows, x, number, answer):
-    """The rows with one kind of head; those far below the best one are named at the edge. Returns
-    their handle.
-    """
+def draw_head(axes, rows, x, number, best):
+    """The rows with one kind of head, those far below the best one at the edge; returns their handle."""
     color = COLORS[number % 8]
-    marker = MARKERS[(number + number // 8) % 8]
     x = np.array(x)
     y = np.array([row.value for row in rows])
     errors = np.abs(np.transpose([row.interval for row in rows]) - y)
-    near = y >= NEAR * answer.best.value
+    near = y >= NEAR * best.value
     single = near & [len(row.run.layers) == 1 for row in rows]
-    style = {"color": color, "fmt": marker, "markersize": 5, "capsize": 2, "linewidth": 1.2}
-    handle = axes.errorbar(x[near], y[near], errors[:, near], label=rows[0].run.head, **style)
+    style = {"color": color, "fmt": MARKERS[(number + number // 8) % 8], "markersize": 5}
+    style |= {"capsize": 2, "linewidth": 1.2, "label": rows[0].run.head}
+    handle = axes.errorbar(x[near], y[near], errors[:, near], **style)
     axes.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
     edge = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "center", "fontsize": 8}
     for far in np.flatnonzero(~near):
@@ -203,24 +173,21 @@ def draw_head(axes, rows, x, number, answer):
 
 
 def legend_below(figure, handles):
-    """A legend below everything, in as many columns as the figure is wide enough for; the figure
-    grows with it.
-    """
+    """A legend below everything, in as many columns as there is room for; the figure grows with it."""
     labels = [textwrap.fill(handle.get_label(), 60) for handle in handles]
     width, height = figure.get_size_inches()
+    # in inches, a character is 0.085 wide, and a marker 0.7
     longest = max(len(line) for label in labels for line in label.splitlines())
-    columns = max(1, min(3, int(width / (0.085 * longest + 0.7))))  # inches of a character, and of a marker
+    columns = max(1, min(3, int(width / (0.085 * longest + 0.7))))
     lines = sum(label.count("\n") + 1 for label in labels)
     figure.set_size_inches(width, height + 0.2 * max(0, lines / columns - 3))
     figure.legend(handles=handles, labels=labels, loc="outside lower left", ncols=columns)
 
 
-def draw_confusion(axes, table, row):
-    """The confusion matrix of a row, mean over repeats; errors have a scale of colours of their
-    own.
-    """
+def draw_matrix(axes, table, row):
+    """The confusion matrix of a row, mean over repeats; errors have a scale of colours of their own."""
     classes = len(table.classes)
-    matrices = [metrics.confusion_matrix(table.labels, predicted, classes) for predicted in row.predictions]
+    matrices = [metrics.confusion_matrix(table.labels, each, classes) for each in row.predictions]
     matrix = np.mean(matrices, axis=0)
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     diagonal = np.eye(classes, dtype=bool)
@@ -235,15 +202,12 @@ def draw_confusion(axes, table, row):
     axes.set_xticks(range(classes), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
     axes.set_yticks(range(classes), names, fontsize=size)
     for i, j in np.ndindex(*matrix.shape):
-        dark = i == j and share[i, j] > 0.5
-        style = {"ha": "center", "va": "center", "fontsize": size, "color": "white" if dark else "black"}
-        axes.text(j, i, f"{matrix[i, j]:,.0f}", **style)
+        color = "white" if i == j and share[i, j] > 0.5 else "black"
+        axes.text(j, i, f"{matrix[i, j]:,.0f}", ha="center", va="center", fontsize=size, color=color)
 
 
 def draw_confused_pairs(axes, table, row):
-    """The pairs of categories that a row confuses most, as bars: titles of the one that are
-    predicted as the other.
-    """
+    """The most confused pairs of categories, as bars: titles of the one predicted as the other."""
     classes = len(table.classes)
     cells = table.labels.astype(np.int64) * classes
     wrong = [(cells + predicted)[predicted != table.labels] for predicted in row.predictions]
@@ -251,15 +215,15 @@ def draw_confused_pairs(axes, table, row):
     most = np.argsort(-counts, kind="stable")[:PAIRS]
     names = []
     for pair in pairs[most]:
-        labelled, predicted = readable([table.classes[number] for number in divmod(int(pair), classes)])
-        names.append(f"{labelled} → {predicted}")
+        names.append(" → ".join(readable([table.classes[i] for i in divmod(int(pair), classes)])))
     lengths = counts[most] / len(row.predictions)
     axes.barh(range(len(names)), lengths, color=COLORS[1], alpha=0.7)
     for place, length in enumerate(lengths):
         axes.text(length, place, f" {length:,.0f}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    axes.set_xlabel(f"titles a repeat, the {len(names)} most confused pairs (labelled → predicted)", fontsize=9)
+    what = f"titles a repeat, the {len(names)} most confused pairs (labelled → predicted)"
+    axes.set_xlabel(what, fontsize=9)
 
 
 def draw_calibration(axes, table, row):
@@ -271,31 +235,33 @@ def draw_calibration(axes, table, row):
     x = np.bincount(place, sure) / count
     y = np.bincount(place, right) / count
     axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":", linewidth=1)
-    axes.scatter(x, y, 8 + 250 * count / len(sure), color=COLORS[0], alpha=0.6, linewidth=0, clip_on=False)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right")
+    area = 8 + 250 * count / len(sure)
+    axes.scatter(x, y, area, color=COLORS[0], alpha=0.6, linewidth=0, clip_on=False)
+    axes.set(xlim=(0, 1.02), xlabel="how sure (area: share of titles)")
+    axes.set(ylim=(0, 1.02), ylabel="how often right")
 
 
-# --- the learning curves ------------------------------------------------------------------------------------------
+# --- the learning curves ---
 
 
 def draw_curves(figure, table):
-    """Macro-F1 over labels a category: a line with its interval for each layer and head, the best
-    one first.
-    """
+    """Macro-F1 over labels a category: a line with its interval for each row, the best one first."""
     figure.set_size_inches(9.6, 5.2)
     axes = figure.add_subplot(xscale="log")
     curves = tables.curves(table)
     tfidf = curves.pop(runs.BASELINES["tfidf"], None)
-    ordered = sorted(curves.items(), key=lambda item: -max(row.value for row in item[1].values()))
-    colors, band = COLORS, 0.15
-    if len(ordered) > 6:  # more than there are colours to tell apart: from red, the best, to blue
+    ordered = sorted(curves, key=lambda name: -max(row.value for row in curves[name].values()))
+    colors = COLORS
+    band = 0.15
+    if len(ordered) > 6:
+        # more than there are colours to tell apart: from red, the best, to blue
         colors = [(share, 0.2, 1 - share) for share in np.linspace(1, 0, len(ordered))]
         band = 0.05
 
     places = size_places(table)
-    for number, (name, curve) in enumerate(ordered):
-        draw_curve(axes, places, name, curve, band, color=colors[number], marker=MARKERS[number % 8])
+    for number, name in enumerate(ordered):
+        style = {"color": colors[number], "marker": MARKERS[number % 8]}
+        draw_curve(axes, places, name, curves[name], band, **style)
     if tfidf:
         draw_curve(axes, places, runs.BASELINES["tfidf"], tfidf, band, color=GRAY, linestyle="--")
     axes.minorticks_off()
@@ -306,15 +272,13 @@ def draw_curves(figure, table):
 
 
 def size_places(table):
-    """Where each size of --labels stands, {size: x}; all titles (None) at what they are a category,
-    but apart.
-    """
-    sizes = {row.run.labels_per_category for row in table.learning_curve}
-    places = {size: size for size in sorted(sizes)}
+    """Where each size of --labels stands, {size: x}; all titles (None) at their number, but apart."""
+    sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
+    places = {size: size for size in sizes}
     if any(None in curve for curve in tables.curves(table).values()):
         folds = table.options.folds
         in_training = len(table.labels) / len(table.classes) * (folds - 1) / folds
-        places[None] = max(2 * max(sizes), in_training)
+        places[None] = max(2 * sizes[-1], in_training)
     return places
 
 
@@ -322,6 +286,7 @@ def draw_curve(axes, places, name, curve, band, **style):
     """One line with its interval. curve: {size: Row}; band: opacity of the interval."""
     sizes = [size for size in places if size in curve]
     x = [places[size] for size in sizes]
+    y = [curve[size].value for size in sizes]
     low, high = np.transpose([curve[size].interval for size in sizes])
-    axes.plot(x, [curve[size].value for size in sizes], markersize=5, label=textwrap.fill(name, 44), **style)
+    axes.plot(x, y, markersize=5, label=textwrap.fill(name, 44), **style)
     axes.fill_between(x, low, high, color=style["color"], alpha=band, linewidth=0)

@@ -5,8 +5,10 @@
     python predict.py --run results/RUN --csv new.csv --out labelled.csv
     python predict.py --run results/RUN --csv test.csv --label-column category
 
-The probabilities of the run's heads are pooled, then its temperature is applied. The encoder runs
-no deeper than the run needs. From Python: predict.table(predict.load("results/RUN"), ["a title"]).
+The probabilities of the run's heads are pooled, then its temperature is applied. A run that decides
+for macro-F1 may name a category that is not the likeliest; its probability is the calibrated one of
+that category. The encoder runs no deeper than the run needs. From Python:
+predict.table(predict.load("results/RUN"), ["a title"]).
 """
 
 import cli
@@ -57,6 +59,7 @@ import numpy as np
 import torch
 
 import data
+import decision
 import metrics
 import model
 import output
@@ -77,6 +80,7 @@ class Classifier:
     encoder: Encoder
     forward: Callable  # all heads at once, see model.stacked
     state: dict[str, torch.Tensor]  # of the heads, on the encoder's device
+    offsets: np.ndarray | float  # (classes,) of the decision, the mean over heads, see decision.py
 
 
 def load(folder, name=None, device="auto", dtype=None):
@@ -98,7 +102,8 @@ def load(folder, name=None, device="auto", dtype=None):
         hint = f"{run.folder} needs {needed}, or --model to say where that is"
         raise cli.Problem(f"{error} ({hint})") from None
     state = {key: value.to(encoder.device) for key, value in state.items()}
-    return Classifier(run, encoder, model.stacked(head, shared=True), state)
+    offsets = 0.0 if run.offsets is None else run.offsets.mean((0, 1))
+    return Classifier(run, encoder, model.stacked(head, shared=True), state, offsets)
 
 
 def load_own_encoder(run, name, device, dtype):
@@ -129,6 +134,7 @@ class Window:
 
     items: list[Item]
     probabilities: np.ndarray  # (items, classes) float64, not-a-number where a title has no text
+    named: np.ndarray  # (items,) int: the number of the category that is named
     cut: int  # titles that are longer than the encoder reads
 
 
@@ -141,10 +147,11 @@ def predict(classifier, blocks, size=4096):
     classes = classifier.run.classes
     for items, tokenised in windows_ahead(classifier.encoder, in_windows(blocks, size)):
         probabilities = np.full((len(items), len(classes)), np.nan)
+        named = np.zeros(len(items), np.int64)
         with_text = [i for i, item in enumerate(items) if not data.is_blank(item.title)]
         if with_text:
-            probabilities[with_text] = classify(classifier, tokenised)
-        yield Window(items, probabilities, tokenised.cut)
+            probabilities[with_text], named[with_text] = classify(classifier, tokenised)
+        yield Window(items, probabilities, named, tokenised.cut)
 
 
 def in_windows(blocks, size):
@@ -171,14 +178,15 @@ def texts_of(items):
 
 
 def classify(classifier, tokenised):
-    """Probabilities of embedding.Tokenised titles, (titles, classes) float64."""
+    """(probabilities, named) of embedding.Tokenised titles: (titles, classes) float64, (titles,) int."""
     run = classifier.run
     values = embed(classifier.encoder, tokenised, run.layers, run.poolings)
     # through the numbers that were stored: the heads know features of that precision
     stored = [values[column].astype(run.config.settings.store) for column in run.columns]
     x = torch.from_numpy(np.stack(stored, axis=1).astype(np.float32)).to(classifier.encoder.device)
-    mean = model.mean_probabilities(classifier.forward, classifier.state, x)
-    return metrics.sharpen(mean.cpu().numpy(), run.figures.temperature)
+    pooled = model.mean_probabilities(classifier.forward, classifier.state, x).cpu().numpy()
+    named = decision.decide(pooled, classifier.offsets)
+    return metrics.sharpen(pooled, run.figures.temperature), named
 
 
 # --- predictions as a table -----------------------------------------------------------------------
@@ -193,9 +201,10 @@ def table(classifier, titles):
     import pandas
 
     titles = list(titles)
-    windows = predict(classifier, [map(Item, titles)])
+    windows = list(predict(classifier, [map(Item, titles)]))
     probabilities = np.concatenate([window.probabilities for window in windows])
-    predicted = output.columns(classifier.run.classes, probabilities)
+    named = np.concatenate([window.named for window in windows])
+    predicted = output.columns(classifier.run.classes, probabilities, named)
     return pandas.DataFrame({"title": titles, **predicted})
 
 
@@ -320,7 +329,8 @@ def score_predictions(classes, windows, label, training):
     titles = [item.title for item in items]
     labels = [" ".join(item.cells[label].split()) for item in items]
     probabilities = np.concatenate([window.probabilities for window in windows])
-    return score.report(classes, titles, labels, probabilities, training)
+    named = np.concatenate([window.named for window in windows])
+    return score.report(classes, titles, labels, probabilities, named, training)
 
 
 def say_outcome(outcome, encoder, out):

@@ -4,13 +4,15 @@ Each head is a logistic regression, solved to convergence; logistic.py does that
 """
 
 import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+import decision
 import logistic
 import model
-from logistic import Problems, Scale, standardization
+from logistic import Scale, standardization
 
 # The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
 GRID = [float(f"{10.0**power:.1e}") for power in np.arange(-5, 2.1, 0.5)]
@@ -20,6 +22,15 @@ STATE = 48_000_000  # numbers that all heads that are fitted together may keep, 
 COPY = 1 << 25  # numbers of the features that are copied where few titles are drawn: 130 MB
 # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 SEARCH = 50_000
+
+
+@dataclass
+class Choice:
+    """What a head chose on titles that it learns from, but that were held out for the choice."""
+
+    c: float  # inverse strength of the penalty
+    labels: np.ndarray  # (titles,) int, of the titles that were held out
+    probabilities: np.ndarray  # (titles, classes) of these titles
 
 
 def rescale(x):
@@ -38,13 +49,14 @@ def rescale(x):
     return Scale(mean, deviation)
 
 
-def train(x, scale, labels, folds, draws, classes, report=lambda heads: None):
+def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: None):
     """Train the linear probes of all folds and repeats. Returns a model.Trained.
 
     x: (titles, layers, hidden) float32 tensor, rescaled; scale: what it had, see rescale; labels:
     (titles,) int; folds: (repeats, titles) int; draws: the titles that each head learns from, see
-    splits.draw_titles; classes: how many there are; report: called now and then with how many heads
-    that was worth. The heads that are returned are for the features as they were before.
+    splits.draw_titles; classes: how many there are; decide: "macro-f1" to choose offsets, see
+    decision.py, or "likeliest"; report: called now and then with how many heads that was worth. The
+    heads that are returned are for the features as they were before.
     """
     targets = torch.as_tensor(labels, device=x.device).long()
 
@@ -53,12 +65,12 @@ def train(x, scale, labels, folds, draws, classes, report=lambda heads: None):
     if 2 * len(draws[0].rows) < len(x):
         together = len(draws) // len(folds)
     thetas = []
-    chosen = []
+    choices = []
     for first in range(0, len(draws), together):
         group = draws[first : first + together]
-        fitted, penalties = fit_together(x.flatten(1), targets, group, classes, report)
+        fitted, chosen = fit_together(x.flatten(1), targets, group, classes, report)
         thetas += fitted
-        chosen += penalties
+        choices += chosen
     theta = torch.cat(thetas, 1).transpose(0, 1)  # heads first, as they are kept
 
     # held-out titles are scored on the features as they are here, since those have the better digits
@@ -69,8 +81,22 @@ def train(x, scale, labels, folds, draws, classes, report=lambda heads: None):
     flat = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
     unscaled = torch.stack([undo_scale(own.double(), flat).float() for own in theta]).cpu()
     state = {name: value.contiguous() for name, value in probe_state(unscaled).items()}
-    penalties = np.reshape(chosen, (len(folds), -1)).tolist()
-    return model.Trained(state, probabilities, penalties=penalties)
+    penalties = np.reshape([choice.c for choice in choices], (len(folds), -1)).tolist()
+    offsets = None
+    if decide == "macro-f1":
+        offsets = choose_offsets(choices, draws, labels, classes)
+        offsets = offsets.reshape(len(folds), -1, classes)
+    return model.Trained(state, probabilities, penalties=penalties, offsets=offsets)
+
+
+def choose_offsets(choices, draws, labels, classes):
+    """The offsets of each head's decision, (heads, classes) float32; labels: those of all titles."""
+    offsets = []
+    for choice, draw in zip(choices, draws, strict=True):
+        learned = labels[draw.rows]
+        tau = decision.choose_tau(choice.labels, choice.probabilities, learned, classes)
+        offsets.append(decision.offsets_of(tau, learned, classes))
+    return np.stack(offsets).astype(np.float32)
 
 
 def probe_state(theta):
@@ -89,7 +115,7 @@ def fit_together(x, labels, draws, classes, report):
     """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
 
     x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes, heads,
-    dimensions + 1) float32, of so many heads at a time, and a list with the C of each head.
+    dimensions + 1) float32, of so many heads at a time, and a list with the Choice of each head.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
 
@@ -112,17 +138,17 @@ def fit_together(x, labels, draws, classes, report):
     # as many heads at a time as memory allows
     numbers = (2 * logistic.MEMORY + 12) * (x.shape[1] + 1) * classes * turns
     thetas = []
-    chosen = []
+    choices = []
     for chunk in parts.split(max(1, STATE // numbers)):
-        start, c = choose_penalty(sample_x, sample_labels, chunk[:, sample], classes, report)
+        start, own = choose_penalty(sample_x, sample_labels, chunk[:, sample], classes, report)
+        c = x.new_tensor([choice.c for choice in own], dtype=torch.float64)
         learn = chunk >= 0
-        titles = learn.sum(1)
-        scale = standardization(x, learn)
-        problems = Problems(x, labels, learn, 1 / titles, l2_penalty(c, titles, classes), scale)
+        penalty = l2_penalty(c, learn.sum(1), classes)
+        problems = logistic.make_problems(x, labels, learn, penalty, classes)
         theta = logistic.minimise(problems, start, tolerance)
-        thetas.append(undo_scale(theta, scale).float())
-        chosen += c.tolist()
-    return thetas, chosen
+        thetas.append(undo_scale(theta, problems.scale).float())
+        choices += own
+    return thetas, choices
 
 
 def leave_out_unused(x, labels, draws):
@@ -143,25 +169,24 @@ def leave_out_unused(x, labels, draws):
 
 
 def choose_penalty(x, labels, parts, classes, report):
-    """For each head the C with the lowest log loss on held-out titles, and a solution to start from.
+    """The C with the lowest log loss on held-out titles, and a solution to start from, for each head.
 
-    parts: see leave_out_unused. The grid is walked from the strongest penalty on, each solution
-    starting from where the last two lead; what a head finds after its log loss was higher twice, or
-    once by a twentieth, does not count. Returns theta, (classes, heads, dimensions + 1), and C,
-    (heads,) float64.
+    parts: see leave_out_unused. All of the grid is walked, from the strongest penalty on, each
+    solution starting from where the last two lead: the log loss may have several valleys. Returns
+    theta, (classes, heads, dimensions + 1), and a list with the Choice of each head.
     """
     heads = len(parts)
     chosen = x.new_full((heads,), ALONE, dtype=torch.float64)
+    training, scoring = split_off(x, labels, parts, classes)
+    theta = start_from_shares(training)
     if parts.max() == 0:  # a title of each category: there is nothing to choose by
-        return x.new_zeros(classes, heads, x.shape[1] + 1), chosen
+        nothing = np.empty((0, classes))
+        return theta[:, :heads], [Choice(ALONE, nothing[:, 0].astype(int), nothing)] * heads
 
-    training, scoring = split_off(x, labels, parts)
     titles = training.learn.sum(1).clamp(min=1)
-    theta = x.new_zeros(classes, len(titles), x.shape[1] + 1)
     older = theta
-    best = theta[:, :heads]
+    best = theta
     lowest = torch.full_like(chosen, torch.inf)
-    rises = torch.where(parts.amax(1) == 0, 2, 0)  # of the log loss: with two, the search is over
     for c in GRID:
         # walk the grid
         report(heads / (len(GRID) + 1))
@@ -170,25 +195,39 @@ def choose_penalty(x, labels, parts, classes, report):
         older = theta
         theta = logistic.minimise(problems, ahead, tolerance=0.1)
 
-        # score
+        # score, and keep the best; a weaker penalty has to earn it
         losses, _ = logistic.objective(scoring, theta)
         losses = losses.view(-1, heads).sum(0)
-
-        # keep the best; a weaker penalty has to earn it
-        better = (losses < lowest * 0.99) & (rises < 2)
-        best = torch.where(better[:, None], theta[:, :heads], best)
+        better = losses < lowest * 0.99
+        best = torch.where(better.repeat(len(titles) // heads)[:, None], theta, best)
         chosen = torch.where(better, c, chosen)
         lowest = torch.where(better, losses, lowest)
 
-        # twice higher, or once by much, and the minimum is behind
-        risen = rises + (losses > lowest).int() + (losses > 1.05 * lowest).int()
-        rises = torch.where(better, 0, risen)
-        if (rises >= 2).all():
-            break
-    return best, chosen
+    # what was held out also serves other choices; heads with a title of each category have nothing
+    chosen = torch.where(parts.amax(1) == 0, ALONE, chosen)
+    choices = []
+    for head, c in enumerate(chosen.tolist()):
+        numbers = range(head, len(titles), heads)
+        choices.append(held_out(scoring, best, numbers, c))
+    return best[:, :heads], choices
 
 
-def split_off(x, labels, parts):
+def held_out(scoring, theta, numbers, c):
+    """The Choice of a head whose problems in `scoring`, see split_off, have these numbers and solutions."""
+    labels = [scoring.labels[scoring.learn[number]] for number in numbers]
+    values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
+    return Choice(c, torch.cat(labels).cpu().numpy(), torch.cat(values).float().cpu().numpy())
+
+
+def start_from_shares(problems):
+    """theta where weights are 0 and each class is as likely as it is frequent."""
+    classes, count = problems.shares.shape
+    theta = problems.x.new_zeros(classes, count, problems.x.shape[1] + 1)
+    theta[..., -1] = problems.shares.clamp(min=1e-6).log()
+    return theta
+
+
+def split_off(x, labels, parts, classes):
     """Problems to train with some titles held out, and the same ones to score on those titles.
 
     Few titles (x is float64) are held out part by part, of many one part only. There is a problem
@@ -198,9 +237,8 @@ def split_off(x, labels, parts):
     turns = range(last + 1) if x.dtype == torch.float64 else [last]
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
     held_out = torch.cat([parts == turn for turn in turns])
-    weight = 1 / learn.sum(1).clamp(min=1)
-    no_penalty = torch.zeros_like(weight)
-    training = Problems(x, labels, learn, weight, no_penalty, standardization(x, learn))
+    no_penalty = x.new_zeros(len(learn))
+    training = logistic.make_problems(x, labels, learn, no_penalty, classes)
 
     # all parts of a head together make a mean
     titles = held_out.view(len(turns), len(parts), -1).sum((0, 2))

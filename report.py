@@ -2,6 +2,8 @@
 markdown.
 """
 
+import numpy as np
+
 import cli
 import runs
 import table as tables
@@ -59,6 +61,21 @@ DIFFERENCES = (
     "which does not make rows equal."
 )
 COLUMNS = "Log loss is after the temperature. Depth is the share of the encoder that has to run."
+DECISION = (
+    "Linear probes, and TF-IDF beside them, name the category with the largest p / prior^τ, τ chosen for macro-F1 "
+    "on training titles, which may not be the likeliest."
+)
+DECISION_GAIN = (
+    "For {name}, that brought {gain:+.4f} of macro-F1 (95% interval {low:+.4f} to {high:+.4f}) "
+    "against naming the likeliest."
+)
+GRID_ENDS = "At an end of the grid of penalties, C 1e-05 to 100: {names}."
+LEFT_OUT = (
+    "Left out of the comparison for the best row, as not shown to know more than chance does: {name}, "
+    "macro-F1 {value:.4f} ({low:.4f} to {high:.4f})."
+)
+ONE_REPEAT = "With one repeat, the choice of folds and first weights is not in this: `--repeats 3` adds it."
+ONE_DRAW = "With one repeat, the choice of the labelled titles is not in these intervals: `--repeats 3` adds it."
 SCARCE = "Too few titles for intervals that hold: {names}."
 COLLAPSED = "Collapsed: {name} {what}; try {remedy}."
 FROM_REPORT = "The report's figures are those of its last epoch with bert-base-uncased, on a split of its own."
@@ -123,6 +140,11 @@ def recommendation(table, answer):
     sentences.append(recommended(table, answer))
     if answer.recommended is answer.best:
         sentences += titles_needed(table, answer)
+    elif table.options.repeats == 1:
+        sentences.append(ONE_REPEAT)
+    for row in answer.left_out:
+        low, high = row.interval
+        sentences.append(LEFT_OUT.format(name=row.name, value=row.value, low=low, high=high))
     if len(table.rows) > 1:
         sentences.append(CORRECTED.format(rows=len(table.rows), value=answer.comparison.corrected))
     return " ".join(sentences)
@@ -223,8 +245,9 @@ def categories(table, row):
 def sure_sentence(table, row):
     """How often a row is right where it is sure."""
     probabilities = row.run.calibrated
-    sure = probabilities.max(1) >= SURE
-    right = probabilities.argmax(1) == table.labels
+    named = row.run.named(table.folds)
+    sure = np.take_along_axis(probabilities, named[:, None], 1)[:, 0] >= SURE
+    right = named == table.labels
     if not sure.any():
         return NOWHERE_SURE.format(level=SURE)
     return SURE_OF.format(level=SURE, share=sure.mean(), right=right[sure].mean())
@@ -265,6 +288,8 @@ def learning_sentences(table):
                 verdict=verdict(low, high, "it still rises", "it falls", "that it still rises is not shown"),
             )
         )
+        if table.options.repeats == 1:
+            sentences.append(ONE_DRAW)
     return " ".join(sentences)
 
 
@@ -283,12 +308,30 @@ def notes(table, answer):
         if collapsed:
             what, remedy = collapsed
             sentences.append(COLLAPSED.format(name=row.name, what=what, remedy=remedy))
+    decided = [row for row in table.rows if row.run.options.decide == "macro-f1"]
+    if decided:
+        sentences.append(DECISION)
+        row = max(decided, key=lambda each: each.value)
+        gain, low, high = tables.decision_gain(table, row)
+        sentences.append(DECISION_GAIN.format(name=row.name, gain=gain, low=low, high=high))
+    ends = [row for row in table.rows if row.run.figures.grid_ends]
+    if ends:
+        sentences.append(GRID_ENDS.format(names=listed([grid_end(row) for row in ends])))
     scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best.influence.scarce]
     if scarce:
-        more = ", …" if len(scarce) > 5 else ""
-        sentences.append(SCARCE.format(names=", ".join(scarce[:5]) + more))
+        sentences.append(SCARCE.format(names=listed(scarce)))
     if any(report_figure(table, row) for row in table.rows):
         sentences.append(FROM_REPORT)
         if table.encoder.name not in REPORT_MODELS:
             sentences.append(OTHER_ENCODER)
     return sentences
+
+
+def grid_end(row):
+    """How many heads of a row chose a penalty at an end of the grid, in words."""
+    return f"{row.run.figures.grid_ends} of {row.run.options.heads} heads of {row.name}"
+
+
+def listed(names, most=5):
+    """The first names, with commas between them."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

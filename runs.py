@@ -5,6 +5,7 @@ config.json                 options, columns (pooling and layer), classes, figur
 files below heads.safetensors           the heads of all repeats and folds, stacked (runs that
 train.py made) history.csv                 loss and macro-F1 of every epoch of every head (the
 report's head) probabilities.npy           (repeats, titles, classes) float32, out of fold
+offsets.npy                 (repeats, folds, classes) float32, see decision.py (where it decides for macro-F1)
 labels.npy, groups.npy      (titles,) int32; groups are copies of one another folds.npy
 (repeats, titles) int32 README.md                   a model card
 """
@@ -21,33 +22,16 @@ import numpy as np
 from safetensors.numpy import save_file
 
 import cli
+import decision
 import disk
 import metrics
 import naming
 import store
+from figures import Figures
 from options import MLP_OPTIONS, PROTOCOL, Options
 
-FORMAT = 2  # raised when older runs can no longer be read
+FORMAT = 3  # raised when older runs can no longer be read
 BASELINES = {"majority": "majority class", "tfidf": "TF-IDF", "average": "TF-IDF + best row"}
-
-
-@dataclass
-class Figures:
-    """How good a run is, out of fold."""
-
-    macro_f1: float  # over all titles, the mean over repeats
-    repeat_macro_f1: list[float]  # of each repeat
-    fold_mean: float  # of the macro-F1 of each fold of each repeat
-    fold_deviation: float  # of the same, ddof 1
-    fold_macro_f1: list[list[float]]  # of each repeat, a list over its folds
-    collapsed: list[list[int]]  # the [repeat, fold] of each head that predicts one class only
-    temperature: float  # what sharpens the pooled probabilities
-    log_loss: float  # in nats, after the temperature, cross-fitted over folds
-    log_loss_before: float  # before the temperature
-    calibration_error: float  # expected calibration error after the temperature, cross-fitted
-    calibration_error_before: float  # before the temperature
-    layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
-    penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
 
 
 @dataclass
@@ -83,6 +67,7 @@ class Run:
     folder: Path | None  # None for a baseline that is computed from other runs
     config: Config
     computed: np.ndarray | None = None  # the probabilities of a run that has no folder
+    computed_offsets: np.ndarray | None = None  # its offsets
 
     @property
     def options(self):
@@ -146,8 +131,25 @@ class Run:
 
     @property
     def calibrated(self):
-        """Out-of-fold probabilities as predict.py would give them: (titles, classes) float64."""
-        return metrics.sharpen(metrics.pool(self.probabilities), self.figures.temperature)
+        """Out-of-fold probabilities, pooled over repeats and sharpened: (titles, classes) float64."""
+        return metrics.sharpen(metrics.pool(self.probabilities), self.figures.pooled_temperature)
+
+    @property
+    def offsets(self):
+        """What the decision takes from log-probabilities, (repeats, folds, classes); None: nothing."""
+        if self.computed is not None:
+            return self.computed_offsets
+        return self.array("offsets") if "offsets.npy" in self.config.contents else None
+
+    def predictions(self, folds):
+        """The category that is named for each title out of fold, (repeats, titles) ints; folds: of the run."""
+        return decision.predictions(self.probabilities, folds, self.offsets)
+
+    def named(self, folds):
+        """The category that is named for each title by probabilities pooled over repeats: (titles,) ints."""
+        offsets = decision.title_offsets(self.offsets, folds)
+        pooled = metrics.pool(self.probabilities)
+        return decision.decide(pooled, 0.0 if offsets is None else offsets.mean(0))
 
     def array(self, name):
         """One of the run's arrays, memory-mapped; one that is not what the configuration says is a
@@ -165,30 +167,6 @@ class Run:
 
 
 # --- writing and reading ------------------------------------------------------------------------------------------
-
-
-def figures(labels, probabilities, folds, classes):
-    """The Figures of a run: macro-F1, its temperature, and what that does to the probabilities.
-
-    labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats,
-    titles) int. The temperature is fitted on probabilities pooled over repeats, as predict.py pools
-    its heads. Log loss and expected calibration error are cross-fitted: each fold's titles are
-    sharpened by a temperature that the others have chosen.
-    """
-    mean = metrics.pool(probabilities)
-    sharpened = np.empty_like(mean)
-    for fold in range(int(folds.max()) + 1):
-        own = folds[0] == fold
-        temperature = metrics.fit_temperature(labels[~own], mean[~own])
-        sharpened[own] = metrics.sharpen(mean[own], temperature)
-    return Figures(
-        **metrics.score(labels, probabilities.argmax(2), folds, classes),
-        temperature=metrics.fit_temperature(labels, mean),
-        log_loss=metrics.log_loss(labels, sharpened),
-        log_loss_before=metrics.log_loss(labels, mean),
-        calibration_error=metrics.expected_calibration_error(labels, sharpened),
-        calibration_error_before=metrics.expected_calibration_error(labels, mean),
-    )
 
 
 def write(folder, config, arrays, heads=None, history=()):
@@ -228,7 +206,7 @@ def written(config):
     content = disk.as_json(config)
     options = content["options"]
     if config.baseline:
-        content["options"] = {name: options[name] for name in PROTOCOL}
+        content["options"] = {name: options[name] for name in (*PROTOCOL, "decide")}
         if config.options.labels:
             content["options"]["labels"] = config.options.labels
     elif config.options.head == "linear":

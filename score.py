@@ -17,6 +17,7 @@ class Test:
     names: list[str]  # the run's classes, then labels that it does not know and never predicts
     labels: np.ndarray  # (titles,) int: numbers in names
     probabilities: np.ndarray  # (titles, classes of the run)
+    predicted: np.ndarray  # (titles,) int: the class that is named
     groups: np.ndarray  # (titles,) int: copies of one another
     seen: np.ndarray  # (titles,) bool: in training, as they are or as copies
 
@@ -25,16 +26,12 @@ class Test:
         """How many classes the run knows."""
         return self.probabilities.shape[1]
 
-    @property
-    def predicted(self):
-        return self.probabilities.argmax(1)
 
-
-def report(classes, titles, labels, probabilities, training):
+def report(classes, titles, labels, probabilities, named, training):
     """Markdown that says how good the predictions for a test file are.
 
-    classes: names; titles, labels: lists; probabilities: (titles, classes); training: the
-    splits.group_key of what was in training.
+    classes: names; titles, labels: lists; probabilities: (titles, classes); named: (titles,) int;
+    training: the splits.group_key of what was in training.
     """
     # what is known of the titles
     names = [*classes, *sorted(set(labels) - set(classes))]
@@ -44,6 +41,7 @@ def report(classes, titles, labels, probabilities, training):
         names=names,
         labels=np.array([number[label] for label in labels]),
         probabilities=probabilities,
+        predicted=named,
         groups=splits.numbered(keys),
         seen=np.array([key in training for key in keys]),
     )

@@ -4,36 +4,47 @@ import numpy as np
 import pandas as pd
 
 import cli
+import decision
 import disk
 import metrics
 import runs
 
 
 def ensemble(table, answer):
-    """What is known of the titles' categories: ((titles, classes) float64 calibrated probabilities,
-    whose they are).
+    """What is known of the titles' categories, out of fold: (probabilities, named, whose they are).
 
-    They are the average of all rows that did not collapse, or the best row's, and either of them
-    averaged with TF-IDF's where computed: of these, what has the lowest log loss. Weak layers, and
-    words that say little, would blur it. answer: the table's Answer, or None where no row was
-    trained on all titles.
+    probabilities: (titles, classes) float64, calibrated; named: (titles,) ints, the category that is
+    named for each title. They are the average of all rows that did not collapse, or the best row's,
+    and either of them averaged with TF-IDF's where computed: of these, what has the lowest log loss.
+    Weak layers, and words that say little, would blur it. answer: the table's Answer, or None where
+    no row was trained on all titles.
     """
     rows = table.rows or table.learning_curve
-    sound = [row.run for row in rows if not row.run.figures.collapsed]
-    if not sound:
-        sound = [row.run for row in rows]
+    sound = [row.run for row in rows if not row.run.figures.collapsed] or [row.run for row in rows]
     best = min(sound, key=lambda run: run.figures.log_loss)
-
-    found = {best.name: best.calibrated}
+    voices = {best.name: [best]}  # whose probabilities are averaged, all of one list with one weight
     if len(sound) > 1:
-        total = sum(run.calibrated for run in sound)
-        found[f"the average of {len(sound)} rows"] = total / len(sound)
+        voices[f"the average of {len(sound)} rows"] = sound
+    found = {name: average(table, [own]) for name, own in voices.items()}
     if answer and "tfidf" in answer.references:
-        words = answer.references["tfidf"].run.calibrated
-        with_words = {f"{name} with TF-IDF": (values + words) / 2 for name, values in found.items()}
-        found.update(with_words)
-    source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name]))
-    return found[source], source
+        words = [answer.references["tfidf"].run]
+        for name, own in voices.items():
+            found[f"{name} with TF-IDF"] = average(table, [own, words])
+    source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
+    return *found[source], source
+
+
+def average(table, parts):
+    """(probabilities, named) of several lists of runs: all lists, and all runs of a list, weigh the same."""
+    probabilities = offsets = 0.0
+    for part in parts:
+        for run in part:
+            weight = 1 / len(parts) / len(part)
+            probabilities = probabilities + weight * run.calibrated
+            own = decision.title_offsets(run.offsets, table.folds)
+            if own is not None:  # they belong to log-probabilities before the temperature
+                offsets = offsets + weight * own.mean(0) / run.figures.pooled_temperature
+    return probabilities, decision.decide(probabilities, offsets)
 
 
 def write(path, table, answer, features):
@@ -42,9 +53,8 @@ def write(path, table, answer, features):
 
     features: the folder of the runs' features, or None for the one that they were trained on.
     """
-    probabilities, source = ensemble(table, answer)
+    probabilities, predicted, source = ensemble(table, answer)
     titles, names = runs.features_of(table.everything[0].run, features).titles()
-    predicted = probabilities.argmax(1)
     rows = np.arange(len(titles))
     frame = pd.DataFrame(
         {
@@ -53,7 +63,7 @@ def write(path, table, answer, features):
             "label": names,
             "predicted": np.array(table.classes, dtype=object)[predicted],
             "probability_of_label": probabilities[rows, table.labels],
-            "probability_of_predicted": probabilities.max(1),
+            "probability_of_predicted": probabilities[rows, predicted],
         }
     )
     frame = frame[predicted != table.labels]

@@ -7,6 +7,8 @@ import numpy as np
 
 import cli
 import comparison
+import decision
+import figures
 import naming
 import runs
 import store
@@ -61,6 +63,12 @@ class Table:
     def everything(self):
         return self.rows + self.learning_curve + self.baselines
 
+    @property
+    def decide(self):
+        """How TF-IDF decides here: as for macro-F1 where any of the rows does, so that it is no weaker."""
+        decisions = {row.run.options.decide for row in self.rows + self.learning_curve}
+        return "macro-f1" if "macro-f1" in decisions else "likeliest"
+
 
 @dataclass(eq=False)
 class Answer:
@@ -69,8 +77,9 @@ class Answer:
     margin: float  # the loss of macro-F1 that counts as none
     compared: list[Row]  # the table's rows, then the baselines, their average with the best row last
     comparison: comparison.Comparison  # of these rows, in their order
-    best: Row  # the row with the highest macro-F1
+    best: Row  # the row with the highest macro-F1, of those that are shown to beat chance, if any is
     recommended: Row | None  # the cheapest one that is non-inferior to it; None where no row beats chance
+    left_out: list[Row]  # rows above the best one that are not shown to beat chance
 
     def number(self, row):
         """The place of a row in `compared`, and so in the arrays of the comparison."""
@@ -116,10 +125,10 @@ def make_table(trained, baselines):
                 raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {others}")
 
     def rows(chosen):
-        return [make_row(run, arrays["labels"], arrays["groups"]) for run in chosen]
+        return [make_row(run, arrays) for run in chosen]
 
     trained = sorted(trained, key=order)
-    return Table(
+    table = Table(
         data=first.config.data,
         encoder=first.encoder,
         options=first.options,
@@ -130,6 +139,12 @@ def make_table(trained, baselines):
         baselines=rows(baselines),
         **arrays,
     )
+    # TF-IDF may be there with another decision, too, from when there were other rows
+    suits = {"tfidf": table.decide}
+    table.baselines = [
+        row for row in table.baselines if row.run.options.decide == suits.get(row.run.baseline, "likeliest")
+    ]
+    return table
 
 
 def order(run):
@@ -140,12 +155,12 @@ def order(run):
     return unusual, run.head.count(","), run.head, len(run.layers), [-layer for layer in run.layers]
 
 
-def make_row(run, labels, groups):
-    """The Row of a run: of its probabilities, only the predictions are kept in memory."""
+def make_row(run, arrays):
+    """The Row of a run: of its probabilities, only the predictions are kept. arrays: ARRAYS by name."""
     classes = len(run.classes)
     kind = np.min_scalar_type(classes)  # a table of a million titles holds the predictions of many runs
-    predictions = np.stack([repeat.argmax(1).astype(kind) for repeat in run.probabilities])
-    influence = comparison.influence(labels, predictions, classes, groups)
+    predictions = run.predictions(arrays["folds"]).astype(kind)
+    influence = comparison.influence(arrays["labels"], predictions, classes, arrays["groups"])
     return Row(run, predictions, influence, comparison.interval(influence))
 
 
@@ -154,54 +169,55 @@ def make_row(run, labels, groups):
 
 def compare(table, margin):
     """The Answer of a table with at least one row that was trained on all titles."""
-    best = max(table.rows, key=lambda row: row.value)
+    known = [row for row in table.rows if beats_chance(row, len(table.rows))]
+    candidates = known or table.rows
+    best = max(candidates, key=lambda row: row.value)
     references = {row.run.baseline: row for row in table.baselines if not row.run.labels_per_category}
     if "tfidf" in references:
         references["average"] = average_row(table, references["tfidf"], best)
     ordered = [references[kind] for kind in runs.BASELINES if kind in references]
 
-    # baselines are compared with the best row, but do not compete for its place
+    # baselines, and rows that may know nothing, are compared with the best row, but do not compete
     compared = [*table.rows, *ordered]
-    candidates = np.arange(len(compared)) < len(table.rows)
-    found = comparison.compare([row.influence for row in compared], compared.index(best), candidates)
+    competes = np.array([row in candidates for row in compared])
+    found = comparison.compare([row.influence for row in compared], compared.index(best), competes)
 
+    non_inferior = []
+    for row in known:
+        if row is best or found.loss_bound[compared.index(row)] <= margin:
+            non_inferior.append(row)
     return Answer(
         margin=margin,
         compared=compared,
         comparison=found,
         best=best,
-        recommended=recommend(table.rows, best, found, margin),
+        recommended=min(non_inferior, key=lambda row: row.cost, default=None),
+        left_out=[row for row in table.rows if row.value > best.value],
     )
+
+
+def beats_chance(row, rows):
+    """Whether a row is shown to know more than chance does, with 95% confidence for all rows together."""
+    level = 1 - 0.1 / rows  # of an interval with two ends: each row has a chance to be lucky
+    low, _ = comparison.interval(row.influence, level)
+    return low > row.influence.chance
 
 
 def average_row(table, words, best):
     """The average of TF-IDF's and the best row's probabilities, as a Row that is on no disk."""
     values = (words.run.probabilities + best.run.probabilities) / 2
+    both = [row.run.offsets for row in (words, best) if row.run.offsets is not None]
+    offsets = sum(both) / 2 if both else None
     config = runs.Config(
         format=runs.FORMAT,
         classes=table.classes,
         options=words.run.options,
         data=table.data,
         baseline="average",
-        results=runs.figures(table.labels, values, table.folds, len(table.classes)),
+        results=figures.measure(table.labels, values, table.folds, len(table.classes), offsets),
     )
-    return make_row(runs.Run(None, config, values), table.labels, table.groups)
-
-
-def recommend(rows, best, found, margin):
-    """The cheapest row that beats chance and is non-inferior to the best row, or None where no row
-    beats chance.
-
-    found: the comparison, whose first rows are these.
-    """
-    level = 1 - 0.1 / len(rows)  # one-sided 95% for all rows together: each has a chance to be lucky
-    suitable = []
-    for number, row in enumerate(rows):
-        low, _ = comparison.interval(row.influence, level)
-        non_inferior = row is best or found.loss_bound[number] <= margin
-        if low > row.influence.chance and non_inferior:
-            suitable.append(row)
-    return min(suitable, key=lambda row: row.cost, default=None)
+    arrays = {"labels": table.labels, "groups": table.groups, "folds": table.folds}
+    return make_row(runs.Run(None, config, values, offsets), arrays)
 
 
 def gain(first, second):
@@ -210,6 +226,13 @@ def gain(first, second):
     """
     found = comparison.compare([first.influence, second.influence], 0)
     return found.difference[1], found.low[1], found.high[1]
+
+
+def decision_gain(table, row):
+    """What deciding for macro-F1 brought a row against naming the likeliest: (gain, low, high), see gain."""
+    likeliest = decision.predictions(row.run.probabilities, table.folds)
+    influence = comparison.influence(table.labels, likeliest, len(table.classes), table.groups)
+    return gain(Row(row.run, likeliest, influence, (0, 1)), row)
 
 
 def curves(table):

@@ -46,6 +46,12 @@ def parse_arguments(argv=None):
         metavar="N",
         help="so many labelled titles of each category in training, or all; a run for each size (default: all)",
     )
+    add(
+        "--decide",
+        choices=("likeliest", "macro-f1"),
+        help="name the likeliest category, or the one with the largest p / prior^τ, τ chosen for macro-F1 "
+        "(default: macro-f1 with --head linear, likeliest with mlp)",
+    )
     add("--folds", type=cli.number(int, 2), default=Options.folds, help="parts that are held out in turn")
     add(
         "--repeats",
@@ -110,6 +116,7 @@ import numpy as np
 import torch
 
 import disk
+import figures
 import mlp
 import model
 import naming
@@ -140,13 +147,16 @@ def choose_options(args):
     protocol = {name: getattr(args, name) for name in PROTOCOL}
     given = {name: getattr(args, name) for name in MLP_OPTIONS if getattr(args, name) is not None}
     if args.head == "mlp":
+        if args.decide == "macro-f1":
+            why = "the report's head holds no titles out to choose by"
+            raise cli.Problem(f"--decide macro-f1: {why}; use --head linear")
         return Options(head="mlp", **given, **protocol)
     given.pop("standardize", None)  # the linear probe always does
     if given:
         option = "--" + next(iter(given)).replace("_", "-")
         wrong = "an option of the report's head"
         raise cli.Problem(f"{option}: {wrong}; leave it out, or use --head mlp")
-    return Options(head="linear", **protocol)
+    return Options(head="linear", decide=args.decide, **protocol)
 
 
 def choose_sets(args, features):
@@ -255,17 +265,23 @@ def train_run(results, config, x, scale, task, draws, features):
     trained = fit(config, x, scale, task, draws)
 
     # how good it is, and how it was made
-    figures = runs.figures(task.labels, trained.probabilities, task.folds, len(task.classes))
-    weights = model.layer_weights(trained.state)
-    figures = replace(figures, layer_weights=weights, penalties=trained.penalties)
+    measured = figures.measure(task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets)
+    measured = replace(
+        measured,
+        layer_weights=model.layer_weights(trained.state),
+        penalties=trained.penalties,
+        grid_ends=count_grid_ends(trained.penalties),
+    )
     place = str(features.folder.resolve())
     made = disk.provenance(begun, place, device=x.device.type, threads=torch.get_num_threads())
-    config = replace(config, results=figures, **made)
+    config = replace(config, results=measured, **made)
 
     # the folder
     folder = results / naming.run_name(config)
     arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
     arrays["probabilities"] = trained.probabilities
+    if trained.offsets is not None:
+        arrays["offsets"] = trained.offsets
     heads = {name: value.numpy() for name, value in trained.state.items()}
     runs.write(folder, config, arrays, heads, trained.history)
     say_outcome(runs.Run(folder, config))
@@ -284,32 +300,34 @@ def fit(config, x, scale, task, draws):
         with cli.progress(options.epochs, " epochs", desc=layers) as bar:
             return mlp.train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
     with cli.progress(len(draws), " heads", desc=layers) as bar:
-        trained = probe.train(x, scale, task.labels, task.folds, draws, classes, bar.update)
+        trained = probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
         bar.update(bar.total - bar.n)  # where the search for penalties ended early
         return trained
 
 
 def say_outcome(run):
     """Say how good a run is, and what of it is worth knowing."""
-    figures = run.figures
+    found = run.figures
     what = naming.layers_in_words(run.columns)
     if run.labels_per_category:
         what += f", {run.labels_per_category} labels a category"
-    folds = f"folds {figures.fold_mean:.4f} ± {figures.fold_deviation:.4f}"
-    cli.say(f"{what}: macro-F1 {figures.macro_f1:.4f}, {folds}")
+    folds = f"folds {found.fold_mean:.4f} ± {found.fold_deviation:.4f}"
+    cli.say(f"{what}: macro-F1 {found.macro_f1:.4f}, {folds}")
     collapsed = runs.collapse(run)
     if collapsed:
         fault, remedy = collapsed
         cli.say(f"  {fault}; try {remedy}")
-    if figures.layer_weights:
-        weighed = zip(run.columns, figures.layer_weights, strict=True)
+    if found.layer_weights:
+        weighed = zip(run.columns, found.layer_weights, strict=True)
         weights = [f"layer {layer} ({pooling}) {w:+.3f}" for (pooling, layer), w in weighed]
         cli.say(f"  weights: {', '.join(weights)}")
-    penalties = np.ravel(figures.penalties or [])
-    ends = penalties[np.isin(penalties, (probe.GRID[0], probe.GRID[-1]))]
-    if len(ends):
-        grid = f"an end of the grid of penalties (C {ends[0]:g})"
-        cli.say(f"  {len(ends)} of {len(penalties)} heads chose {grid}")
+
+
+def count_grid_ends(penalties):
+    """How many heads chose a penalty at an end of the grid; None where there are no penalties."""
+    if penalties is None:
+        return None
+    return int(np.isin(penalties, (probe.GRID[0], probe.GRID[-1])).sum())
 
 
 def main(args):

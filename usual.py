@@ -1,4 +1,7 @@
-"""What one would write without this project: the contenders of bench.py, in plain PyTorch, transformers and scikit-learn."""
+"""What one would write without this project: the contenders of bench.py.
+
+Plain PyTorch, transformers, sentence-transformers and scikit-learn, as their documentation has them.
+"""
 
 import numpy as np
 import torch
@@ -6,6 +9,7 @@ import transformers
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
+import cli
 import metrics
 import mlp
 
@@ -21,7 +25,8 @@ def extract(model, tokenizer, titles):
     found = {}
     for start in range(0, len(titles), 32):
         batch = titles[start : start + 32]
-        tokens = tokenizer(batch, truncation=True, max_length=128, padding=True, return_tensors="pt")
+        options = {"truncation": True, "max_length": 128, "padding": True}
+        tokens = tokenizer(batch, return_tensors="pt", **options)
         with torch.inference_mode():
             states = model(**tokens, output_hidden_states=True).hidden_states
         mask = tokens["attention_mask"][..., None]
@@ -30,6 +35,17 @@ def extract(model, tokenizer, titles):
             found.setdefault(("cls", layer), []).append(state[:, 0].numpy())
             found.setdefault(("mean", layer), []).append(mean.numpy())
     return {column: np.concatenate(parts) for column, parts in found.items()}
+
+
+def sentence_encoder(folder, dtype):
+    """A SentenceTransformer, or None where that is not installed."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        remedy = "pip install -r requirements-bench.txt"
+        cli.say(f"sentence-transformers is missing, its row is left out; {remedy}")
+        return None
+    return SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
 
 
 def train_heads(x, labels, folds, options, classes):
@@ -55,7 +71,7 @@ def train_heads(x, labels, folds, options, classes):
             with torch.inference_mode():
                 logits = head.mlp(head.reduce(x[held_out]).squeeze(1))
             values = logits.softmax(-1).numpy()
-            metrics.macro_f1(labels[held_out], values.argmax(1), classes)  # as after each epoch here
+            metrics.macro_f1(labels[held_out], values.argmax(1), classes)  # as here
         probabilities[repeat, held_out] = values
     return probabilities
 

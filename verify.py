@@ -9,6 +9,7 @@ import pandas as pd
 
 import baselines
 import cli
+import figures
 import runs
 
 
@@ -27,7 +28,7 @@ def verify(table, features):
 
         weights = None
         if run.baseline:
-            again = baselines.out_of_fold(run.baseline, run.labels_per_category, titles, table)
+            again, _ = baselines.out_of_fold(run.baseline, titles, table, run.options)
         else:
             again, weights = from_heads(run, opened, table.folds)
         stored = run.probabilities
@@ -36,8 +37,8 @@ def verify(table, features):
             what = f"up to {off:.2g} away from what heads and features give"
             raise cli.Problem(f"{run.folder}/probabilities.npy: {what}")
 
-        figures = runs.figures(table.labels, stored, table.folds, len(table.classes))
-        check_figures(run, dataclasses.replace(figures, layer_weights=weights))
+        measured = figures.measure(table.labels, stored, table.folds, len(table.classes), run.offsets)
+        check_figures(run, dataclasses.replace(measured, layer_weights=weights))
         check_history(run)
         cli.say(f"{run.folder.name}: verified")
 
@@ -61,7 +62,7 @@ def check_figures(run, again):
     for field in dataclasses.fields(again):
         old = getattr(run.figures, field.name)
         new = getattr(again, field.name)
-        if field.name != "penalties":  # of these, nothing but training tells
+        if field.name not in ("penalties", "grid_ends"):  # of these, nothing but training tells
             check_equal(run, field.name, old, new)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 
 import disk
+import figures
 import naming
 import runs
 import store
@@ -66,7 +67,7 @@ def write_run(
         settings=dataclasses.replace(settings, **parts["settings"]),
         features=identity,
         files={},
-        results=dataclasses.replace(runs.figures(labels, probabilities, folds, len(names)), **parts["results"]),
+        results=dataclasses.replace(figures.measure(labels, probabilities, folds, len(names)), **parts["results"]),
         made=disk.Made("python train.py", features=str(features or "nowhere")),
     )
     groups = np.arange(count) if groups is None else np.asarray(groups)
@@ -104,6 +105,6 @@ def write_baseline(run, kind, probabilities, size=None):
         baseline=kind,
         options=dataclasses.replace(other.options, head="mlp", labels=size),
         **dict.fromkeys(("columns", "encoder", "settings", "features", "files", "contents")),
-        results=runs.figures(arrays["labels"], probabilities, arrays["folds"], len(other.classes)),
+        results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes)),
     )
     runs.write(run.parent / f"baseline-{kind}-{size}", config, {"probabilities": probabilities, **arrays})

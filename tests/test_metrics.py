@@ -7,6 +7,7 @@ from scipy import optimize, stats
 from sklearn import metrics as scikit
 
 import comparison
+import figures
 import metrics
 
 CLASSES = 4
@@ -271,25 +272,104 @@ def test_calibration_error_is_the_sum_over_bins():
     assert by_hand < 0.03 < metrics.expected_calibration_error(labels, metrics.sharpen(probabilities, 0.5))
 
 
-def test_temperature_is_the_best_one():
-    labels, probabilities = drawn(np.random.default_rng(2), 5000)
+def with_a_random_label(labels, probabilities):
+    """Titles, and one more with the mean log-probabilities of the others, of which each class has its share."""
+    classes = probabilities.shape[1]
+    logs = np.log(np.maximum(probabilities, metrics.TINY, dtype=np.float64))
+    more = np.exp((logs - logs.max(1, keepdims=True)).mean(0))
+    weights = np.r_[np.ones(len(labels)), np.full(classes, 1 / classes)]
+    return np.r_[labels, range(classes)], np.vstack([probabilities, np.tile(more, (classes, 1))]), weights
+
+
+@pytest.mark.parametrize("titles, rel", [(5000, 2e-3), (400, 0.02)])
+def test_temperature_is_the_best_one_on_the_titles_and_one_with_a_random_label(titles, rel):
+    labels, probabilities = drawn(np.random.default_rng(2), titles)
     sharp = metrics.sharpen(probabilities, 0.4).astype(np.float32)
     np.testing.assert_array_equal(sharp.argmax(1), probabilities.argmax(1))
     np.testing.assert_allclose(sharp.sum(1), 1, rtol=1e-6)
-    found = metrics.fit_temperature(labels, sharp)
+    more, values, weights = with_a_random_label(labels, sharp)
     best = optimize.minimize_scalar(
-        lambda t: scikit.log_loss(labels, metrics.sharpen(sharp, t), labels=range(4)),
+        lambda t: scikit.log_loss(more, metrics.sharpen(values, t), labels=range(4), sample_weight=weights),
         bounds=(0.05, 20),
         method="bounded",
     )
-    assert found == pytest.approx(best.x, rel=1e-3) == pytest.approx(2.5, rel=0.1)
+    found = metrics.fit_temperature(labels, sharp)
+    assert found == pytest.approx(best.x, rel=rel) == pytest.approx(2.5, rel=0.2)
 
 
-def test_temperature_stays_within_bounds_and_is_kept_only_where_it_gains():
-    labels, probabilities = drawn(np.random.default_rng(3), 400)
-    assert metrics.fit_temperature(labels, np.full((400, 4), 0.25)) == 1.0
-    assert metrics.fit_temperature(labels, np.eye(4)[labels]) == 1.0
-    assert metrics.fit_temperature(labels, 0.6 * np.eye(4)[labels] + 0.1) == pytest.approx(0.05, rel=0.01)
-    assert metrics.fit_temperature(labels, np.eye(4)[(labels + 1) % 4] * 0.96 + 0.01) == pytest.approx(20, rel=0.01)
-    exact = metrics.sharpen(probabilities, metrics.fit_temperature(labels, probabilities))
-    assert metrics.fit_temperature(labels, exact) == 1.0
+@pytest.mark.parametrize("titles", [20, 100, 400])
+@pytest.mark.parametrize("sure", [0.6, 0.9, 1.0])
+def test_titles_that_are_all_told_apart_do_not_make_probabilities_certain(titles, sure):
+    """A title in so many may be wrong, whatever these were: the temperature does not run to its bound."""
+    labels = np.arange(titles) % 2
+    probabilities = np.where(labels[:, None] == [0, 1], sure, 1 - sure)
+    calibrated = metrics.sharpen(probabilities, metrics.fit_temperature(labels, probabilities))
+    assert 0.02 / titles < 1 - calibrated.max() < 2 / titles
+
+
+def test_temperature_of_titles_that_are_all_wrong_stays_within_bounds():
+    labels = np.arange(400) % 4
+    wrong = np.eye(4)[(labels + 1) % 4] * 0.96 + 0.01
+    assert metrics.fit_temperature(labels, wrong) == pytest.approx(20, rel=0.01)
+
+
+def noisy_heads(random, titles, heads, noise=1.5):
+    """Labels and the probabilities of heads, (heads, titles, 4), each of which adds noise of its own to the truth."""
+    truth = 2 * random.normal(size=(titles, 4))
+    logits = truth + noise * random.normal(size=(heads, titles, 4))
+    labels = np.array([random.choice(4, p=p) for p in metrics.sharpen(np.exp(truth), 1.0)])
+    return labels, np.stack([metrics.sharpen(np.exp(own), 1.0) for own in logits])
+
+
+def test_the_temperature_of_a_larger_pool_follows_from_those_of_smaller_ones():
+    """Fitted on one head and on three, used on fifteen: as good as fitted on fifteen, which nobody can do."""
+    labels, heads = noisy_heads(np.random.default_rng(4), 4000, 15)
+    one, three, fifteen = (metrics.fit_temperature(labels, metrics.pool(heads[:n])) for n in (1, 3, 15))
+    found = metrics.temperature_of_all(one, three, 3, 15)
+    assert one > three > fifteen and abs(np.log(found / fifteen)) < 0.5 * abs(np.log(three / fifteen))
+    assert metrics.temperature_of_all(one, three, 3, 3) == pytest.approx(three)
+    assert metrics.temperature_of_all(one, one, 1, 5) == one  # one repeat does not show what a pool would do
+
+
+def cross_fitted(labels, probabilities, folds):
+    """The Figures, and the log loss of each fold's titles after the temperature that the others choose."""
+    found = figures.measure(labels, probabilities, folds, 4)
+    pooled = metrics.pool(probabilities)
+    values = np.empty_like(pooled)
+    for fold in range(5):
+        own = folds[0] == fold
+        values[own] = metrics.sharpen(pooled[own], metrics.fit_temperature(labels[~own], pooled[~own]))
+    return found, values
+
+
+def test_a_temperature_is_kept_only_where_it_helps_titles_that_did_not_choose_it():
+    folds = np.stack([np.arange(60) % 5] * 2)
+    kept = []
+    for seed in range(8):
+        labels, exact = drawn(np.random.default_rng(seed), 60)
+        stored = np.stack([metrics.sharpen(exact, 0.8)] * 2)  # hardly too sure: sometimes 60 titles say so
+        found, values = cross_fitted(labels, stored, folds)
+        after = metrics.log_loss(labels, values)
+        kept.append(after < found.log_loss_before)
+        assert (found.pooled_temperature != 1) == (found.temperature != 1) == kept[-1]
+        assert found.log_loss == pytest.approx(min(after, found.log_loss_before))
+        chosen = values if kept[-1] else metrics.pool(stored)
+        error = metrics.expected_calibration_error(labels, chosen)
+        assert found.calibration_error == pytest.approx(error)
+    assert 0 < sum(kept) < 8
+
+
+def test_calibration_figures_are_of_titles_that_did_not_choose_the_temperature():
+    """Each fold is too sure in a way of its own, so what it chooses itself would suit it better."""
+    random = np.random.default_rng(6)
+    labels, exact = drawn(random, 500)
+    folds = np.stack([np.arange(500) % 5] * 2)
+    sharpness = np.array([0.2, 0.3, 0.5, 0.8, 1.2])[folds[0]]
+    logs = np.log(exact) / sharpness[:, None]
+    uneven = np.exp(logs - logs.max(1, keepdims=True))
+    uneven /= uneven.sum(1, keepdims=True)
+    found, values = cross_fitted(labels, np.stack([uneven] * 2), folds)
+    own = metrics.sharpen(uneven, found.pooled_temperature)
+    assert found.log_loss == pytest.approx(metrics.log_loss(labels, values))
+    assert found.calibration_error == pytest.approx(metrics.expected_calibration_error(labels, values))
+    assert found.log_loss > metrics.log_loss(labels, own)

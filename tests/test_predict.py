@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -87,10 +88,12 @@ def by_hand(run, features, rows):
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
 def test_predictions_of_training_titles_agree_with_the_cached_features(trained, tmp_path, kind):
-    runs = [getattr(trained, kind), changed(getattr(trained, kind), tmp_path / "hot", results__temperature=3.0)]
+    own = getattr(trained, kind)
+    hot = changed(own, tmp_path / "hot", results__temperature=3.0)
+    files = ["--csv", trained.titles, "--out", tmp_path / "o.csv"]
     names = []
-    for run in runs:
-        result = call("predict", "--run", run, "--csv", trained.titles, "--out", tmp_path / "o.csv", "--window", 13)
+    for run in (own, hot):
+        result = call("predict", "--run", run, *files, "--window", 13)
         assert result.code == 0, result.err
         wanted, classes = by_hand(run, trained.features, 90)
         rows = read(tmp_path / "o.csv")
@@ -117,9 +120,10 @@ def test_arguments_lines_and_formats_agree(trained, monkeypatch):
     assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items[:3]] == lines
     assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items[:3])
     assert "6 titles predicted" in as_json.err and "2 without text" in as_json.err
-    as_csv = list(csv.DictReader(io.StringIO(call("predict", "--run", trained.run, "--format", "csv", *TITLES).out)))
-    assert [row["title"] for row in as_csv] == TITLES
-    assert [row["prediction"] for row in as_csv] == [item["prediction"] for item in items[:3]]
+    as_csv = call("predict", "--run", trained.run, "--format", "csv", *TITLES)
+    rows = list(csv.DictReader(io.StringIO(as_csv.out)))
+    assert [row["title"] for row in rows] == TITLES
+    assert [row["prediction"] for row in rows] == [item["prediction"] for item in items[:3]]
 
 
 def test_top_gives_the_likeliest_categories_in_every_format(trained, tmp_path):
@@ -142,19 +146,18 @@ def test_top_gives_the_likeliest_categories_in_every_format(trained, tmp_path):
 def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(trained, tmp_path):
     labels = ["-1", "=x", EVIL]
     run = changed(trained.run, tmp_path / "run", classes=labels)
-    outs = {
-        kind: call("predict", "--run", run, "--format", kind, "--top", 3, EVIL) for kind in ("text", "csv", "jsonl")
-    }
-    for kind, result in outs.items():
+    outs = {}
+    for kind in ("text", "csv", "jsonl"):
+        result = call("predict", "--run", run, "--format", kind, "--top", 3, EVIL)
         assert result.code == 0, result.err
         assert all(c.isprintable() or c == "\n" for c in result.out), (kind, result.out)
-    item = json.loads(outs["jsonl"].out)
+        outs[kind] = result.out
+    item = json.loads(outs["jsonl"])
     assert item["title"] == EVIL and set(item["probabilities"]) == set(labels)  # JSON loses nothing
-    _, row = csv.reader(io.StringIO(outs["csv"].out))
+    _, row = csv.reader(io.StringIO(outs["csv"]))
     assert {"-1", "'=x"} < set(row)
-    assert [cli.escape_cell(text) for text in ("+2", "3.5", "-1e-5", "-a", "+1+1", "-")] == [
-        *("+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-")
-    ]
+    cells = ["+2", "3.5", "-1e-5", "-a", "+1+1", "-"]
+    assert list(map(cli.escape_cell, cells)) == ["+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-"]
 
 
 def test_a_pipe_is_answered_line_by_line_whatever_the_machine(trained):
@@ -177,6 +180,17 @@ def test_without_standard_input(trained, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it is closed
     refused(call("predict", "--run", trained.linear), "no titles", "--csv")
     assert call("predict", "--run", trained.linear, "a").code == 0
+
+
+def test_without_standard_output(trained, tmp_path):
+    """Nobody reads what is printed, and nothing else changes."""
+    (tmp_path / "in.csv").write_text("title\na\n")
+    for arguments in (["a"], ["--csv", tmp_path / "in.csv", "--out", tmp_path / "o.csv"]):
+        words = map(str, [ROOT / "predict.py", "--run", trained.linear, *arguments])
+        command = f"exec {shlex.join([sys.executable, *words])} >&-"
+        done = subprocess.run(["/bin/bash", "-c", command], text=True, stderr=subprocess.PIPE)
+        assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
+    assert len(read(tmp_path / "o.csv")) == 2
 
 
 def test_three_lines_of_python_give_a_table_and_three_give_features(trained):
@@ -205,9 +219,8 @@ print(frame.to_json())
     items = [json.loads(item) for item in items]
     assert frame["prediction"] == [item["prediction"] for item in items]
     for name in names:
-        assert frame[f"probability of {name}"][:3] == pytest.approx(
-            [i["probabilities"][name] for i in items[:3]], abs=1e-5
-        )
+        wanted = [item["probabilities"][name] for item in items[:3]]
+        assert frame[f"probability of {name}"][:3] == pytest.approx(wanted, abs=1e-5)
     assert frame["probability of art"][3] is None
 
 
@@ -257,15 +270,15 @@ def cells_of(markdown):
 
 def write_test(path, trained):
     """20 new titles, 2 of them with a label that no run knows, and 10 that were in training, in other letters."""
-    old = read(trained.titles)[1:11]
-    new = [
-        (f"how to see rome and egypt {i}", ("art", " food ", "travel", "news")[min(i % 3 + 3 * (i > 17), 3)])
-        for i in range(20)
-    ]
-    rows = [("title", "label"), *new, *((title.upper() + "!", label) for title, label in old)]
+    rows = []
+    for i in range(20):
+        label = "news" if i > 17 else ("art", " food ", "travel")[i % 3]
+        rows.append((f"how to see rome and egypt {i}", label))
+    for title, label in read(trained.titles)[1:11]:
+        rows.append((f"{title.upper()}!", label))
     with open(path, "w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return [title for title, _ in rows[1:]], [label.strip() for _, label in rows[1:]]
+        csv.writer(file).writerows([("title", "label"), *rows])
+    return [title for title, _ in rows], [label.strip() for _, label in rows]
 
 
 def test_a_test_file_is_scored(trained, tmp_path):
@@ -276,16 +289,20 @@ def test_a_test_file_is_scored(trained, tmp_path):
     table = predict.table(predict.load(trained.linear), titles)
     assert "10 were in training" in result.out and "news (2)" in result.out
     lines = cells_of(result.out)
-    p, names = table.filter(like="probability of ").to_numpy(), ["art", "food", "travel"]
+    names = ["art", "food", "travel"]
+    p = table.filter(like="probability of ").to_numpy()
     for line, rows in ((lines[1], range(30)), (lines[2], range(20))):
-        true, guess = [labels[i] for i in rows], table["prediction"][rows]
+        true = np.array(labels)[rows]
+        predicted = table["prediction"][rows].to_numpy()
+        f1 = f1_score(true, predicted, average="macro", zero_division=0)
         known = [i for i in rows if labels[i] in names]
-        f1 = f1_score(true, guess, average="macro", zero_division=0)
         loss = log_loss([labels[i] for i in known], p[known], labels=names)
-        sure, right = p[rows].max(1), np.array([g == t for g, t in zip(guess, true, strict=True)])
+        sure = p[rows].max(1)
         bins = np.ceil(sure * 15)  # by hand, as the mean of each bin
-        error = sum(abs((sure - right)[bins == b].sum()) for b in np.unique(bins)) / len(rows)
-        assert line[1:3] == [str(len(rows)), f"{f1:.4f}"] and line[4:] == [f"{loss:.4f}", f"{error:.4f}"]
+        gaps = [abs((sure - (predicted == true))[bins == b].sum()) for b in np.unique(bins)]
+        error = sum(gaps) / len(rows)
+        assert line[1:3] == [str(len(rows)), f"{f1:.4f}"]
+        assert line[4:] == [f"{loss:.4f}", f"{error:.4f}"]
         low, high = map(float, line[3].split(" to "))
         assert 0 <= low < f1 < high <= 1
     counts = [[int(cell) for cell in line[1:]] for line in lines[4:]]

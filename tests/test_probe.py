@@ -54,7 +54,7 @@ def noisy(rows=400, hidden=30, classes=4, layers=1, noise=2.0, seed=0):
 def train(x, labels, folds, draws):
     rescaled = torch.from_numpy(x.copy())
     scale = probe.rescale(rescaled)
-    return probe.train(rescaled, scale, labels, folds, draws, int(labels.max()) + 1)
+    return probe.train(rescaled, scale, labels, folds, draws, int(labels.max()) + 1, "likeliest")
 
 
 def solve(x, labels, size=None, **options):

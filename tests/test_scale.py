@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from test_train import write_features
 
+MOST = 8000  # labels a category: most titles of the larger corpus, but not all
 # the child's peak is asked for by a process that is itself small: a child starts with the peak of the one that made it
 PEAK = """import resource, subprocess, sys
 code = subprocess.call(sys.argv[1:])
@@ -18,13 +19,17 @@ sys.exit(code)"""
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory):
     """Folders with features of 2,000 and of 50,000 titles, two layers of 512 dimensions: 205 MB the larger."""
-    place, random = tmp_path_factory.mktemp("scale"), np.random.default_rng(0)
+    place = tmp_path_factory.mktemp("scale")
+    random = np.random.default_rng(0)
     folders = {}
     for rows in (2_000, 50_000):
         labels = np.arange(rows) % 4
         centres = random.normal(0, 0.2, (2, 4, 512)).astype(np.float32)
-        arrays = {("cls", n): centres[n - 1][labels] + random.standard_normal((rows, 512), np.float32) for n in (1, 2)}
-        folders[rows] = write_features(place / str(rows), arrays, [f"class {label}" for label in labels])
+        arrays = {}
+        for layer, centre in enumerate(centres, 1):
+            arrays["cls", layer] = centre[labels] + random.standard_normal((rows, 512), np.float32)
+        names = [f"class {label}" for label in labels]
+        folders[rows] = write_features(place / str(rows), arrays, names)
     return folders
 
 
@@ -33,7 +38,7 @@ def corpora(tmp_path_factory):
     "options, share",
     [
         (("--head", "linear"), 1),
-        (("--head", "linear", "--labels", 8000), 1),  # most titles, but not all
+        (("--head", "linear", "--labels", MOST), 1),
         (("--epochs", 1, "--hidden", 32), 1),
         (("--epochs", 1, "--hidden", 32, "--standardize"), 1),
         (("--epochs", 1, "--hidden", 32, "--each"), 0.5),  # one layer after the other
@@ -42,10 +47,12 @@ def corpora(tmp_path_factory):
 def test_training_takes_the_features_it_uses_and_little_more(corpora, tmp_path, options, share):
     peaks = {}
     for rows, features in corpora.items():
-        command = [ROOT / "train.py", "--features", features, "--results", tmp_path / str(rows), "--layers", 2, 1]
-        few = [min(option, rows // 8) if option == 8000 else option for option in options]
-        command = [sys.executable, "-c", PEAK, sys.executable, *command, "--folds", 3, "--repeats", 1, "--quiet", *few]
-        done = subprocess.run(list(map(str, command)), text=True, capture_output=True, check=True)
+        folders = ["--features", features, "--results", tmp_path / str(rows)]
+        folds = ["--layers", 2, 1, "--folds", 3, "--repeats", 1]
+        own = [min(MOST, rows // 8) if option == MOST else option for option in options]
+        command = [ROOT / "train.py", *folders, *folds, "--quiet", *own]
+        measured = [sys.executable, "-c", PEAK, sys.executable, *command]
+        done = subprocess.run(list(map(str, measured)), text=True, capture_output=True, check=True)
         peaks[rows] = int(done.stdout) * 1024
     used = (50_000 - 2_000) * 2 * 512 * 4 * share
     assert used * 0.8 < peaks[50_000] - peaks[2_000] < used + 120e6

@@ -232,8 +232,8 @@ def contents(results):
     "head, files",
     [
         (["--standardize"], 8),
-        (["--head", "linear"], 7),
-        (["--head", "linear", "--labels", "4"], 7),
+        (["--head", "linear"], 8),
+        (["--head", "linear", "--decide", "likeliest", "--labels", "4"], 7),
     ],
 )
 def test_same_command_same_bytes_other_seed_other_heads(tmp_path, planted, head, files):
@@ -256,6 +256,7 @@ def test_same_command_same_bytes_other_seed_other_heads(tmp_path, planted, head,
         (["--layers", "0"], ["--layers 0", "--pooling mean"]),
         (["--device", "gpu"], ["--device gpu"]),
         (["--head", "linear", "--lr", "0.1"], ["--lr", "--head mlp"]),
+        (["--decide", "macro-f1"], ["--decide macro-f1", "--head linear"]),
         (["--head", "linear", "--batch-size", "8"], ["--batch-size", "--head mlp"]),
         (["--folds", "31"], ["distinct titles", "--folds 31"]),
         (["--labels", "1000"], ["--labels 1000", "--labels all"]),
