@@ -3,6 +3,7 @@ regression.
 """
 
 import time
+import warnings
 
 import numpy as np
 
@@ -96,9 +97,11 @@ def out_of_fold(kind, titles, table, options):
 def choose_offsets(fit, titles, labels, draw, classes):
     """The offsets of a head's decision, (classes,), chosen on the last part of the titles it learns from."""
     held = draw.parts == draw.parts.max()
-    learn, test = draw.rows[~held], draw.rows[held]
+    learn = draw.rows[~held]
+    # of a category that is in no other part, nothing could be learned
+    test = draw.rows[held & np.isin(labels[draw.rows], labels[learn])]
     tau = 0.0
-    if len(learn):  # else there is a title of each category only
+    if len(test):
         values = fit(titles[learn], labels[learn], titles[test], classes)
         tau = decision.choose_tau(labels[test], values, labels[draw.rows], classes)
     return decision.offsets_of(tau, labels[draw.rows], classes)
@@ -125,7 +128,8 @@ def fit_tfidf(titles, labels, new, classes):
     if not has_words or len(np.unique(labels)) < 2:  # nothing to learn from, or to tell apart
         return fit_majority(titles, labels, new, classes)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles), labels)
+    with warnings.catch_warnings(action="ignore"):  # many categories of few titles are no mistake
+        model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles), labels)
     out = np.zeros((len(new), classes))
     out[:, model.classes_] = model.predict_proba(words.transform(new))
     return out

@@ -1,7 +1,7 @@
 """The folder of an extraction while it is under way: what is to be done, and what has been.
 
 Layer files get their final names at once. They are features as soon as manifest.json, which is
-written last, names them. Until then job.json says whose they are, and each process records in a
+written last, names them; until then job.json says whose they are. Each process records in a
 done-*.log which windows it has written.
 """
 
@@ -27,17 +27,13 @@ UNNAMED = (".titles.csv.*.tmp", ".job.json.*.tmp", ".manifest.json.*.tmp")
 
 @dataclass(kw_only=True)
 class Job(store.Manifest):
-    """The content of job.json: the manifest that is to be, with what is to be done for it.
-
-    Its `files` are those that an earlier extraction has finished in the same folder.
-    """
+    """The content of job.json: the manifest that is to be, `files` as an earlier extraction left it."""
 
     names: list[str]  # of the layer files to make
     left: list[int] | None = None  # windows that are not written yet; job.json leaves it out
 
     @property
     def windows(self):
-        """How many windows there are."""
         return math.ceil(self.data.rows / self.settings.window)
 
 
@@ -72,18 +68,16 @@ def recorded(out):
 
 def refuse_strangers(out):
     """Raise a Problem where `out` holds somebody's other files, which ours could replace."""
-    ours = {"manifest.json", "job.json"}
     leftovers = {path.name for pattern in UNNAMED for path in out.glob(pattern)}
     names = {path.name for path in out.iterdir()} - leftovers - {".lock"}
-    if names and not names & ours:
-        other = f"this folder holds other files ({min(names)})"
-        raise cli.Problem(f"--out {out}: {other}; name a new or empty one")
+    if names and not names & {"manifest.json", "job.json"}:
+        raise cli.Problem(f"--out {out}: this folder holds other files ({min(names)}); name a new or empty one")
 
 
 def refuse_mixture(there, wanted, out, state):
-    """Raise a Problem that names the settings in which what is there differs from what is wanted.
+    """Raise a Problem that names the settings in which two manifests or jobs differ.
 
-    there, wanted: a manifest or a job each; state: what `out` does with the former.
+    state: what `out` does with the one that is there.
     """
     old = store.identity(there)
     new = store.identity(wanted)
@@ -92,20 +86,15 @@ def refuse_mixture(there, wanted, out, state):
         return
     # these are compared by checksum and shown by name
     for settings, manifest in ((old, there), (new, wanted)):
-        settings["encoder weights"] = manifest.encoder.name
-        settings["titles"] = manifest.data.name
+        settings.update({"encoder weights": manifest.encoder.name, "titles": manifest.data.name})
     shown = ", another ".join(f"{key} ({old[key]}, now {new[key]})" for key in differ)
-    remedy = "use another --out, or delete that folder"
-    raise cli.Problem(f"{out}: {state} with another {shown}; {remedy}")
+    raise cli.Problem(f"{out}: {state} with another {shown}; use another --out, or delete that folder")
 
 
 def flush(file):
     """Have what was written to a file on the disk before anything else is done."""
     file.flush()
     os.fsync(file.fileno())
-
-
-# --- the beginning of a job ---------------------------------------------------------------------------------------
 
 
 def prepare(job, out):
@@ -135,45 +124,33 @@ def prepare(job, out):
         refuse_mixture(unfinished, job, out, "holds an unfinished extraction")
         if unfinished.names != job.names:
             other = f"holds an unfinished extraction of {' '.join(unfinished.names)}"
-            remedy = "finish it with the command that began it, or use another --out"
-            raise cli.Problem(f"{out}: {other}; {remedy}")
+            raise cli.Problem(f"{out}: {other}; finish it with the command that began it, or use another --out")
 
     # its files, and the windows that are not in them
     done = lay_out(job, out, finished)
     if not finished:
         os.replace(out / CHECKED, out / "titles.csv")
-    left = [window for window in range(job.windows) if window not in done]
-    return replace(job, left=left)
+    return replace(job, left=sorted(set(range(job.windows)) - done))
 
 
 def beside_features(job, out):
     """The Job without what the features in `out` hold; features of another kind are a Problem."""
     there = store.open_features(out)
-    manifest = there.manifest
-    refuse_mixture(manifest, job, out, "holds features")
-    there.titles_file()
-    missing = []
-    for name in job.names:
-        if name in manifest.files:
-            there.read(*store.column_of(name), check=False)
-        else:
-            missing.append(name)
+    old = there.manifest
+    refuse_mixture(old, job, out, "holds features")
+    there.titles_file()  # a Problem where they have changed
+    missing = [name for name in job.names if name not in old.files]
+    for name in set(job.names).difference(missing):
+        there.read(*store.column_of(name), check=False)
     # runs are bound to what is there, also where titles or weights go by another name today
-    return replace(
-        job,
-        encoder=manifest.encoder,
-        data=manifest.data,
-        files=manifest.files,
-        names=missing,
-    )
+    return replace(job, encoder=old.encoder, data=old.data, files=old.files, names=missing)
 
 
 def check_room(job, out):
     """Refuse to begin where a file is in the way, or the disk has too little room."""
     for path in [*(out / name for name in job.names), *out.glob("done-*.log")]:
         if path.exists():
-            other = "in the way, and the manifest does not name it"
-            raise cli.Problem(f"{path}: {other}; move it elsewhere")
+            raise cli.Problem(f"{path}: in the way, and the manifest does not name it; move it elsewhere")
     numbers = job.data.rows * job.encoder.hidden * len(job.names)
     needed = numbers * np.dtype(job.settings.store).itemsize / 1e9
     free = shutil.disk_usage(out).free / 1e9
@@ -196,10 +173,8 @@ def lay_out(job, out, finished):
             np.lib.format.open_memmap(path, "w+", job.settings.store, shape)
             reserve(path)
     except OSError:  # the disk is full
-        ours = list(job.names)
-        if not finished:
-            ours.append("titles.csv")
-        clear(out, *ours, *RECORDS)
+        titles = [] if finished else ["titles.csv"]
+        clear(out, *job.names, *titles, *RECORDS)
         raise
     return done
 
@@ -216,27 +191,16 @@ def reserve(path):
                 raise
 
 
-# --- its end ------------------------------------------------------------------------------------------------------
-
-
 def finish(job, out, started, **machine):
     """Write the manifest, which makes the files of a complete job features; returns it.
 
     started, machine: see disk.provenance. Safe to repeat after a crash.
     """
-    files = dict(job.files)
-    for name in job.names:
-        path = out / name
-        files[name] = store.FileInfo(bytes=path.stat().st_size, sha256=disk.sha256(path))
-    manifest = store.Manifest(
-        format=job.format,
-        encoder=job.encoder,
-        data=job.data,
-        settings=job.settings,
-        files=dict(sorted(files.items())),
-        truncated=recorded(out).cut,
-        **disk.provenance(started, **machine),
-    )
+    paths = [out / name for name in job.names]
+    new = {path.name: store.FileInfo(path.stat().st_size, disk.sha256(path)) for path in paths}
+    files = dict(sorted((job.files | new).items()))
+    made = disk.provenance(started, **machine)
+    manifest = store.Manifest(job.format, job.encoder, job.data, job.settings, files, recorded(out).cut, **made)
     disk.write_json(out / "manifest.json", manifest)
     clear(out, *RECORDS)
     return manifest

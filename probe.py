@@ -176,18 +176,16 @@ def choose_penalty(x, labels, parts, classes, report):
     theta, (classes, heads, dimensions + 1), and a list with the Choice of each head.
     """
     heads = len(parts)
-    chosen = x.new_full((heads,), ALONE, dtype=torch.float64)
     training, scoring = split_off(x, labels, parts, classes)
+    held_titles = scoring.learn.sum(1).view(-1, heads).sum(0)
     theta = start_from_shares(training)
-    if parts.max() == 0:  # a title of each category: there is nothing to choose by
-        nothing = np.empty((0, classes))
-        return theta[:, :heads], [Choice(ALONE, nothing[:, 0].astype(int), nothing)] * heads
-
+    chosen = x.new_full((heads,), ALONE, dtype=torch.float64)
     titles = training.learn.sum(1).clamp(min=1)
     older = theta
     best = theta
     lowest = torch.full_like(chosen, torch.inf)
-    for c in GRID:
+    grid = GRID if held_titles.any() else []  # a title of each category: there is nothing to choose by
+    for c in grid:
         # walk the grid
         report(heads / (len(GRID) + 1))
         problems = dataclasses.replace(training, penalty=l2_penalty(c, titles, classes))
@@ -203,8 +201,8 @@ def choose_penalty(x, labels, parts, classes, report):
         chosen = torch.where(better, c, chosen)
         lowest = torch.where(better, losses, lowest)
 
-    # what was held out also serves other choices; heads with a title of each category have nothing
-    chosen = torch.where(parts.amax(1) == 0, ALONE, chosen)
+    # what was held out serves the decision, too
+    chosen = torch.where(held_titles > 0, chosen, ALONE)
     choices = []
     for head, c in enumerate(chosen.tolist()):
         numbers = range(head, len(titles), heads)
@@ -230,18 +228,20 @@ def start_from_shares(problems):
 def split_off(x, labels, parts, classes):
     """Problems to train with some titles held out, and the same ones to score on those titles.
 
-    Few titles (x is float64) are held out part by part, of many one part only. There is a problem
+    Few titles (x is float64) are held out part by part, of many one part only; a title whose
+    category is in no other part is not scored, as nothing could be learned of it. There is a problem
     for each part and head, all heads of a part together. None has a penalty yet.
     """
     last = int(parts.max())
     turns = range(last + 1) if x.dtype == torch.float64 else [last]
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
-    held_out = torch.cat([parts == turn for turn in turns])
     no_penalty = x.new_zeros(len(learn))
     training = logistic.make_problems(x, labels, learn, no_penalty, classes)
+    learned = (training.shares > 0)[labels].T
+    held_out = torch.cat([parts == turn for turn in turns]) & learned
 
     # all parts of a head together make a mean
-    titles = held_out.view(len(turns), len(parts), -1).sum((0, 2))
+    titles = held_out.view(len(turns), len(parts), -1).sum((0, 2)).clamp(min=1)
     share = (1 / titles).repeat(len(turns))
     return training, dataclasses.replace(training, learn=held_out, title_weight=share)
 

@@ -69,7 +69,8 @@ DECISION_GAIN = (
     "For {name}, that brought {gain:+.4f} of macro-F1 (95% interval {low:+.4f} to {high:+.4f}) "
     "against naming the likeliest."
 )
-GRID_ENDS = "At an end of the grid of penalties, C 1e-05 to 100: {names}."
+DECISION_SAME = "For {name}, that changed nothing."
+GRID_ENDS = "At an end of the grid of penalties (C 1e-05 or 100): {names}."
 LEFT_OUT = (
     "Left out of the comparison for the best row, as not shown to know more than chance does: {name}, "
     "macro-F1 {value:.4f} ({low:.4f} to {high:.4f})."
@@ -133,7 +134,7 @@ def recommendation(table, answer):
     """The row to take and what it costs against the best one, or why there is none: a paragraph."""
     sentences = []
     tfidf = answer.references.get("tfidf")
-    if tfidf and answer.comparison.low[answer.number(tfidf)] > 0:
+    if tfidf and answer.comparison.low[answer.number(tfidf)] > 0 and tables.beats_chance(tfidf):
         sentences.append(WORDS_BETTER)
     if not answer.recommended:
         return " ".join([*sentences, RECOMMENDED_NONE])
@@ -313,10 +314,11 @@ def notes(table, answer):
         sentences.append(DECISION)
         row = max(decided, key=lambda each: each.value)
         gain, low, high = tables.decision_gain(table, row)
-        sentences.append(DECISION_GAIN.format(name=row.name, gain=gain, low=low, high=high))
+        template = DECISION_GAIN if low < high else DECISION_SAME
+        sentences.append(template.format(name=row.name, gain=gain, low=low, high=high))
     ends = [row for row in table.rows if row.run.figures.grid_ends]
     if ends:
-        sentences.append(GRID_ENDS.format(names=listed([grid_end(row) for row in ends])))
+        sentences.append(GRID_ENDS.format(names=listed([grid_end(row) for row in ends], 2)))
     scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best.influence.scarce]
     if scarce:
         sentences.append(SCARCE.format(names=listed(scarce)))
@@ -333,5 +335,6 @@ def grid_end(row):
 
 
 def listed(names, most=5):
-    """The first names, with commas between them."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    """The first names, with commas between them, and how many more there are."""
+    text = ", ".join(names[:most])
+    return f"{text} and {len(names) - most} more" if len(names) > most else text

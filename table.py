@@ -196,7 +196,7 @@ def compare(table, margin):
     )
 
 
-def beats_chance(row, rows):
+def beats_chance(row, rows=1):
     """Whether a row is shown to know more than chance does, with 95% confidence for all rows together."""
     level = 1 - 0.1 / rows  # of an interval with two ends: each row has a chance to be lucky
     low, _ = comparison.interval(row.influence, level)
