@@ -36,12 +36,11 @@ def find_titles(data):
     path = Path(data)
     if data in ("youtube", "sample"):
         path = HERE / "titles" / f"{data}.csv"
-    if data == "youtube":
-        if not path.exists():
-            download(YOUTUBE_URL, path, YOUTUBE_SHA256)
-        elif disk.sha256(path) != YOUTUBE_SHA256:
-            remedy = "delete it, or give it another name"
-            raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); {remedy}")
+    if data == "youtube" and not path.exists():
+        download(YOUTUBE_URL, path, YOUTUBE_SHA256)
+    elif data == "youtube" and disk.sha256(path) != YOUTUBE_SHA256:
+        wrong = "not the report's data set (its sha256 differs)"
+        raise cli.Problem(f"{path}: {wrong}; delete it, or give it another name")
     if not path.is_file():  # a pipe can be read once only, and we read more often
         wrong = "there is no such file, or it is not a plain file"
         raise cli.Problem(f"--data {data}: {wrong}; name a file of titles, or use `youtube` or `sample`")
@@ -49,10 +48,7 @@ def find_titles(data):
 
 
 def download(url, path, checksum):
-    """Download a file of a few MB with this sha256, in three attempts, or say how to get it.
-
-    Only HTTPS is accepted, and plain HTTP from this machine. A failure leaves nothing at `path`.
-    """
+    """Download a file of a few MB with this sha256, in three attempts; whole or not at all."""
     if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
         raise cli.Problem(f"{url}: only https addresses are downloaded")
     cli.say(f"downloading {url}")
@@ -68,20 +64,20 @@ def download(url, path, checksum):
         except (OSError, http.client.HTTPException) as error:  # answers such as 404 are OSErrors
             reason = error
         else:  # another file came, as it would the next time
-            page = b"<html" in content[:512].lower()
-            kind = "a web page (a proxy or a login?)" if page else "wrong"
+            is_page = b"<html" in content[:512].lower()
+            kind = "a web page (a proxy or a login?)" if is_page else "wrong"
             reason = f"what came is {kind}, its sha256 differs"
             break
-    by_hand = f"fetch it by hand from {url} and save it as {path}, or elsewhere and pass that file to --data"
-    raise cli.Problem(f"download failed ({reason}); {by_hand}")
+    remedy = f"fetch it by hand from {url} and save it as {path}"
+    raise cli.Problem(f"download failed ({reason}); {remedy}, or elsewhere and pass that file to --data")
 
 
 def read_table(path, columns):
     """Yield the header of a file of titles, then (row number, cells) for each row, from row 1 on.
 
-    CSV with commas, semicolons, tabs or pipes between the cells, or JSON Lines (see json_rows) if
-    the name says .jsonl. UTF-8 with or without a byte order mark, UTF-16 with one, and gzip are
-    recognised. `columns` must be in the header. Whatever is wrong is a Problem that names the row.
+    CSV with commas, semicolons, tabs or pipes, or JSON Lines (see json_rows) if the name says
+    .jsonl; UTF-8, UTF-16 with a byte order mark, and gzip. `columns` must be in the header.
+    Whatever is wrong is a Problem that names the row.
     """
     place = "the first line"  # what is being read, for whatever goes wrong there
     try:
@@ -90,12 +86,12 @@ def read_table(path, columns):
             header = next(table)
             check_header(header, columns)
             yield header
-
             place = "row 1"
             read = [header.index(column) for column in columns]
             for row, cells in enumerate(filter(None, table), 1):  # blank lines do not count
                 if len(cells) != len(header):
-                    raise cli.Problem(f"has {len(cells)}, not {len(header)} cells; look for a missing quote")
+                    there = f"{len(cells)}, not {len(header)} cells"
+                    raise cli.Problem(f"has {there}; look for a missing quote")
                 for number in read:
                     check_text(cells[number])
                 yield row, cells
@@ -109,24 +105,17 @@ def read_table(path, columns):
 
 @contextlib.contextmanager
 def open_text(path):
-    """Open a file for reading text, whether it is zipped or not, in UTF-8 or UTF-16.
-
-    What cannot be decoded becomes surrogates, so that the row that holds it can be named.
-    """
+    """Open text, zipped or not, in UTF-8 or UTF-16; what cannot be decoded becomes surrogates."""
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     opener = gzip.open if zipped else open
     with opener(path, "rb") as file:
-        wide = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
-        encoding = "utf-16" if wide else "utf-8-sig"
+        encoding = "utf-16" if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         yield io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
 
 
 def split_cells(text, suffixes, columns):
-    """An iterator over the rows of an open file as lists of cells, the header first.
-
-    suffixes: those of its name; columns: what the header should name.
-    """
+    """An iterator over rows, lists of cells. suffixes: of the file's name; columns: to look for."""
     first = text.readline()
     if not first.strip():
         raise cli.Problem("is empty; it must hold the column names")
@@ -147,8 +136,8 @@ def split_cells(text, suffixes, columns):
 def json_rows(lines, columns):
     """Yield the keys of the first of the JSON objects on these lines, then each object's cells.
 
-    Numbers, and lists and objects outside `columns`, become their JSON text; null or a missing key
-    is an empty cell.
+    What is no text becomes its JSON text (but no list or object in `columns`); null or a missing
+    key becomes an empty cell.
     """
     header = None
     for line in filter(str.strip, lines):
@@ -156,21 +145,14 @@ def json_rows(lines, columns):
             item = json.loads(line, parse_constant=lambda name: None)  # NaN is how some write null
         except (ValueError, RecursionError):
             item = None
-        if not isinstance(item, dict) or any(isinstance(item.get(key), dict | list) for key in columns):
+        nested = (isinstance(item.get(key), dict | list) for key in columns)
+        if not isinstance(item, dict) or any(nested):
             raise cli.Problem("is not a JSON object with a text in each column; write one on each line")
         if header is None:
             header = list(item)
             yield header
-        yield [json_cell(item.get(key)) for key in header]
-
-
-def json_cell(value):
-    """A value from JSON as the text of a cell."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+        cells = ["" if item.get(key) is None else item[key] for key in header]
+        yield [cell if isinstance(cell, str) else json.dumps(cell, ensure_ascii=False) for cell in cells]
 
 
 def check_header(header, columns):
@@ -178,16 +160,15 @@ def check_header(header, columns):
     for column in columns:
         if header.count(column) != 1:
             there = ", ".join(repr(name[:60]) for name in header[:20])
-            more = ", …" if len(header) > 20 else ""
+            there += ", …" if len(header) > 20 else ""
             hint = "pass --text-column and --label-column"
-            raise cli.Problem(f"must name the column {column!r} once; it names {there}{more}; {hint}")
+            raise cli.Problem(f"must name the column {column!r} once; it names {there}; {hint}")
 
 
 def check_text(text):
     """Refuse what has been decoded, but is no text."""
-    wrong = fault(text)
-    if wrong:
-        raise cli.Problem(f"holds {wrong}; save the file as CSV in UTF-8")
+    if fault(text):
+        raise cli.Problem(f"holds {fault(text)}; save the file as CSV in UTF-8")
 
 
 def fault(text):
@@ -228,14 +209,11 @@ class Copy:
 
 
 def copy_titles(path, text_column, label_column, out, least=2):
-    """Check a file of titles and write its titles and labels to the binary file `out`, as CSV.
-
-    Returns Checked. Labels lose the spaces around them, titles stay as they are. Empty titles or
-    labels, or fewer than `least` classes, are a cli.Problem.
+    """Check a file of titles, write titles and labels (without spaces around) to the binary file
+    `out` as CSV, and return Checked. Empty cells or fewer than `least` classes are a Problem.
     """
     if text_column == label_column:
-        both = f"--text-column and --label-column are both {text_column!r}"
-        raise cli.Problem(f"{both}; name two columns")
+        raise cli.Problem(f"--text-column and --label-column are both {text_column!r}; name two columns")
 
     # copy row by row: no more than a few bytes of each row stay in memory
     hashes = array.array("q")  # of titles
@@ -258,19 +236,19 @@ def copy_titles(path, text_column, label_column, out, least=2):
 
     # refuse what cannot be trained on
     if empty:
-        where = f"{len(empty):,} of {len(labels):,} rows have no {text_column!r} or no {label_column!r}"
-        raise cli.Problem(f"{path}: {where}, first row {', '.join(empty[:5])}; fill them in or delete them")
+        lack = f"have no {text_column!r} or no {label_column!r}, first row {', '.join(empty[:5])}"
+        where = f"{len(empty):,} of {len(labels):,} rows"
+        raise cli.Problem(f"{path}: {where} {lack}; fill them in or delete them")
     if len(numbers) < least:
-        there = "no category, as there is no row below the header"
-        if numbers:
-            there = f"one category only ({name!r})"
+        none = "no category, as there is no row below the header"
+        there = f"one category only ({name!r})" if numbers else none
         raise cli.Problem(f"{path}: column {label_column!r} holds {there}; at least {least} are needed")
 
     # what there is, and what may be a mistake
     counts = np.bincount(labels).tolist()
     classes = {name: counts[numbers[name]] for name in sorted(numbers)}
     notes = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
-    return Checked(rows=len(labels), titles=copy.hasher.hexdigest(), classes=classes, notes=notes)
+    return Checked(len(labels), copy.hasher.hexdigest(), classes, notes)
 
 
 def similar_names(names):
@@ -279,12 +257,9 @@ def similar_names(names):
     for name in names:
         folded = unicodedata.normalize("NFC", name).casefold()
         spellings.setdefault(folded, []).append(repr(name[:60]))
-    notes = []
-    for alike in spellings.values():
-        if len(alike) > 1:
-            named = " and ".join(alike[:3])
-            notes.append(f"categories {named} differ only by case or by encoding of accents")
-    return notes[:3]
+    alike = [" and ".join(each[:3]) for each in spellings.values() if len(each) > 1]
+    differ = "differ only by case or by encoding of accents"
+    return [f"categories {each} {differ}" for each in alike[:3]]
 
 
 def ambiguous_titles(hashes, labels):
@@ -295,6 +270,5 @@ def ambiguous_titles(hashes, labels):
     if not len(other):
         return []
     titles = len(np.unique(number[other]))
-    row = other[0]
-    where = f"first in rows {earlier[row] + 1:,} and {row + 1:,}"
+    where = f"first in rows {earlier[other[0]] + 1:,} and {other[0] + 1:,}"
     return [f"titles that stand in more than one category: {titles:,}, {where}"]

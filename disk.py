@@ -1,6 +1,4 @@
-"""Files that can be trusted: written whole or not at all, locked, checksummed, read into
-dataclasses.
-"""
+"""Files to trust: written whole or not at all, locked, checksummed, read as dataclasses."""
 
 import contextlib
 import dataclasses
@@ -23,9 +21,7 @@ AGAIN = "delete the folder and make it again"
 
 @contextlib.contextmanager
 def atomic(path, mode="wb", **options):
-    """Open a temporary neighbour of `path`; flush and rename it to `path` on success, delete it on
-    failure.
-    """
+    """Open a temporary neighbour of `path`: it becomes `path` on success, is deleted on failure."""
     path = Path(path).resolve()  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -40,9 +36,7 @@ def atomic(path, mode="wb", **options):
 
 @contextlib.contextmanager
 def locked(folder, what):
-    """Hold `folder` for this process alone. The lock belongs to the process: a dead one does not
-    hold it.
-    """
+    """Hold `folder` for this process alone, for as long as it lives."""
     from filelock import FileLock, Timeout  # comes with torch and transformers
 
     folder = Path(folder)
@@ -53,11 +47,10 @@ def locked(folder, what):
         with FileLock(folder / ".lock", timeout=0):
             yield
     except Timeout:
-        busy = f"{what} is running in this folder"
-        raise cli.Problem(f"{folder}: {busy}; wait for it or choose another") from None
+        busy = f"{what} is running in this folder; wait for it or choose another"
+        raise cli.Problem(f"{folder}: {busy}") from None
     except OSError as error:
-        if not error.filename:  # a disk that is full does not say which
-            error.filename = str(folder)
+        error.filename = error.filename or str(folder)  # a disk that is full does not say which
         raise
 
 
@@ -73,15 +66,13 @@ def digest(content):
 
 
 def slug(name, longest=60):
-    """A name as part of a path: letters, digits, dots and hyphens, never empty or hidden, of
-    bounded bytes.
-    """
+    """A name as part of a path: letters, digits, dots and hyphens, never empty, hidden or long."""
     kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
     short = kept.strip(".-").encode()[:longest].decode(errors="ignore")
     return short.rstrip(".-") or "unnamed"
 
 
-# --- JSON with a checksum, and dataclasses for what is in it ------------------------------------------------------
+# --- JSON with a checksum, and dataclasses for what is in it --------------------------------------
 
 
 def write_json(path, content):
@@ -95,13 +86,9 @@ def write_json(path, content):
 
 
 def read_json(path, kind, what, version):
-    """Read what write_json wrote, as a dataclass of type `kind`.
-
-    A file that was edited, cut, is of another version or lacks what `kind` needs is a cli.Problem.
-    """
+    """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version."""
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-        content = json.loads(text)
+        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {AGAIN}") from None
@@ -114,7 +101,7 @@ def read_json(path, kind, what, version):
 
 
 def as_json(item):
-    """A dataclass as a dictionary for JSON; a field that is None, as it is by default, is left out."""
+    """A dataclass as a dictionary for JSON; what is None, as it is by default, is left out."""
     if dataclasses.is_dataclass(item):
         content = {}
         for field in dataclasses.fields(item):
@@ -130,10 +117,7 @@ def as_json(item):
 
 
 def from_json(kind, content, path, place=""):
-    """A dataclass of type `kind` from a dictionary that came from JSON.
-
-    A field that is missing or of another type than its annotation is a cli.Problem that names it.
-    """
+    """A dataclass from a dictionary; a missing or wrongly typed field is a Problem that names it."""
     if not isinstance(content, dict):
         raise cli.Problem(f"{path}: {place.rstrip('.')} is missing or of a wrong kind; {AGAIN}")
     hints = typing.get_type_hints(kind)
@@ -147,9 +131,7 @@ def from_json(kind, content, path, place=""):
 
 
 def converted(kind, value, path, place):
-    """A value from JSON as its annotation wants it: a plain type, X | None, list[…], tuple[…],
-    dict[str, …].
-    """
+    """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], plain."""
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
@@ -160,21 +142,19 @@ def converted(kind, value, path, place):
         return from_json(outer, value, path, f"{place}.")
     accepted = {float: (float, int), tuple: list}.get(outer, outer)
     fits = isinstance(value, accepted) and (outer is bool or not isinstance(value, bool))
-    if fits and outer is tuple:
-        fits = len(value) == len(inner)
-    if not fits:
+    if not fits or (outer is tuple and len(value) != len(inner)):
         raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {AGAIN}")
     if outer is list and inner:
         return [converted(inner[0], item, path, place) for item in value]
     if outer is tuple:
-        pairs = zip(inner, value, strict=True)
-        return tuple(converted(each, item, path, place) for each, item in pairs)
+        items = zip(inner, value, strict=True)
+        return tuple(converted(each, item, path, place) for each, item in items)
     if outer is dict and inner:
         return {key: converted(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
     return value
 
 
-# --- how something was made ---------------------------------------------------------------------------------------
+# --- how something was made -----------------------------------------------------------------------
 
 
 @dataclass
@@ -188,21 +168,15 @@ class Made:
 
 
 def provenance(started, features=None, **machine):
-    """How something was made, as the fields `made`, `software` and `machine` of a manifest or a
-    run.
-
-    started: time.time() when the work began; machine: what else to say of the machine.
-    """
-    packages = ("numpy", "pandas", "sklearn", "torch", "transformers")
-    versions = {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
-    made = Made(
-        command=cli.one_line(shlex.join(["python", *sys.argv])),
-        at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        seconds=round(time.time() - started, 2),
-        features=features,
-    )
+    """What a manifest or a run says of how it was made. started: time.time() when work began."""
+    command = cli.one_line(shlex.join(["python", *sys.argv]))
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    software = {"layers": cli.VERSION, "python": platform.python_version()}
+    for name in ("numpy", "pandas", "sklearn", "torch", "transformers"):
+        if name in sys.modules:
+            software[name] = sys.modules[name].__version__
     return {
-        "made": made,
-        "software": {"layers": cli.VERSION, "python": platform.python_version(), **versions},
+        "made": Made(command, now, round(time.time() - started, 2), features),
+        "software": software,
         "machine": {"processor": platform.machine(), **machine},
     }

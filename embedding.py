@@ -36,7 +36,7 @@ def tokenise(encoder, titles):
     options = {"return_attention_mask": False, "return_token_type_ids": False}
     ids = tokenizer(distinct, truncation=True, max_length=longest, **options).input_ids
 
-    # those that are as long as may be are read again to know which were longer
+    # the longest are read again to know which were longer
     full = [i for i, tokens in enumerate(ids) if len(tokens) >= longest]
     cut = [i for i in full if len(tokenizer(distinct[i], **options).input_ids) > longest]
 
@@ -68,8 +68,7 @@ def embed_batch(encoder, titles, layers, poolings):
 
     Returns {(pooling, layer): (titles, hidden) float32 tensor on the CPU}.
     """
-    # padding stands on the right behind a mask, whatever the tokenizer would do: positions are then
-    # right for every kind of encoder
+    # padded on the right, whatever the tokenizer would do: so positions are right for every kind
     sizes = [len(tokens) for tokens in titles]
     longest = max(sizes)
     padding = [encoder.tokenizer.pad_token_id or 0]
@@ -141,8 +140,7 @@ def embed(encoder, tokenised, layers, poolings, report=lambda titles: None):
         if pooled is None:  # nothing refers to the failed batch any more: its memory is free again
             tokens = len(rows) * len(ids[rows[-1]])
             if len(rows) == 1:
-                short = f"too little memory for one title of {tokens} tokens"
-                raise cli.Problem(f"{short}; use a smaller --max-length")
+                raise cli.Problem(f"too little memory for one title of {tokens} tokens; use a smaller --max-length")
             encoder.budget = tokens // 2
             torch.cuda.empty_cache()
             continue

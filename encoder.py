@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import cli
 import disk
@@ -31,7 +33,7 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 TOKENS = {"cpu": 2048, "cuda": 32768}  # a batch: on a CPU more falls out of the cache
 # as code of others may fail
-FOREIGN = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+FOREIGN = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass
@@ -48,6 +50,7 @@ class Encoder:
     budget: int  # tokens a batch
     mixes: bool = False  # whether titles of different lengths may be padded to one
     blocks: list | None = None  # its layers as modules, where hooks know how they are called
+    operations: np.ndarray | None = None  # of a title, as count_operations says; None: unknown
 
 
 def find_model(name):
@@ -103,6 +106,7 @@ def from_pretrained(name, source, revision, cache_only):
     """What read_model returns, as transformers reads it; with whatever exception that raises."""
     import transformers
 
+    # read it
     options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
     with warnings.catch_warnings(action="ignore"):
         config = transformers.AutoConfig.from_pretrained(source, **options)
@@ -118,17 +122,9 @@ def from_pretrained(name, source, revision, cache_only):
     if needed:
         what = f"{len(needed)} weights are missing from its file ({needed[0]}, …)"
         raise cli.Problem(f"--model {name}: {what}; not a trained encoder of its kind")
-    return model, tokenizer, identify(name, source, revision, model, tokenizer, absent)
 
-
-def identify(name, source, revision, model, tokenizer, absent):
-    """store.EncoderInfo, before the tokenizer's first use, which changes it.
-
-    absent: names of weights that did not come from the file.
-    """
-    if name != "minilm" and Path(source).is_dir():
-        name = source  # found from other folders, too
-    weights = hashlib.sha256()  # of names and float32 values
+    # identify it, before the tokenizer's first use, which changes it
+    weights = hashlib.sha256()  # of the names and float32 values that came from the file
     for key, tensor in sorted(model.state_dict().items()):
         if key not in absent:
             weights.update(f"{key} {tuple(tensor.shape)}".encode())
@@ -137,15 +133,14 @@ def identify(name, source, revision, model, tokenizer, absent):
         words = tokenizer.backend_tokenizer.to_str()
     else:
         words = json.dumps(sorted(tokenizer.get_vocab().items())) + type(tokenizer).__name__
-    return store.EncoderInfo(
-        name=cli.one_line(name),
-        revision=getattr(revision, "resolved", None),
-        layers=model.config.num_hidden_layers,
-        hidden=model.config.hidden_size,
-        weights=weights.hexdigest(),
-        tokenizer=hashlib.sha256(words.encode()).hexdigest(),
-        kind=model.config.model_type,
-    )
+    if name != "minilm" and Path(source).is_dir():
+        name = source  # found from other folders, too
+    commit = getattr(revision, "resolved", None)
+    read_by = hashlib.sha256(words.encode()).hexdigest()
+    sizes = (model.config.num_hidden_layers, model.config.hidden_size)
+    kind = model.config.model_type
+    info = store.EncoderInfo(cli.one_line(name), commit, *sizes, weights.hexdigest(), read_by, kind)
+    return model, tokenizer, info
 
 
 def explain_loading(source, cache_only, error):
@@ -155,8 +150,7 @@ def explain_loading(source, cache_only, error):
         return "it needs code of its authors, which this project never runs; choose another encoder"
     folder = Path(source)
     if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        never = "a pickle is never read, as it can run any code"
-        return f"it holds no weights as safetensors; {never}: convert it"
+        return "it holds no weights as safetensors; a pickle is never read, as it can run any code: convert it"
     if folder.is_dir():
         return f"not a usable encoder ({text[:200]})"
     what = f"not to be had from the model hub ({text[:160]}); try again later"
@@ -167,10 +161,9 @@ def explain_loading(source, cache_only, error):
 
 
 def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
-    """Load tokenizer and weights, check that they fit one another and the poolings; an Encoder.
+    """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 
-    dtype: of the weights, and of the arithmetic where the processor has instructions for it.
-    Misfits are a cli.Problem.
+    dtype: of the weights, and of the arithmetic where there are instructions for it.
     """
     device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
@@ -181,6 +174,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     model.eval().requires_grad_(False).to(device)
     encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, TOKENS[device.type])
     check_encoder(encoder, poolings)
+    encoder.operations = count_operations(encoder)
     model.to(dtype)
     if device.type == "cpu":
         pack_linears(encoder)
@@ -213,8 +207,7 @@ def check_parts(name, model, tokenizer, max_length):
     unknown = {token for token, number in tokenizer.get_vocab().items() if number >= size}
     unknown -= set(tokenizer.all_special_tokens)
     if unknown:
-        what = f"its tokenizer knows {len(unknown):,} tokens that its weights do not"
-        raise cli.Problem(f"--model {name}: {what}")
+        raise cli.Problem(f"--model {name}: its tokenizer knows {len(unknown):,} tokens that its weights do not")
 
 
 def check_encoder(encoder, poolings):
@@ -261,6 +254,59 @@ def is_same(encoder, tokenised, layers, truth):
 def close(value, truth, tolerance):
     """Whether all values are true within `tolerance` of the largest one."""
     return np.allclose(value, truth, 0, tolerance * np.abs(truth).max())
+
+
+def count_operations(encoder):
+    """What the floating-point operations of a title of T tokens are made of, before linears are packed.
+
+    Returns (3, layers + 1) float64: the factors of T², T and 1, for layer 0, 1, … with all below it.
+    None where they cannot be counted.
+    """
+    terms = []
+    counts = []
+    with contextlib.suppress(*FOREIGN):
+        for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
+            # the last term is done once a batch, as DeBERTa's table of distances: it is no title's
+            terms.append([titles * tokens**2, titles * tokens, titles, 1])
+            counts.append(batch_operations(encoder, titles, tokens))
+        return np.linalg.solve(terms, counts)[:3]
+    return None
+
+
+def batch_operations(encoder, titles, tokens):
+    """Floating-point operations until each layer comes out, (layers + 1,), for titles of so many tokens.
+
+    Where the encoder is not left early, each layer takes all of them.
+    """
+    token = tokenise(encoder, ["a title"]).ids[0][0]
+    ids = torch.full((titles, tokens), token, device=encoder.device)
+    found = {}
+    counter = FlopCounterMode(display=False)
+
+    def note(layer, *_):
+        found[layer] = counter.get_total_flops()
+
+    with contextlib.ExitStack() as stack:
+        if encoder.blocks is not None:
+            first = encoder.blocks[0].register_forward_pre_hook(functools.partial(note, 0))
+            stack.enter_context(first)
+            for layer, block in enumerate(encoder.blocks, 1):
+                stack.enter_context(block.register_forward_hook(functools.partial(note, layer)))
+        # in one kernel, attention would go uncounted on a CPU
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(torch.inference_mode())
+        with counter:
+            encoder.model(input_ids=ids, attention_mask=None)
+    whole = counter.get_total_flops()
+    return np.array([found.get(layer, whole) for layer in range(encoder.info.layers + 1)], float)
+
+
+def cost(encoder, tokens):
+    """The store.Cost of titles with so many tokens on average; None where it cannot be known."""
+    if encoder.operations is None or tokens is None:
+        return None
+    flop = np.array([tokens**2, tokens, 1]) @ encoder.operations
+    return store.Cost(tokens, flop.round().tolist())
 
 
 def pack_linears(encoder):

@@ -10,6 +10,7 @@ The recommended row, or why there is none, comes first.
 from pathlib import Path
 
 import cli
+from options import PROTOCOL
 
 
 def parse_arguments(argv=None):
@@ -18,8 +19,10 @@ def parse_arguments(argv=None):
     add("--results", type=Path, default="results", metavar="FOLDER", help="where train.py put the runs")
     add(
         "--features",
+        nargs="+",
         metavar="FOLDER",
-        help="the runs' features, for --suspects, --baselines and --verify (default: those each run was trained on)",
+        help="the runs' features, for --suspects, --baselines and --verify; of several folders each run finds its own "
+        "(default: those each run was trained on)",
     )
     add(
         "--margin",
@@ -81,20 +84,28 @@ def check_arguments(args):
 
 def check_outputs(args, found):
     """Refuse what cannot be written before anything is computed. found: the tables."""
-    for index, table in enumerate(found):
+    for table in found:
         if args.plot:
             import plot
 
-            for path in plot.paths(numbered(args.plot, index)):
+            for path in plot.paths(numbered(args.plot, table, found[0])):
                 cli.check_output("--plot", path)
         if args.suspects:
             runs.features_of(table.everything[0].run, args.features)
-            cli.check_output("--suspects", numbered(args.suspects, index), named=index == 0)
+            path = numbered(args.suspects, table, found[0])
+            cli.check_output("--suspects", path, named=table is found[0])
 
 
-def numbered(path, index):
-    """`path` for the first table, and the same name with -2, -3 … for the others."""
-    return path.with_stem(f"{path.stem}-{index + 1}") if index else path
+def numbered(path, table, first):
+    """`path` for the first table; for others, with what distinguishes them from it: path-seed-1.png."""
+    parts = []
+    if table.data.titles != first.data.titles:
+        parts += [disk.slug(table.data.name), table.data.titles[:8]]
+    for name in PROTOCOL:
+        value = getattr(table.options, name)
+        if value != getattr(first.options, name):
+            parts.append(f"{name}-{value}")
+    return path.with_stem("-".join([path.stem, *parts]))
 
 
 def read(args):
@@ -121,16 +132,16 @@ def main(args):
             verify.verify(table, args.features)
 
     pictures, answers = [], []
-    for index, table in enumerate(found):
+    for table in found:
         answer = tables.compare(table, args.margin) if table.rows else None
         answers.append(answer)
         print(report.page(table, answer), end="\n\n", flush=True)
         if args.plot:
             import plot
 
-            pictures += plot.draw(numbered(args.plot, index), table, answer)
+            pictures += plot.draw(numbered(args.plot, table, found[0]), table, answer)
         if args.suspects:
-            suspects.write(numbered(args.suspects, index), table, answer, args.features)
+            suspects.write(numbered(args.suspects, table, found[0]), table, answer, args.features)
 
     count = sum(len(table.rows + table.learning_curve) for table in found)
     made = f"{cli.count(count, 'run')} in {cli.count(len(found), 'table')}"

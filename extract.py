@@ -5,8 +5,7 @@
 
 Layers are numbered from 1, the first, or from -1, the last; 0 is the embedding output. Titles pass
 through in windows: tokenised, copies computed once, sorted by length, batched by tokens. A window
-is the unit that is written, recorded and shared among processes, so an interrupted run goes on
-after its last window.
+is written, recorded and computed by one process; an interrupted run goes on after its last one.
 """
 
 import cli
@@ -30,20 +29,9 @@ def parse_arguments(argv=None):
         help="encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs",
     )
     add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
-    add(
-        "--pooling",
-        nargs="+",
-        choices=cli.POOLINGS,
-        default=["cls"],
-        help="[CLS], the mean over all tokens, or both",
-    )
-    add(
-        "--max-length",
-        type=cli.number(int, 3),
-        default=128,
-        metavar="TOKENS",
-        help="longer titles are cut, and counted",
-    )
+    add("--pooling", nargs="+", choices=cli.POOLINGS, default=["cls"], help="[CLS], the mean over all tokens, or both")
+    at_least_3 = cli.number(int, 3)
+    add("--max-length", type=at_least_3, default=128, metavar="TOKENS", help="longer titles are cut, and counted")
     add(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
@@ -52,13 +40,8 @@ def parse_arguments(argv=None):
     )
     add("--store", choices=("float32", "float16"), default="float32", help="numbers on disk")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
-    add(
-        "--window",
-        type=cli.number(int, 1, 1 << 20),
-        default=4096,
-        metavar="TITLES",
-        help="titles that are computed, written and recorded together",
-    )
+    size = cli.number(int, 1, 1 << 20)
+    add("--window", type=size, default=4096, metavar="TITLES", help="titles computed, written and recorded together")
     add("--out", default="features", metavar="FOLDER", help="where the features go")
     return parser.parse_args(argv)
 
@@ -104,29 +87,14 @@ def plan(args, path, titles, encoder):
     """The jobs.Job that the options ask for, whatever is there. path, titles: of check_titles."""
     layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, args.pooling)
     columns = itertools.product(sorted(set(args.pooling)), layers)
-    named = args.data in ("youtube", "sample")
-    return jobs.Job(
-        format=store.FORMAT,
-        encoder=encoder.info,
-        data=store.TitlesInfo(
-            name=args.data if named else cli.one_line(path.name),
-            sha256=disk.sha256(path),
-            titles=titles.titles,
-            rows=titles.rows,
-            text_column=args.text_column,
-            label_column=args.label_column,
-            classes=titles.classes,
-        ),
-        settings=store.Settings(
-            max_length=args.max_length,
-            dtype=str(encoder.dtype).removeprefix("torch."),
-            store=args.store,
-            window=args.window,
-            device=encoder.device.type,
-        ),
-        files={},
-        names=[store.feature_file(pooling, layer) for pooling, layer in columns],
-    )
+    names = [store.feature_file(pooling, layer) for pooling, layer in columns]
+    name = args.data if args.data in ("youtube", "sample") else cli.one_line(path.name)
+    checksum = disk.sha256(path)
+    headers = (args.text_column, args.label_column)
+    source = store.TitlesInfo(name, checksum, titles.titles, titles.rows, *headers, titles.classes)
+    dtype = str(encoder.dtype).removeprefix("torch.")
+    settings = store.Settings(args.max_length, dtype, args.store, args.window, encoder.device.type)
+    return jobs.Job(format=store.FORMAT, encoder=encoder.info, data=source, settings=settings, files={}, names=names)
 
 
 def own_windows(job, out):
@@ -144,12 +112,12 @@ def extract_windows(job, encoder, out):
     columns = [store.column_of(name) for name in job.names]
     poolings = sorted({pooling for pooling, _ in columns})
     layers = sorted({layer for _, layer in columns})
-    rows = job.data.rows
-    done = jobs.recorded(out).titles
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(out / name, "r+b")) for name in job.names]
         log = stack.enter_context(open(out / f"done-{RANK:05d}.log", "a"))
-        bar = stack.enter_context(cli.progress(rows, " titles", desc="extract", initial=done))
+        done = jobs.recorded(out).titles
+        bar = cli.progress(job.data.rows, " titles", desc="extract", initial=done)
+        stack.enter_context(bar)
         for window, tokenised in windows_ahead(encoder, own_windows(job, out)):
             features = embed(encoder, tokenised, layers, poolings, bar.update)
             for column, file in zip(columns, files, strict=True):
@@ -170,8 +138,7 @@ def write_window(job, window, column, values, file):
         where = f"layer {layer}, {pooling}, titles {first + 1:,} to {first + len(block):,}"
         remedy = "use --dtype float32 --store float32"
         raise cli.Problem(f"{where}: features that are not finite; {remedy}")
-    # the rows are the end of the file; written, not mapped: that takes no memory, and a full disk
-    # is an error
+    # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
     file.seek((first - job.data.rows) * block[0].nbytes, os.SEEK_END)
     file.write(block)
     jobs.flush(file)
@@ -179,10 +146,9 @@ def write_window(job, window, column, values, file):
 
 def compute(job, encoder, out, started):
     """Do this process's share of a job; the manifest, or None in all processes but the first."""
-    rows = job.data.rows
     done = jobs.recorded(out).titles
     if done:
-        cli.say(f"going on after {done:,} of {rows:,} titles")
+        cli.say(f"going on after {done:,} of {job.data.rows:,} titles")
     try:
         extract_windows(job, encoder, out)
         together(dist.barrier)
@@ -193,12 +159,12 @@ def compute(job, encoder, out, started):
         threads = torch.get_num_threads()
         return jobs.finish(job, out, started, threads=threads, processes=WORLD, arithmetic=arithmetic)
     except KeyboardInterrupt:
-        safe = f"stopped after {jobs.recorded(out).titles:,} of {rows:,} titles"
+        safe = f"stopped after {jobs.recorded(out).titles:,} of {job.data.rows:,} titles"
         raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
 
 
 def together(call, *args, **options):
-    """Do what needs all processes: where another has ended, this one ends, too, without a traceback."""
+    """Do what needs all processes; where another has ended, end this one, too, with no traceback."""
     if dist.is_initialized():
         try:
             call(*args, **options)
@@ -210,12 +176,10 @@ def main(args):
     started = time.time()
     out = Path(args.out)
     following = f"Next: {cli.command('train.py', features=(args.out, 'features'))}"
-    if RANK > 0:
-        cli.STATE["quiet"] = True
+    cli.STATE["quiet"] = RANK > 0
     with contextlib.ExitStack() as stack:
         if WORLD > 1:
-            # a process that dies is noticed at once; one that is slow, or lays out huge files, is
-            # waited for
+            # who dies is noticed at once; who is slow, or lays out huge files, is waited for
             dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
             stack.callback(dist.destroy_process_group)
 
@@ -229,8 +193,7 @@ def main(args):
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
         shared = [None]
         if RANK == 0:
-            wanted = plan(args, path, titles, encoder)
-            shared = [jobs.prepare(wanted, out)]
+            shared = [jobs.prepare(plan(args, path, titles, encoder), out)]
         together(dist.broadcast_object_list, shared, src=0)
         job = shared[0]
         if job is None:
@@ -243,14 +206,12 @@ def main(args):
             return
 
     # say what was done
-    notes = list(titles.notes)
+    for note in titles.notes:
+        cli.say(note)
     if manifest.truncated:
         cut = cli.count(manifest.truncated, "title")
-        notes.append(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
-    for note in notes:
-        cli.say(note)
-    files = cli.count(len(job.names), "layer file")
-    made = f"{files} from {encoder.name} in {job.settings.dtype}"
+        cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
+    made = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
     taken = f"{time.time() - started:.1f} s"
     if WORLD > 1:
         taken += f" on {WORLD} processes"

@@ -127,7 +127,11 @@ def prepare(job, out):
             raise cli.Problem(f"{out}: {other}; finish it with the command that began it, or use another --out")
 
     # its files, and the windows that are not in them
-    done = lay_out(job, out, finished)
+    if not all((out / name).exists() for name in job.names):
+        clear(out, "done-*.log")  # where a layer is gone, all windows have to be computed again
+    done = recorded(out).windows
+    if not done:
+        lay_out(job, out, finished)
     if not finished:
         os.replace(out / CHECKED, out / "titles.csv")
     return replace(job, left=sorted(set(range(job.windows)) - done))
@@ -139,9 +143,10 @@ def beside_features(job, out):
     old = there.manifest
     refuse_mixture(old, job, out, "holds features")
     there.titles_file()  # a Problem where they have changed
+    for name in job.names:
+        if name in old.files:
+            there.read(*store.column_of(name), check=False)
     missing = [name for name in job.names if name not in old.files]
-    for name in set(job.names).difference(missing):
-        there.read(*store.column_of(name), check=False)
     # runs are bound to what is there, also where titles or weights go by another name today
     return replace(job, encoder=old.encoder, data=old.data, files=old.files, names=missing)
 
@@ -160,23 +165,16 @@ def check_room(job, out):
 
 
 def lay_out(job, out, finished):
-    """Make the job's files in full size, unless windows are in them already; returns which."""
-    paths = [out / name for name in job.names]
-    if not all(path.exists() for path in paths):
-        clear(out, "done-*.log")  # where a layer is gone, all windows have to be computed again
-    done = recorded(out).windows
-    if done:
-        return done
-    shape = (job.data.rows, job.encoder.hidden)
+    """Make the job's files in full size; where the disk is full, delete all that we have made."""
     try:
-        for path in paths:
-            np.lib.format.open_memmap(path, "w+", job.settings.store, shape)
-            reserve(path)
-    except OSError:  # the disk is full
+        shape = (job.data.rows, job.encoder.hidden)
+        for name in job.names:
+            np.lib.format.open_memmap(out / name, "w+", job.settings.store, shape)
+            reserve(out / name)
+    except OSError:
         titles = [] if finished else ["titles.csv"]
         clear(out, *job.names, *titles, *RECORDS)
         raise
-    return done
 
 
 def reserve(path):

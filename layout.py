@@ -20,30 +20,31 @@ SHOWN = 20  # categories in the table of categories
 def main_table(table, answer):
     """The table of rows and baselines."""
     lines = []
+    several = len(table.encoders) > 1
     reported = any(report_figure(table, row) for row in table.rows)
     for number, row in enumerate(answer.compared):
         figures = row.run.figures
-        line = {
-            "Layers": naming.spell(row.run.layers) or "none",
-            ":Head": head_cell(row),
-            score_column(table): f"{figures.macro_f1:.4f}",
-            "95% interval": interval(row),
-            "Difference": difference(answer, number),
-            "Log loss": at_least(figures.log_loss),
-            "Depth": f"{row.run.depth:.0%}",
-        }
+        line = {":Encoder": row.encoder or "none"} if several else {}
+        line["Layers"] = naming.spell(row.run.layers) or "none"
+        line[":Head"] = head_cell(row)
+        line[score_column(table)] = f"{figures.macro_f1:.4f}"
+        line["95% interval"] = interval(row)
+        line["Difference"] = difference(answer, number)
+        if not several:  # else the table would be too wide
+            line["Log loss"] = at_least(figures.log_loss)
+        if table.has_flop:
+            line["GFLOP"] = f"{row.expense / 1e9:.3g}"
+        line["Depth"] = f"{row.run.depth:.0%}"
         if reported:
             figure = report_figure(table, row)
             line["Report"] = f"{figure:.4f}" if figure else ""
         lines.append(line)
-    return fitted(lines, "Layers", ":Head")
+    return fitted(lines, *([":Encoder"] if several else []), "Layers", ":Head")
 
 
 def head_cell(row):
-    """The head of a row as its column says it, and whether some of the heads collapsed."""
-    head = row.run.head
-    if head == naming.REPORTS_HEAD:
-        head = "report's"  # the column is called Head
+    """The head of a row as its column, Head, says it, and whether some of the heads collapsed."""
+    head = row.run.head.replace("report's head", "report's").replace("linear probe", "probe")
     if row.run.figures.collapsed and not row.run.baseline:
         head += ", collapsed"
     return head
@@ -131,7 +132,7 @@ def fitted(lines, *columns):
     """
     cut = []
     for column in columns:
-        room = max(WIDEST - width_without(lines, column), 20)
+        room = max(WIDEST - width_without(lines, column), 12)
         shown = []
         for line in lines:
             cell = line[column]

@@ -9,11 +9,7 @@ REPORTS_HEAD = "report's head"
 
 
 def head_in_words(columns, options):
-    """The head of a trained run: its kind, its pooling unless it is the report's, and its unusual
-    options.
-
-    columns: the (pooling, layer) of its features; options: its Options.
-    """
+    """The head of a run with these (pooling, layer) columns: its kind, pooling and unusual options."""
     poolings = {pooling for pooling, _ in columns}
     parts = []
     if options.head == "linear":
@@ -39,6 +35,11 @@ def head_in_words(columns, options):
     return ", ".join(parts) or REPORTS_HEAD
 
 
+def short_encoder(name):
+    """The name of an encoder without the folders that it lies in; names on the hub stay whole."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def spell(layers):
     """Layers, top first, as text; many that follow one another as 12 to 1."""
     if len(layers) > 4 and layers == list(range(layers[0], layers[-1] - 1, -1)):
@@ -54,22 +55,22 @@ def layers_in_words(columns, more=None):
     return f"{noun} {spell(layers)} ({more or ' and '.join(poolings)})"
 
 
-def run_name(config):
-    """The name of a run's folder: encoder, data, layers, and every option that is not the default."""
+def run_name(config, tell_apart=False):
+    """The name of a run's folder: encoder, data, layers, and every option that is not the default.
+
+    tell_apart: whether to name the encoder's weights, since another encoder has the same name.
+    """
     poolings = list(dict.fromkeys(pooling for pooling, _ in config.columns))
     layers = list(dict.fromkeys(layer for _, layer in config.columns))
-    parts = [
-        disk.slug(Path(config.encoder.name).name),
-        disk.slug(config.data.name),
-        "layers",
-        *layers,
-    ]
+    parts = [disk.slug(Path(config.encoder.name).name)]
+    if tell_apart:
+        parts.append(config.encoder.weights[:8])
+    parts += [disk.slug(config.data.name), "layers", *layers]
     if poolings != ["cls"]:
         parts.append("and".join(poolings))
     for option, value in vars(config.options).items():
         usual = DECISIONS[config.options.head] if option == "decide" else getattr(Options, option)
-        one_column = option == "fusion" and len(config.columns) == 1
-        if value == usual or one_column:
+        if value == usual or (option == "fusion" and len(config.columns) == 1):
             continue
         if value is True:
             parts.append(option)

@@ -1,6 +1,4 @@
-"""The options of a run: their names, defaults and order, and which of them decide what a head is
-scored on.
-"""
+"""The options of a run: their names, defaults and order, and which decide what a head is scored on."""
 
 from dataclasses import dataclass
 
@@ -14,9 +12,7 @@ DECISIONS = {"mlp": "likeliest", "linear": "macro-f1"}
 
 @dataclass(frozen=True)
 class Options:
-    """How the heads of one run are trained and scored. A run's name says what differs from these
-    defaults.
-    """
+    """How the heads of a run are trained and scored; its name says what differs from these defaults."""
 
     head: str = "mlp"  # mlp is the report's head, linear the linear probe
     standardize: bool = False  # bring every dimension to mean 0 and deviation 1 on the training titles

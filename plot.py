@@ -65,7 +65,7 @@ def save(path, table, picture):
     """Write a picture to a file. picture: draws into a figure, and returns the axes of macro-F1."""
     figure = library().figure.Figure(layout="constrained")
     axes = picture(figure)
-    axes.set_title(readable([tables.figure_name(table)], 80)[0], loc="left")
+    axes.set_title(readable([tables.title(table)], 80)[0], loc="left")
     axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     kind = path.suffix.lower().lstrip(".")
@@ -108,14 +108,15 @@ def draw_rows(figure, table, answer):
 
 
 def draw_scores(axes, table, answer):
-    """Macro-F1: a place for each set of layers, a colour and a marker for each kind of head."""
-    places = layer_places(table.rows)
-    heads = list(dict.fromkeys(row.run.head for row in table.rows))
-    x = row_positions(table.rows, places, heads)
+    """Macro-F1: a place for each set of layers, a colour and a marker for each encoder and head."""
+    places = layer_places(table)
+    kinds = list(dict.fromkeys(map(tables.kind, table.rows)))
+    x = row_positions(table, places, kinds)
     handles = []
-    for number, head in enumerate(heads):
-        members = [row for row in table.rows if row.run.head == head]
-        handles.append(draw_head(axes, members, [x[row] for row in members], number, answer.best))
+    for kind, style in zip(kinds, kind_styles(kinds), strict=True):
+        members = [row for row in table.rows if tables.kind(row) == kind]
+        style["label"] = ", ".join(filter(None, kind))
+        handles.append(draw_kind(axes, members, [x[row] for row in members], style, answer.best))
 
     # baselines are lines, for which there has to be room, as for the rows that are named at the edge
     low, high = axes.get_ylim()
@@ -126,44 +127,91 @@ def draw_scores(axes, table, answer):
         label = f"{row.run.head} ({row.value:.3f}{', below' if row.value < low else ''})"
         handles.append(axes.axhline(row.value, color=GRAY, linestyle=STYLES[kind], linewidth=1, label=label))
     axes.set(ylim=(low, high), xlim=(-0.5, max(places.values()) + 0.5))
-
-    names = readable([naming.spell(list(layers)) for layers in places])
-    turned = {}
-    if sum(map(len, names)) > 28:
-        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
-    axes.set_xticks(list(places.values()), names, **turned)
-    axes.set_xlabel(f"layers ({table.encoder.layers} = top)")
+    name_places(axes, table, places)
     legend_below(axes.figure, handles)
 
 
-def layer_places(rows):
-    """Where each set of layers stands, {layers: x}: single layers first, the others a little apart."""
-    sets = sorted({tuple(row.run.layers) for row in rows}, key=lambda layers: (len(layers), layers))
-    return {layers: i if len(layers) == 1 else i + 0.6 for i, layers in enumerate(sets)}
+def place_of(table, row):
+    """What a row's place on the axis stands for: its layers, or, for several encoders, what compares them.
+
+    That is the share of the depth of a single layer, a float, and a name of several layers.
+    """
+    layers = row.run.layers
+    if len(table.encoders) == 1:
+        return tuple(layers)
+    depth = row.run.encoder.layers
+    if len(layers) == 1:
+        return layers[0] / depth
+    if layers != list(range(depth, depth - len(layers), -1)):
+        return naming.spell(layers)
+    return "all layers" if len(layers) == depth else f"last {len(layers)}"
 
 
-def row_positions(rows, places, heads):
-    """The x of each row, {row: x}: rows of one layer set stand side by side, centred over its tick."""
+def layer_places(table):
+    """Where each set of layers stands, {place_of: x}: single layers first, the others a little apart."""
+    found = {place_of(table, row) for row in table.rows}
+    if len(table.encoders) == 1:
+        sets = sorted(found, key=lambda layers: (len(layers), layers))
+        return {layers: i if len(layers) == 1 else i + 0.6 for i, layers in enumerate(sets)}
+    depth = max(row.run.encoder.layers for row in table.rows)
+    shares = sorted(share for share in found if isinstance(share, float))
+    names = sorted(name for name in found if isinstance(name, str))
+    places = {share: share * depth - 1 for share in shares}
+    return places | {name: depth + 0.6 + i for i, name in enumerate(names)}
+
+
+def name_places(axes, table, places):
+    """The ticks of the layer sets and their names."""
+    ticks = {naming.spell(list(place)): x for place, x in places.items() if isinstance(place, tuple)}
+    label = "layers"
+    if len(table.encoders) == 1:
+        label = f"layers ({table.rows[0].run.encoder.layers} = top)"
+    elif any(isinstance(place, float) for place in places):
+        depth = max(row.run.encoder.layers for row in table.rows)
+        ticks = {f"{share:.0%}": share * depth - 1 for share in (0.25, 0.5, 0.75, 1.0)}
+        label = "share of the encoder's depth"
+    ticks |= {place: x for place, x in places.items() if isinstance(place, str)}
+    names = readable(ticks)
+    turned = {}
+    if sum(map(len, names)) > 28:
+        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 9}
+    axes.set_xticks(list(ticks.values()), names, **turned)
+    axes.set_xlabel(label)
+
+
+def kind_styles(kinds):
+    """The colour and marker of each kind of row, (encoder or None, head): a colour each, or one an encoder."""
+    encoders = list(dict.fromkeys(encoder for encoder, _ in kinds))
+    heads = list(dict.fromkeys(head for _, head in kinds))
+    styles = []
+    for number, (encoder, head) in enumerate(kinds):
+        color = encoders.index(encoder) if len(encoders) > 1 else number
+        marker = heads.index(head)
+        styles.append({"color": COLORS[color % 8], "fmt": MARKERS[(marker + marker // 8) % 8]})
+    return styles
+
+
+def row_positions(table, places, kinds):
+    """The x of each row, {row: x}: rows of one place stand side by side, centred over its tick."""
     positions = {}
-    for layers, place in places.items():
-        members = [row for row in rows if tuple(row.run.layers) == layers]
-        members.sort(key=lambda row: heads.index(row.run.head))
+    for place, x in places.items():
+        members = [row for row in table.rows if place_of(table, row) == place]
+        members.sort(key=lambda row: kinds.index(tables.kind(row)))
         step = min(0.14, 0.8 / len(members))
         for number, row in enumerate(members):
-            positions[row] = place + step * (number - (len(members) - 1) / 2)
+            positions[row] = x + step * (number - (len(members) - 1) / 2)
     return positions
 
 
-def draw_head(axes, rows, x, number, best):
-    """The rows with one kind of head, those far below the best one at the edge; returns their handle."""
-    color = COLORS[number % 8]
+def draw_kind(axes, rows, x, style, best):
+    """The rows of one kind, those far below the best one at the edge; returns their handle."""
+    color = style["color"]
     x = np.array(x)
     y = np.array([row.value for row in rows])
     errors = np.abs(np.transpose([row.interval for row in rows]) - y)
     near = y >= NEAR * best.value
     single = near & [len(row.run.layers) == 1 for row in rows]
-    style = {"color": color, "fmt": MARKERS[(number + number // 8) % 8], "markersize": 5}
-    style |= {"capsize": 2, "linewidth": 1.2, "label": rows[0].run.head}
+    style |= {"markersize": 5, "capsize": 2, "linewidth": 1.2}
     handle = axes.errorbar(x[near], y[near], errors[:, near], **style)
     axes.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
     edge = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "center", "fontsize": 8}

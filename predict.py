@@ -281,7 +281,7 @@ def check_arguments(args):
 def training_keys(run, folder):
     """The splits.group_key of every title that was in training; none where it cannot be known."""
     try:
-        titles, _ = runs.features_of(run, folder).titles()
+        titles, _ = runs.features_of(run, folder and [folder]).titles()
     except cli.Problem as error:
         if folder:
             raise

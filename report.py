@@ -15,10 +15,8 @@ SURE = 0.9  # the probability from which on a prediction is called sure
 # --- the sentences, as they are printed ---------------------------------------------------------------------------
 
 HEADING = "## {name}"
-PROTOCOL = (
-    "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. "
-    "The encoder has {layers} layers, computed in {dtypes}."
-)
+PROTOCOL = "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. {encoders}."
+ENCODER = "{name} has {layers} layers of {hidden} dimensions, computed in {dtypes}"
 RECOMMENDED_ONLY = "**Recommended: {name}**, macro-F1 {value:.4f}: the only row."
 RECOMMENDED_CHEAPEST = "**Recommended: {name}**, macro-F1 {value:.4f}: the best row, and no row is cheaper."
 RECOMMENDED_BEST = (
@@ -32,16 +30,18 @@ RECOMMENDED_CHEAPER = (
 RECOMMENDED_NONE = "**Recommended: none.** No row is shown to know more of the categories than chance does."
 NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."
 TITLES_NEEDED = "About {titles:,} titles would show whether {name} is non-inferior."
+LESS_WORK = "{less:.3g} GFLOP a title instead of {more:.3g}"
 SHALLOWER = "{less:.0%} of the encoder instead of {more:.0%}"
 FEWER_EMBEDDINGS = "as much of the encoder, but {fewer} a title instead of {more}"
 CORRECTED = "The figure of the best of {rows} rows is optimistic, as it was chosen; optimism-corrected: {value:.4f}."
 
 WORDS_BETTER = "**TF-IDF is significantly better than every row here: words alone will do.** Of the rows:"
 WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds TF-IDF on the same folds."
+NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it, on all that is worth comparing."
 WORDS = (
     "TF-IDF with logistic regression reaches {value:.4f}; the best row differs from it by {difference:+.4f} "
-    "(95% interval {low:+.4f} to {high:+.4f}): {verdict}. Averaged with the best row's, its probabilities reach "
-    "{average:.4f}, {gain:+.4f} ({least:+.4f} to {most:+.4f}) on TF-IDF alone: {adds}."
+    "(95% interval {low:+.4f} to {high:+.4f}): {verdict}. The average of both rows' probabilities reaches "
+    "{average:.4f}, {gain:+.4f} ({least:+.4f} to {most:+.4f}) on the best row: {adds}."
 )
 SURE_OF = "It is at least {level:.0%} sure of {share:.0%} of the titles, and right in {right:.1%} of those."
 NOWHERE_SURE = "It is nowhere {level:.0%} sure."
@@ -60,7 +60,12 @@ DIFFERENCES = (
     "Difference is to the best row. In brackets: not significantly different (95%, all rows at once), "
     "which does not make rows equal."
 )
-COLUMNS = "Log loss is after the temperature. Depth is the share of the encoder that has to run."
+LOG_LOSS = "Log loss is after the temperature."
+WORK = (
+    "GFLOP is what the encoder computes for a title of {tokens:.1f} tokens, their mean length here. "
+    "Depth is the share of its layers that have to run."
+)
+DEPTH = "Depth is the share of the encoder that has to run."
 DECISION = (
     "Linear probes, and TF-IDF beside them, name the category with the largest p / prior^τ, τ chosen for macro-F1 "
     "on training titles, which may not be the likeliest."
@@ -92,7 +97,7 @@ def page(table, answer):
 
     answer: the Answer of table.compare, or None for a table without rows trained on all titles.
     """
-    parts = [HEADING.format(name=cli.escape_markdown(tables.figure_name(table))), wrap(protocol(table))]
+    parts = [HEADING.format(name=cli.escape_markdown(tables.title(table))), wrap(protocol(table))]
     if answer:
         parts.append(wrap(recommendation(table, answer)))
         parts.append(wrap(words(answer)))
@@ -114,7 +119,6 @@ def page(table, answer):
 def protocol(table):
     """What was compared, and how: a sentence."""
     options = table.options
-    dtypes = sorted({row.run.config.settings.dtype for row in table.rows + table.learning_curve})
     return PROTOCOL.format(
         titles=cli.count(table.data.rows, "title"),
         classes=len(table.classes),
@@ -122,8 +126,17 @@ def protocol(table):
         split=options.split,
         repeats=cli.count(options.repeats, "repeat"),
         seed=options.seed,
-        layers=table.encoder.layers,
-        dtypes=" and ".join(dtypes),
+        encoders="; ".join(encoder_words(table, key, name) for key, name in table.encoders.items()),
+    )
+
+
+def encoder_words(table, key, name):
+    """How large an encoder is, and what it was computed in."""
+    own = [row.run for row in table.trained if tables.encoder_key(row.run) == key]
+    dtypes = sorted({run.config.settings.dtype for run in own})
+    encoder = own[0].encoder
+    return ENCODER.format(
+        name=cli.escape_markdown(name), layers=encoder.layers, hidden=encoder.hidden, dtypes=" and ".join(dtypes)
     )
 
 
@@ -146,6 +159,8 @@ def recommendation(table, answer):
     for row in answer.left_out:
         low, high = row.interval
         sentences.append(LEFT_OUT.format(name=row.name, value=row.value, low=low, high=high))
+    if not any(row.run.options.head == "linear" for row in table.rows):
+        sentences.append(NO_PROBE)
     if len(table.rows) > 1:
         sentences.append(CORRECTED.format(rows=len(table.rows), value=answer.comparison.corrected))
     return " ".join(sentences)
@@ -165,16 +180,18 @@ def recommended(table, answer):
             best=best.name,
             loss=abs(answer.comparison.difference[number]),
             bound=max(answer.comparison.loss_bound[number], 0),
-            saving=saving(row, best),
+            saving=saving(table, row, best),
         )
     if row is min(table.rows, key=lambda each: each.cost):
         return RECOMMENDED_CHEAPEST.format(name=row.name, value=row.value)
     return RECOMMENDED_BEST.format(name=row.name, value=row.value, margin=answer.margin)
 
 
-def saving(row, best):
-    """What a row takes of the encoder, and what the best one does."""
-    if row.run.depth < best.run.depth:
+def saving(table, row, best):
+    """What a row takes of its encoder, and what the best one does."""
+    if row.expense < best.expense:
+        if len(table.encoders) > 1 and table.has_flop:
+            return LESS_WORK.format(less=row.expense / 1e9, more=best.expense / 1e9)
         return SHALLOWER.format(less=row.run.depth, more=best.run.depth)
     fewer = cli.count(len(row.run.columns), "embedding")
     return FEWER_EMBEDDINGS.format(fewer=fewer, more=len(best.run.columns))
@@ -211,25 +228,31 @@ def words(answer):
     tfidf = answer.references.get("tfidf")
     if not tfidf:
         return WORDS_UNKNOWN
+    found = answer.comparison
     number = answer.number(tfidf)
-    low, high = -answer.comparison.high[number], -answer.comparison.low[number]
-    average = answer.references["average"]
-    gain, least, most = tables.gain(tfidf, average)
-    unknown = "that the encoder adds something to words is not shown"
+    low, high = -found.high[number], -found.low[number]
+    better = "the encoder earns its place" if answer.recommended else "the best row is significantly better"
+    average = answer.number(answer.references["average"])
+    nothing = "not significantly different"
     return WORDS.format(
         value=tfidf.value,
-        difference=-answer.comparison.difference[number],
+        difference=-found.difference[number],
         low=low,
         high=high,
-        verdict=verdict(
-            low, high, "the encoder earns its place", "TF-IDF is significantly better", "not significantly different"
-        ),
-        average=average.value,
-        gain=gain,
-        least=least,
-        most=most,
-        adds=verdict(least, most, "the encoder knows something that words do not", unknown, unknown),
+        verdict=verdict(low, high, better, "TF-IDF is significantly better", nothing),
+        average=answer.compared[average].value,
+        gain=found.difference[average],
+        least=found.low[average],
+        most=found.high[average],
+        adds=average_verdict(found, average),
     )
+
+
+def average_verdict(found, number):
+    """Whether averaging with TF-IDF adds something to the best row, in words. found: a Comparison."""
+    if found.difference[number] <= 0:
+        return "averaging adds nothing"
+    return "significantly better" if found.significant[number] else "not significantly different"
 
 
 # --- what else the tables say ---------------------------------------------------------------------------------------
@@ -303,7 +326,14 @@ def notes(table, answer):
     """
     repeats = table.options.repeats
     covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
-    sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES, COLUMNS]
+    sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES]
+    if len(table.encoders) == 1:  # with more there is no such column
+        sentences.append(LOG_LOSS)
+    if table.has_flop:
+        tokens = np.mean([row.run.config.tokens for row in table.rows])
+        sentences.append(WORK.format(tokens=tokens))
+    else:
+        sentences.append(DEPTH)
     for row in table.rows:
         collapsed = runs.collapse(row.run)
         if collapsed:
@@ -324,7 +354,7 @@ def notes(table, answer):
         sentences.append(SCARCE.format(names=listed(scarce)))
     if any(report_figure(table, row) for row in table.rows):
         sentences.append(FROM_REPORT)
-        if table.encoder.name not in REPORT_MODELS:
+        if not set(table.encoders.values()) <= set(REPORT_MODELS):
             sentences.append(OTHER_ENCODER)
     return sentences
 

@@ -48,6 +48,8 @@ class Config:
     settings: store.Settings | None = None
     features: str | None = None  # digest of what decides the features' values, see store.identity
     files: dict[str, str] | None = None  # name and sha256 of the feature files
+    flop: float | None = None  # floating-point operations of the encoder for a title of mean length
+    tokens: float | None = None  # that mean length
     results: Figures | None = None
     made: disk.Made | None = None
     software: dict | None = None
@@ -258,28 +260,36 @@ def find(place):
     raise cli.Problem(f"--run: name the folder of one run{known}")
 
 
-def features_of(run, folder=None):
-    """The features that a run was trained on, opened and compared with what the run says of them."""
-    config = run.config
-    place = Path(folder or config.made.features or "features")
-    hint = "name the run's features with --features"
-    if not (place / "manifest.json").exists():
-        raise cli.Problem(f"{place}: there are no features; {hint}")
-    features = store.open_features(place)
-    manifest = features.manifest
-    differs = None
-    if config.data.titles != manifest.data.titles:
-        differs = "titles"
-    elif not run.baseline:
-        there = {name: entry.sha256 for name, entry in manifest.files.items()}
-        if config.features != disk.digest(store.identity(manifest)):
-            differs = "encoder or settings"
-        elif not config.files.items() <= there.items():
-            differs = "files"
-    if differs:
+def features_of(run, folders=None):
+    """The features that a run was trained on, opened and compared with what the run says of them.
+
+    folders: where to look; None for where they were when the run was trained.
+    """
+    problems = []
+    for place in folders or [run.config.made.features or "features"]:
+        if not (Path(place) / "manifest.json").exists():
+            problems.append(f"{place}: there are no features")
+            continue
+        features = store.open_features(place)
+        differs = differing(run, features.manifest)
+        if not differs:
+            return features
         wrong = f"not the features that the run was trained on, their {differs} differ"
-        raise cli.Problem(f"{place}: {wrong}; {hint}")
-    return features
+        problems.append(f"{place}: {wrong}")
+    raise cli.Problem(f"{'; '.join(problems)}; name the run's features with --features")
+
+
+def differing(run, manifest):
+    """In what the features of a manifest are others than those a run was trained on, in words; or None."""
+    config = run.config
+    if config.data.titles != manifest.data.titles:
+        return "titles"
+    if run.baseline:
+        return None
+    if config.features != disk.digest(store.identity(manifest)):
+        return "encoder or settings"
+    there = {name: entry.sha256 for name, entry in manifest.files.items()}
+    return None if config.files.items() <= there.items() else "files"
 
 
 def collapse(run):

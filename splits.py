@@ -1,4 +1,4 @@
-"""Which titles each head learns from, and which are held out: copies, folds, draws of a few labels."""
+"""Which titles heads learn from, and which are held out: copies, folds, draws of a few labels."""
 
 import functools
 import unicodedata
@@ -15,18 +15,16 @@ def essence(character):
     folded = unicodedata.normalize("NFKC", character).casefold()
     folded = unicodedata.normalize("NFKC", folded)
     name = unicodedata.name(character, "")
-    # ´ becomes a space with an accent on it
     if folded[0] == " " or "VARIATION SELECTOR" in name or "JOINER" in name:
-        return ""
+        return ""  # ´ becomes a space with an accent on it
     return "".join(c for c in folded if c.isalnum() or unicodedata.category(c) in ("Mn", "Mc"))
 
 
 def group_key(title):
-    """What is left of a title after normalisation, case folding and removal of all but letters, marks and digits.
+    """The normalised, case-folded letters, marks and digits of a title; copies have the same.
 
-    Titles with one key are taken for copies of one another. A title without letters and digits
-    stands for itself, whatever spaces and invisible characters it has: two emoji titles are copies
-    where they show the same emoji.
+    Without any, the title stands for itself, whatever spaces and invisible characters it has: two
+    emoji titles are copies where they show the same emoji.
     """
     kept = unicodedata.normalize("NFKC", "".join(map(essence, title)))
     if kept:
@@ -51,10 +49,9 @@ def distinct_titles(labels, groups):
 def make_folds(labels, groups, k, seed, names=None):
     """Share titles among k folds, stratified by label, with each group in one fold.
 
-    labels: (n,) int class of each title; groups: (n,) int group of each title. Returns (n,) int64
-    folds from 0 to k-1. Large groups are placed first, each where `deal` says; so every class is
-    spread within one title of evenly where groups allow it. A class that would be missing from a
-    fold is a cli.Problem that names it: no class is missing in training then.
+    labels, groups: (n,) int of each title. Returns (n,) int64 from 0 to k-1. Every class is spread
+    within one title of evenly where groups allow it; one that would be missing from a fold is a
+    cli.Problem that names it, so that none is missing in training.
     """
     labels = np.asarray(labels)
     groups = np.asarray(groups)
@@ -79,8 +76,7 @@ def make_folds(labels, groups, k, seed, names=None):
     fold_of = np.empty(len(starts), dtype=np.int64)  # of each group
     for batch in batches:
         start = starts[batch[0]]
-        size = sizes[batch[0]]
-        share = np.bincount(grouped[start : start + size], minlength=classes)
+        share = np.bincount(grouped[start : start + sizes[batch[0]]], minlength=classes)
         fold_of[batch] = deal(len(batch), share, counts)
         counts += np.bincount(fold_of[batch], minlength=k)[:, None] * share
 
@@ -94,14 +90,13 @@ def make_folds(labels, groups, k, seed, names=None):
 def deal(number, share, counts):
     """The folds of so many groups with the same labels, (number,) int64.
 
-    share: (classes,) int titles of each class in one group; counts: (k, classes) int titles of each
-    class in each fold. One group after the other goes to the fold that lacks most of its classes,
-    then that has fewest titles of its commonest class, then fewest titles.
+    share: (classes,) int titles of each class in one group; counts: (k, classes) int in each fold.
+    Each goes to the fold that lacks most of its classes, then that has fewest titles of its
+    commonest class, then fewest titles.
     """
     k = len(counts)
-    commonest = share.argmax()
-    each = share[commonest]
-    own = counts[:, commonest]
+    each = share.max()
+    own = counts[:, share.argmax()]
 
     # what each fold holds when it gets its first, second, … of these groups is known beforehand
     catching_up = np.ptp(own) // each  # groups that the emptiest fold may get before any other
@@ -117,25 +112,23 @@ def deal(number, share, counts):
 
 
 def missing_class(distinct, counts, names=None):
-    """What to say of the smallest class that is missing from a fold.
-
-    distinct: (classes,) int distinct titles; counts: (k, classes) int titles in each fold.
+    """What to say of the smallest class that is missing from a fold. distinct: (classes,) int
+    distinct titles; counts: (k, classes) int titles in each fold.
     """
-    k = len(counts)
     missing = np.flatnonzero((counts == 0).any(0))
     smallest = int(missing[distinct[missing].argmin()])
     name = names[smallest] if names else smallest
     there = cli.count(int(distinct[smallest]), "distinct title")
-    why = "too few" if distinct[smallest] < k else "which stand in other categories too, not enough"
+    enough = distinct[smallest] >= len(counts)
+    why = "which stand in other categories too, not enough" if enough else "too few"
     remedy = "use fewer folds, or merge or drop the category"
-    return f"category {name!r} has {there}, {why} for --folds {k}; {remedy}"
+    return f"category {name!r} has {there}, {why} for --folds {len(counts)}; {remedy}"
 
 
 def repeat_folds(labels, groups, options, names=None):
-    """The folds of every repeat, (repeats, titles) int64; the first ones are those of the seed itself."""
+    """The folds of every repeat, (repeats, titles) int64; the first are those of the seed itself."""
     units = groups if options.split == "grouped" else np.arange(len(labels))
-    seeds = [options.seed]
-    seeds += [seed_of(options.seed, repeat) for repeat in range(1, options.repeats)]
+    seeds = [seed_of(options.seed, repeat) if repeat else options.seed for repeat in range(options.repeats)]
     return np.stack([make_folds(labels, units, options.folds, seed, names) for seed in seeds])
 
 
@@ -149,16 +142,15 @@ class Draw:
     """The titles that one head learns from."""
 
     rows: np.ndarray  # (rows,) int32, ascending
-    parts: np.ndarray  # (rows,) int8 from 0 to 3: what is held out together while something is chosen
+    parts: np.ndarray  # (rows,) int8 from 0 to 3: what is held out together to choose something
 
 
 def draw_titles(labels, groups, folds, seed, size=None):
     """The titles that each head learns from: a list of Draw, repeat by repeat and fold by fold.
 
-    labels, groups: (titles,) int; folds: (repeats, titles) int; size: so many titles of each
-    category at most, copies within it counted once, or None for all. The titles of a smaller size
-    are among those of a larger one. The parts are quarters of each category with copies together
-    (halves, where no category has four titles).
+    labels, groups: (titles,) int; folds: (repeats, titles) int; size: at most so many titles of a
+    category, copies counted once, or None for all. A smaller size's are among a larger one's. Parts
+    are quarters of each category, copies together (halves, where none has four titles).
     """
     draws = []
     for repeat, held_out in enumerate(folds):
@@ -183,12 +175,10 @@ def draw(labels, groups, training, size):
     rank[by_class] = np.arange(len(distinct)) - np.searchsorted(classes, classes)
 
     # few labels are the first of each category; else copies are learned from, too
-    rows = training
     if size is not None:
         distinct = distinct[rank < size]
         rank = rank[rank < size]
-        rows = distinct
-    rows = np.sort(rows).astype(np.int32)
+    rows = np.sort(training if size is None else distinct).astype(np.int32)
 
     # parts take turns within a category, and copies share theirs
     count = 4 if rank.max() >= 3 else 2
@@ -198,10 +188,9 @@ def draw(labels, groups, training, size):
 
 
 def label_sizes(wanted, labels, groups, folds):
-    """The sizes of --labels that differ from all titles, ascending, None (all) last; says what is left out."""
+    """The sizes of --labels to train, ascending, None (all) last; prints which others are not."""
     parts = len(np.unique(folds))
-    # of each category in the training folds, about
-    available = distinct_titles(labels, groups) * (parts - 1) // parts
+    available = distinct_titles(labels, groups) * (parts - 1) // parts  # in training, about
     sizes = sorted({size for size in wanted if size is not None})
     kept = [size for size in sizes if size <= available.max()]
     if kept != sizes:
@@ -210,8 +199,7 @@ def label_sizes(wanted, labels, groups, folds):
         if not kept and None not in wanted:
             raise cli.Problem(f"{large}: {why}")
         cli.say(f"left out: {large}; {why}")
-    short = int((available < kept[-1]).sum()) if kept else 0
-    if short:
-        fewer = f"{short} of {len(available)} categories have fewer titles; all of theirs are used"
-        cli.say(f"--labels {kept[-1]}: {fewer}")
+    if kept and available.min() < kept[-1]:
+        fewer = f"{(available < kept[-1]).sum()} of {len(available)} categories have fewer titles"
+        cli.say(f"--labels {kept[-1]}: {fewer}; all of theirs are used")
     return [*kept, None] if None in wanted else kept

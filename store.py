@@ -1,8 +1,8 @@
 """The features on the disk: what features/ holds, which layers there are, and how to read them.
 
-manifest.json         what follows, and how it was made; written last, so half an extraction is
-never taken for a whole cls-01.npy …          (titles, hidden) float32 or float16: one file for each
-pooling and layer titles.csv            the titles with their labels, in the order of the rows
+manifest.json   what follows, and how it was made; last, so half an extraction is not taken for a whole
+cls-01.npy …    (titles, hidden) float32 or float16: one file for each pooling and layer
+titles.csv      the titles with their labels, in the order of the rows
 """
 
 import contextlib
@@ -69,6 +69,14 @@ class FileInfo:
 
 
 @dataclass
+class Cost:
+    """What the encoder computes for a title of mean length."""
+
+    tokens: float  # mean number of tokens of a title
+    flop: list[float]  # floating-point operations for layer 0, 1, …: of all that must run to have it
+
+
+@dataclass
 class Manifest:
     """The content of manifest.json."""
 
@@ -78,15 +86,14 @@ class Manifest:
     settings: Settings
     files: dict[str, FileInfo]  # by name
     truncated: int = 0  # titles cut at max_length
+    cost: Cost | None = None  # None in features of earlier versions
     made: disk.Made | None = None
     software: dict | None = None
     machine: dict | None = None
 
 
 def identity(manifest):
-    """What of a manifest decides the features' values (not which layers there are), under names
-    that users know.
-    """
+    """What decides the features' values (not which layers there are), under names that users know."""
     return {
         "encoder weights": manifest.encoder.weights,
         "tokenizer": manifest.encoder.tokenizer,
@@ -95,7 +102,7 @@ def identity(manifest):
     }
 
 
-# --- titles, names of files, numbers of layers --------------------------------------------------------------------
+# --- titles, names of files, numbers of layers ----------------------------------------------------
 
 
 def titles_in(path):
@@ -116,25 +123,20 @@ def column_of(name):
 
 
 def resolve_layers(wanted, depth, encoder, poolings, available=None):
-    """Layer numbers, top first, for what --layers says: `all`, numbers from 1 (0: the embedding
-    output), or -1, -2 …
+    """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), or -1, -2 …
 
-    wanted: list of words; depth: layers of the encoder; encoder: its name; available: the layers
-    that the features hold, where only those will do. Unknown, repeated or meaningless layers are a
-    Problem that names what to type.
+    depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
+    where only those will do. Unknown, repeated or meaningless layers are a Problem.
     """
     asked = f"--layers {' '.join(wanted)}"
     if wanted == ["all"]:
-        every = range(1, depth + 1) if available is None else available
-        return sorted(every, reverse=True)
-
+        return sorted(range(1, depth + 1) if available is None else available, reverse=True)
     try:
         layers = [int(word) for word in wanted]
     except ValueError:
         raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
     layers = [layer + depth + 1 if layer < 0 else layer for layer in layers]
-
-    lowest = 1 if "cls" in poolings else 0  # the [CLS] of the embedding output is the same for every title
+    lowest = 1 if "cls" in poolings else 0  # the embeddings' [CLS] is the same for every title
     if min(layers) < lowest or max(layers) > depth:
         hint = "numbers below 0 count from the top"
         top = max(layers) + 1
@@ -146,16 +148,15 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
         raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; {hint}")
     if len(set(layers)) < len(layers):
         raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
-    if available is not None:
-        missing = sorted(set(layers) - set(available), reverse=True)
-        if missing:
-            there = f"the features hold layers {' '.join(map(str, available)) or 'none'}"
-            more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
-            raise cli.Problem(f"{asked}: {there}; add the others with: {more}")
+    missing = [] if available is None else sorted(set(layers) - set(available), reverse=True)
+    if missing:
+        there = f"the features hold layers {' '.join(map(str, available)) or 'none'}"
+        more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
+        raise cli.Problem(f"{asked}: {there}; add the others with: {more}")
     return sorted(layers, reverse=True)
 
 
-# --- reading features ---------------------------------------------------------------------------------------------
+# --- reading features -----------------------------------------------------------------------------
 
 
 @dataclass
@@ -173,20 +174,18 @@ class Features:
 
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
-        columns = map(column_of, self.manifest.files)
-        return sorted(layer for kind, layer in columns if kind == pooling)
+        return sorted(layer for kind, layer in map(column_of, self.manifest.files) if kind == pooling)
 
     def read(self, pooling, layer, check=True):
-        """The features of one layer, (titles, hidden), memory-mapped.
+        """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem.
 
-        check: whether to compare every byte with the manifest, which is done once only. Damage is a
-        cli.Problem.
+        check: whether to compare every byte with the manifest, which is done once only.
         """
         path = self.folder / feature_file(pooling, layer)
         entry = self.manifest.files.get(path.name)
         if entry is None:
-            there = f"no layer {layer} ({pooling}) is there, only {self.layers(pooling)}"
-            raise cli.Problem(f"{self.folder}: {there}")
+            only = f"only {self.layers(pooling)}"
+            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there, {only}")
         whole = path.exists() and path.stat().st_size == entry.bytes
         if whole and check and path.name not in self.checked:
             whole = disk.sha256(path) == entry.sha256
@@ -202,11 +201,9 @@ class Features:
         return array
 
     def stack(self, columns):
-        """The features of (pooling, layer) columns side by side: (titles, layers, hidden) float32,
-        in own memory.
+        """The features of (pooling, layer) columns side by side, (titles, layers, hidden) float32.
 
-        Read in blocks rather than mapped: pages that were only read would count as this process's
-        memory.
+        Read in blocks, not mapped: pages that were only read would count as this process's memory.
         """
         rows, hidden = self.shape
         out = np.empty((rows, len(columns), hidden), np.float32)
@@ -220,13 +217,11 @@ class Features:
         return out
 
     def titles_file(self):
-        """The path of the titles with their labels, once they are known to be those of the
-        extraction.
-        """
+        """The path of the titles with their labels, which are checked to be the extraction's."""
         path = self.folder / "titles.csv"
         if not path.exists() or disk.sha256(path) != self.manifest.data.titles:
-            wrong = "gone or changed since the extraction"
-            raise cli.Problem(f"{path}: {wrong}; delete the folder and extract again")
+            remedy = "delete the folder and extract again"
+            raise cli.Problem(f"{path}: gone or changed since the extraction; {remedy}")
         return path
 
     def titles(self):
@@ -239,15 +234,13 @@ class Features:
 
 
 def open_features(folder):
-    """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to
-    run.
-    """
+    """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to run."""
     folder = Path(folder)
     path = folder / "manifest.json"
+    if not path.exists() and (folder / "job.json").exists():
+        goes_on = "the same extract.py command goes on"
+        raise cli.Problem(f"{folder}: the extraction there is not finished; {goes_on}")
     if not path.exists():
-        if (folder / "job.json").exists():
-            goes_on = "the same extract.py command goes on"
-            raise cli.Problem(f"{folder}: the extraction there is not finished; {goes_on}")
         following = cli.command("extract.py", out=(folder, "features"))
         raise cli.Problem(f"{folder}: there are no features; make them with: {following}")
     manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)

@@ -1,7 +1,6 @@
 """Runs as tables: which runs belong together, how their rows compare, and which row is recommended."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -22,6 +21,9 @@ class Row:
     """A run in a table."""
 
     run: runs.Run
+    name: str  # layers and head in words, or the baseline; with its encoder where there are several
+    encoder: str | None  # the encoder's short name where there are several, and not for baselines
+    expense: float  # FLOP a title, or the share of the encoder's depth where some run lacks the former
     predictions: np.ndarray  # (repeats, titles) ints, out of fold
     influence: comparison.Influence
     interval: tuple[float, float]  # 95%, of macro-F1
@@ -32,29 +34,23 @@ class Row:
         return self.influence.value
 
     @property
-    def name(self):
-        return self.run.name
-
-    @property
     def cost(self):
-        """What the row costs, to be compared: depth first, then embeddings a title; a better row
-        wins a tie.
-        """
-        return self.run.depth, len(self.run.columns), -self.value
+        """What the row costs, to be compared: the encoder's work, then embeddings a title, then the better value."""
+        return self.expense, len(self.run.columns), -self.value
 
 
 @dataclass(eq=False)
 class Table:
-    """The runs of one encoder on one set of titles, with one protocol."""
+    """The runs on one set of titles with one protocol, whatever their encoders."""
 
     data: store.TitlesInfo
-    encoder: store.EncoderInfo
+    encoders: dict[str, str]  # short name by what identifies it, see encoder_key; the cheapest first
     options: Options  # of the first run: only its protocol is that of all
-    command: str  # that made the first run
     classes: list[str]  # names
     labels: np.ndarray  # (titles,) int, class of each title
     groups: np.ndarray  # (titles,) int, copies of a title have one number
     folds: np.ndarray  # (repeats, titles) int
+    decide: str  # how TF-IDF decides here, see options.DECISIONS
     rows: list[Row]  # trained on all titles
     learning_curve: list[Row]  # trained on --labels
     baselines: list[Row]  # with all titles, and with each size of --labels
@@ -64,10 +60,13 @@ class Table:
         return self.rows + self.learning_curve + self.baselines
 
     @property
-    def decide(self):
-        """How TF-IDF decides here: as for macro-F1 where any of the rows does, so that it is no weaker."""
-        decisions = {row.run.options.decide for row in self.rows + self.learning_curve}
-        return "macro-f1" if "macro-f1" in decisions else "likeliest"
+    def trained(self):
+        return self.rows + self.learning_curve
+
+    @property
+    def has_flop(self):
+        """Whether all rows know what their encoder computes for a title."""
+        return all(row.run.config.flop is not None for row in self.trained)
 
 
 @dataclass(eq=False)
@@ -95,26 +94,19 @@ class Answer:
 
 
 def read_tables(results):
-    """The Tables of all runs below a folder, one for each encoder and protocol; leftovers are
-    mentioned, not read.
-    """
+    """The Tables of all runs below a folder, one for each set of titles and protocol; leftovers are mentioned."""
     for folder in sorted(results.glob(".*/")):
         cli.say(f"{folder}: a training that was stopped, or still runs; ignored")
     trained, baselines = {}, {}
     for path in sorted(results.glob("[!.]*/config.json")):
         run = runs.open_run(path.parent)
-        protocol = run.config.data.titles, run.options.protocol
-        if run.baseline:
-            baselines.setdefault(protocol, []).append(run)
-        else:
-            trained.setdefault((protocol, run.encoder.weights), []).append(run)
-    return [make_table(own, baselines.get(protocol, [])) for (protocol, _), own in trained.items()]
+        kind = baselines if run.baseline else trained
+        kind.setdefault((run.config.data.titles, run.options.protocol), []).append(run)
+    return [make_table(own, baselines.get(key, [])) for key, own in trained.items()]
 
 
 def make_table(trained, baselines):
-    """The Table of runs that share titles and protocol; one with other labels, groups or folds is a
-    Problem.
-    """
+    """The Table of runs that share titles and protocol; one with other labels, groups or folds is a Problem."""
     first = trained[0]
     arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
     for run in trained + baselines:
@@ -124,44 +116,77 @@ def make_table(trained, baselines):
                 others = first.config.made.command
                 raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {others}")
 
-    def rows(chosen):
-        return [make_row(run, arrays) for run in chosen]
+    # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
+    decide = "likeliest"
+    if any(run.options.decide == "macro-f1" for run in trained):
+        decide = "macro-f1"
+    baselines = [run for run in baselines if run.baseline != "tfidf" or run.options.decide == decide]
 
-    trained = sorted(trained, key=order)
-    table = Table(
+    encoders = encoder_names(trained)
+    has_flop = all(run.config.flop is not None for run in trained)
+    trained = sorted(trained, key=lambda run: order(run, list(encoders)))
+
+    def rows(chosen):
+        return [make_row(run, arrays, encoders, has_flop) for run in chosen]
+
+    return Table(
         data=first.config.data,
-        encoder=first.encoder,
+        encoders=encoders,
         options=first.options,
-        command=first.config.made.command,
         classes=first.classes,
+        decide=decide,
         rows=rows(run for run in trained if not run.labels_per_category),
         learning_curve=rows(run for run in trained if run.labels_per_category),
         baselines=rows(baselines),
         **arrays,
     )
-    # TF-IDF may be there with another decision, too, from when there were other rows
-    suits = {"tfidf": table.decide}
-    table.baselines = [
-        row for row in table.baselines if row.run.options.decide == suits.get(row.run.baseline, "likeliest")
-    ]
-    return table
 
 
-def order(run):
-    """Where a run stands among others: the report's rows first, in its order, then one kind of head
-    after another.
+def encoder_key(run):
+    """What tells a run's encoder from others."""
+    return f"{run.encoder.weights} {run.encoder.tokenizer}"
+
+
+def encoder_names(trained):
+    """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two are the same."""
+    cheapest = sorted(trained, key=lambda run: (run.config.flop or 0, run.encoder.layers, run.encoder.name))
+    found = {encoder_key(run): run.encoder for run in cheapest}
+    short = {key: naming.short_encoder(encoder.name) for key, encoder in found.items()}
+    names = list(short.values())
+    for key, name in short.items():
+        if names.count(name) > 1:
+            short[key] = f"{name} {found[key].weights[:8]}"
+    return short
+
+
+def order(run, encoders):
+    """Where a run stands among others: by encoder, the report's rows first, then one kind of head after another.
+
+    encoders: the keys of the table's encoders.
     """
     unusual = run.head != naming.REPORTS_HEAD
-    return unusual, run.head.count(","), run.head, len(run.layers), [-layer for layer in run.layers]
+    layers = [-layer for layer in run.layers]
+    return encoders.index(encoder_key(run)), unusual, run.head.count(","), run.head, len(run.layers), layers
 
 
-def make_row(run, arrays):
-    """The Row of a run: of its probabilities, only the predictions are kept. arrays: ARRAYS by name."""
+def make_row(run, arrays, encoders, has_flop):
+    """The Row of a run: of its probabilities, only the predictions are kept.
+
+    arrays: ARRAYS by name; encoders: see Table; has_flop: whether all runs of the table know theirs.
+    """
+    name = run.name
+    encoder = None
+    expense = 0.0
+    if not run.baseline:
+        expense = run.config.flop if has_flop else run.depth
+        if len(encoders) > 1:
+            encoder = encoders[encoder_key(run)]
+            name = f"{encoder}, {run.name}"
     classes = len(run.classes)
     kind = np.min_scalar_type(classes)  # a table of a million titles holds the predictions of many runs
     predictions = run.predictions(arrays["folds"]).astype(kind)
     influence = comparison.influence(arrays["labels"], predictions, classes, arrays["groups"])
-    return Row(run, predictions, influence, comparison.interval(influence))
+    return Row(run, name, encoder, expense, predictions, influence, comparison.interval(influence))
 
 
 # --- comparing ----------------------------------------------------------------------------------------------------
@@ -217,7 +242,7 @@ def average_row(table, words, best):
         results=figures.measure(table.labels, values, table.folds, len(table.classes), offsets),
     )
     arrays = {"labels": table.labels, "groups": table.groups, "folds": table.folds}
-    return make_row(runs.Run(None, config, values, offsets), arrays)
+    return make_row(runs.Run(None, config, values, offsets), arrays, table.encoders, False)
 
 
 def gain(first, second):
@@ -232,7 +257,8 @@ def decision_gain(table, row):
     """What deciding for macro-F1 brought a row against naming the likeliest: (gain, low, high), see gain."""
     likeliest = decision.predictions(row.run.probabilities, table.folds)
     influence = comparison.influence(table.labels, likeliest, len(table.classes), table.groups)
-    return gain(Row(row.run, likeliest, influence, (0, 1)), row)
+    found = comparison.compare([influence, row.influence], 0)
+    return found.difference[1], found.low[1], found.high[1]
 
 
 def curves(table):
@@ -251,9 +277,11 @@ def curves(table):
     return lines
 
 
-def figure_name(table):
-    """The encoder and the titles of a table, as a heading says it."""
-    name = table.encoder.name
-    if Path(name).is_absolute():
-        name = Path(name).name
-    return f"{name} on {table.data.name}"
+def kind(row):
+    """What rows are drawn alike by: (encoder or None, head)."""
+    return row.encoder, row.run.head
+
+
+def title(table):
+    """The encoders and the titles of a table, as a heading says it."""
+    return f"{' and '.join(table.encoders.values())} on {table.data.name}"

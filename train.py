@@ -1,23 +1,41 @@
 """Train heads on frozen features and score them out of fold.
 
     python train.py                                       # the report's six layer sets
+    python train.py --survey                              # the linear probe on all layer sets worth comparing
+    python train.py --survey --features features features-mpnet    # the same for two encoders
     python train.py --layers 12 11                        # one head on the fusion of layers 12 and 11
     python train.py --each --head linear                  # a linear probe on every extracted layer alone
     python train.py --head linear --layers -1 --labels 8 16 32 64 128    # how many labels does it take?
+
+Prefer the linear probe (--survey, --head linear): it is solved to convergence, so there is no learning
+rate and no number of epochs to choose, and it did better than the report's head on every layer of the
+data sets on which both were measured. --head mlp, the default, repeats the report.
 
 In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The heads of all folds
 and repeats train together.
 """
 
 import cli
-from options import MLP_OPTIONS, PROTOCOL, Options
+from options import Options
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--features", default="features", metavar="FOLDER", help="what extract.py made")
+    add(
+        "--features",
+        nargs="+",
+        default=["features"],
+        metavar="FOLDER",
+        help="what extract.py made; of several, with the same titles, one after the other",
+    )
     add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each")
+    add(
+        "--survey",
+        action="store_true",
+        help="train the linear probe on every extracted layer with each pooling, on the last four and on all side by "
+        "side, and on all with both poolings; where categories are unequal, also decide the other way (see --decide)",
+    )
     add(
         "--layers",
         nargs="+",
@@ -35,8 +53,8 @@ def parse_arguments(argv=None):
     add(
         "--head",
         choices=("mlp", "linear"),
-        default=Options.head,
-        help="mlp is the report's head, linear a logistic regression on standardised features",
+        help="mlp is the report's head, linear a logistic regression on standardised features, the better choice "
+        "(default: mlp, or linear with --survey)",
     )
     add(
         "--labels",
@@ -50,8 +68,16 @@ def parse_arguments(argv=None):
         "--decide",
         choices=("likeliest", "macro-f1"),
         help="name the likeliest category, or the one with the largest p / prior^τ, τ chosen for macro-F1 "
-        "(default: macro-f1 with --head linear, likeliest with mlp)",
+        "(default: macro-f1 with the linear probe, likeliest with mlp)",
     )
+    add_protocol_options(add)
+    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
+    add_mlp_options(parser.add_argument_group("options of the report's head (--head mlp)").add_argument)
+    return parser.parse_args(argv)
+
+
+def add_protocol_options(add):
+    """The options that decide which titles a head is scored on: rows of one table share them."""
     add("--folds", type=cli.number(int, 2), default=Options.folds, help="parts that are held out in turn")
     add(
         "--repeats",
@@ -66,9 +92,6 @@ def parse_arguments(argv=None):
         help="grouped keeps copies of a title on one side of the split, random does not",
     )
     add("--seed", type=cli.number(int, 0), default=Options.seed, help="decides folds, first weights and order")
-    add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
-    add_mlp_options(parser.add_argument_group("options of the report's head (--head mlp)").add_argument)
-    return parser.parse_args(argv)
 
 
 def add_mlp_options(add):
@@ -109,7 +132,7 @@ if __name__ == "__main__":
 import functools
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,149 +143,32 @@ import figures
 import mlp
 import model
 import naming
+import plan
 import probe
 import runs
 import splits
-import store
-
-# what of a configuration is known before the training
-PLANNED = ("columns", "classes", "options", "encoder", "data", "settings", "features", "files")
-
-
-@dataclass
-class Task:
-    """What all runs have in common: titles with labels, and the folds in which they are held out."""
-
-    classes: list[str]  # names, in the order of their numbers
-    labels: np.ndarray  # (titles,) int64
-    groups: np.ndarray  # (titles,) int64, the same for copies of one another
-    folds: np.ndarray  # (repeats, titles) int64
-
-
-# --- what is to be trained ------------------------------------------------------------------------
-
-
-def choose_options(args):
-    """The Options of all runs; with the linear probe, one of the report's head is a Problem."""
-    protocol = {name: getattr(args, name) for name in PROTOCOL}
-    given = {name: getattr(args, name) for name in MLP_OPTIONS if getattr(args, name) is not None}
-    if args.head == "mlp":
-        if args.decide == "macro-f1":
-            why = "the report's head holds no titles out to choose by"
-            raise cli.Problem(f"--decide macro-f1: {why}; use --head linear")
-        return Options(head="mlp", **given, **protocol)
-    given.pop("standardize", None)  # the linear probe always does
-    if given:
-        option = "--" + next(iter(given)).replace("_", "-")
-        wrong = "an option of the report's head"
-        raise cli.Problem(f"{option}: {wrong}; leave it out, or use --head mlp")
-    return Options(head="linear", decide=args.decide, **protocol)
-
-
-def choose_sets(args, features):
-    """The columns of each run that the arguments ask for: lists of (pooling, layer).
-
-    What was not extracted is a Problem, or, of the report's sets, left out.
-    """
-    encoder = features.manifest.encoder
-    poolings = choose_poolings(args, features)
-    available = features.layers(poolings[0])
-    for pooling in poolings[1:]:
-        available = sorted(set(available) & set(features.layers(pooling)))
-    if args.layers or args.each:
-        wanted = args.layers or ["all"]
-        layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
-        sets = [[layer] for layer in layers] if args.each else [layers]
-    else:
-        sets = available_sets(encoder.layers, available, poolings)
-    return [[(pooling, layer) for pooling in poolings for layer in layers] for layers in sets]
-
-
-def choose_poolings(args, features):
-    """The poolings that --pooling names, or the first that is there; one that is not is a Problem."""
-    held = [pooling for pooling in cli.POOLINGS if features.layers(pooling)]
-    poolings = sorted(set(args.pooling or held[:1]))
-    for pooling in poolings:
-        if pooling not in held:
-            more = f"add it with: extract.py --pooling {pooling} and its other options as before"
-            raise cli.Problem(f"--pooling {pooling}: {args.features} holds none; {more}")
-    return poolings
-
-
-def available_sets(depth, available, poolings):
-    """Those of the report's six layer sets that are there, or else each layer alone."""
-    from_top = [[0], [1], [2], [3], [0, 1], [0, 1, 2, 3]]
-    wanted = [[depth - n for n in layers] for layers in from_top if max(layers) < depth]
-    sets = [layers for layers in wanted if set(layers) <= set(available)]
-    missing = [", ".join(map(str, layers)) for layers in wanted if layers not in sets]
-    if missing:
-        why = f"since not extracted with {' and '.join(poolings)}"
-        cli.say(f"left out of the report's sets, {why}: {'; '.join(missing)}")
-    if not sets:
-        cli.say("none of them is left: each layer that was extracted is trained alone")
-        sets = [[layer] for layer in reversed(available)]
-    return sets
-
-
-def read_task(features, options):
-    """Read titles and labels, tell which titles are copies, and share them among folds."""
-    titles, names = features.titles()
-    classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
-    classes = classes.tolist()
-    groups = splits.numbered(map(splits.group_key, titles))
-    folds = splits.repeat_folds(labels, groups, options, classes)
-    return Task(classes, labels, groups, folds)
-
-
-def configure(features, columns, classes, options, size):
-    """The runs.Config of a run that is to be trained with so many labels of each category."""
-    manifest = features.manifest
-    names = [store.feature_file(pooling, layer) for pooling, layer in columns]
-    return runs.Config(
-        format=runs.FORMAT,
-        columns=columns,
-        classes=classes,
-        options=replace(options, labels=size),
-        encoder=manifest.encoder,
-        data=replace(manifest.data, classes=None),
-        settings=manifest.settings,
-        features=disk.digest(store.identity(manifest)),
-        files={name: manifest.files[name].sha256 for name in names},
-    )
-
-
-def is_trained(results, config):
-    """Whether a run is there already; another one in its place is a Problem."""
-    folder = results / naming.run_name(config)
-    if not folder.exists():
-        return False
-    run = runs.open_run(folder)
-    differ = [name for name in PLANNED if getattr(run.config, name) != getattr(config, name)]
-    if differ:
-        wrong = f"a run of that name is there, but its {' and '.join(differ)} differ"
-        raise cli.Problem(f"{folder}: {wrong}; delete it, or choose another --results")
-    cli.say(f"{folder.name}: trained already, macro-F1 {run.figures.macro_f1:.4f}")
-    return True
-
+from options import DECISIONS
 
 # --- training -------------------------------------------------------------------------------------
 
 
-def train_set(results, configs, features, task, draw, device):
-    """Train runs on the same layers. draw(size): what splits.draw_titles gives for a size."""
-    x = torch.from_numpy(features.stack(configs[0].columns)).to(device)
+def train_set(layer_set, task, draw, device):
+    """Train the runs of a plan.LayerSet. draw(size): what splits.draw_titles gives for a size."""
+    features = layer_set.features
+    first = layer_set.runs[0]
+    x = torch.from_numpy(features.stack(first.columns)).to(device)
     scale = None
-    if configs[0].options.head == "linear":
+    if first.options.head == "linear":
         scale = probe.rescale(x)
-    for config in configs:
-        draws = draw(config.options.labels)
-        train_run(results, config, x, scale, task, draws, features)
+    for run in layer_set.runs:
+        draws = draw(run.labels_per_category)
+        train_run(run, x, scale, task, draws, features)
 
 
-def train_run(results, config, x, scale, task, draws, features):
-    """Train one run, write its folder, and say how it did. x, scale, draws: see fit."""
+def train_run(run, x, scale, task, draws, features):
+    """Train a run that is planned, write its folder, and say how it did. x, scale, draws: see fit."""
     begun = time.time()
-    trained = fit(config, x, scale, task, draws)
+    trained = fit(run.config, x, scale, task, draws)
 
     # how good it is, and how it was made
     measured = figures.measure(task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets)
@@ -274,17 +180,16 @@ def train_run(results, config, x, scale, task, draws, features):
     )
     place = str(features.folder.resolve())
     made = disk.provenance(begun, place, device=x.device.type, threads=torch.get_num_threads())
-    config = replace(config, results=measured, **made)
+    run = replace(run, config=replace(run.config, results=measured, **made))
 
     # the folder
-    folder = results / naming.run_name(config)
     arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
     arrays["probabilities"] = trained.probabilities
     if trained.offsets is not None:
         arrays["offsets"] = trained.offsets
     heads = {name: value.numpy() for name, value in trained.state.items()}
-    runs.write(folder, config, arrays, heads, trained.history)
-    say_outcome(runs.Run(folder, config))
+    runs.write(run.folder, run.config, arrays, heads, trained.history)
+    say_outcome(run)
 
 
 def fit(config, x, scale, task, draws):
@@ -311,6 +216,8 @@ def say_outcome(run):
     what = naming.layers_in_words(run.columns)
     if run.labels_per_category:
         what += f", {run.labels_per_category} labels a category"
+    if run.options.decide != DECISIONS[run.options.head]:
+        what += f", {run.options.decide}"
     folds = f"folds {found.fold_mean:.4f} ± {found.fold_deviation:.4f}"
     cli.say(f"{what}: macro-F1 {found.macro_f1:.4f}, {folds}")
     collapsed = runs.collapse(run)
@@ -334,33 +241,39 @@ def main(args):
     started = time.time()
 
     # what is asked for, and what is there
-    options = choose_options(args)
-    features = store.open_features(args.features)
-    sets = choose_sets(args, features)
+    options = plan.choose_options(args)
+    every = plan.open_all(args.features)
+    sets = [plan.choose_sets(args, features) for features in every]
     device = cli.choose_device(args.device)
 
-    # titles, folds, and numbers of labels
-    task = read_task(features, options)
+    # titles, folds, and numbers of labels are the same for all encoders
+    task = plan.read_task(every[0], options)
     sizes = splits.label_sizes(args.labels, task.labels, task.groups, task.folds)
     # all layer sets learn from the same titles
     draw = functools.cache(lambda size: splits.draw_titles(task.labels, task.groups, task.folds, options.seed, size))
 
     # a run for each set of layers and each number of labels
+    layer_sets = []
+    for features, chosen in zip(every, sets, strict=True):
+        layer_sets += plan.plan_runs(features, chosen, task, options, sizes, args.survey)
+
+    # those that are not there yet
     results = Path(args.results)
-    trained = 0
     with disk.locked(results, "a training"):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for columns in sets:
-            configs = [configure(features, columns, task.classes, options, size) for size in sizes]
-            missing = [config for config in configs if not is_trained(results, config)]
-            if missing:
-                train_set(results, missing, features, task, draw, device)
-            trained += len(missing)
+        missing = plan.find_missing(results, layer_sets)
+        for features in every:
+            own = [layer_set for layer_set in missing if layer_set.features is features]
+            if own and len(every) > 1:
+                cli.say(f"{features.folder}, {naming.short_encoder(features.manifest.encoder.name)}:")
+            for layer_set in own:
+                train_set(layer_set, task, draw, device)
 
     # what was done
-    wanted = cli.count(len(sets) * len(sizes), "run")
-    titles = f"{len(task.labels):,} titles of {features.manifest.data.name}"
+    trained = sum(len(layer_set.runs) for layer_set in missing)
+    wanted = cli.count(sum(len(layer_set.runs) for layer_set in layer_sets), "run")
+    titles = f"{len(task.labels):,} titles of {every[0].manifest.data.name}"
     folds = f"{options.folds} {options.split} folds, {cli.count(options.repeats, 'repeat')}"
     seconds = time.time() - started
     following = cli.command("evaluate.py", results=(args.results, "results"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, call, refused, write_titles
+from conftest import ROOT, call, refused, write_bert, write_titles
 from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 from synthetic import chances, guesses, write_baseline, write_features, write_run
 
@@ -128,7 +128,7 @@ def test_the_reports_figures_stand_only_beside_the_reports_titles(tmp_path):
     assert "They stand beside layers of this encoder that are as far from the top." in unwrapped(text)
 
 
-def test_encoders_data_and_protocols_never_share_a_table(tmp_path):
+def test_titles_and_protocols_never_share_a_table_and_encoders_do(tmp_path):
     labels = np.arange(40) % 4
     write_run(tmp_path, labels, labels)
     write_run(tmp_path, labels, labels, encoder={"name": "other", "weights": "other"})
@@ -137,7 +137,69 @@ def test_encoders_data_and_protocols_never_share_a_table(tmp_path):
     write_run(tmp_path, labels, labels, seed=1)
     write_run(tmp_path, labels, np.stack([labels, labels]))
     text = evaluate(tmp_path)
-    assert len(re.findall("^## ", text, re.MULTILINE)) == 6 and text.count("**best**") == 6
+    assert len(re.findall("^## ", text, re.MULTILINE)) == 5 and text.count("**best**") == 5
+    assert "## enc and other on d.csv" in text
+
+
+@pytest.fixture
+def two_encoders(tmp_path):
+    """A small encoder whose last layer is nearly as good as a large one's: (results, {encoder: predictions})."""
+    large = of_class(THREE, 0.05, 1)
+    small = large.copy()
+    right = np.flatnonzero(large == THREE)[:2]
+    small[right] = (THREE[right] + 1) % 3
+    found = {"small": small, "large": large}
+    for name, flop, depth in (("large", 12e9, 12), ("small", 3e9, 6)):
+        encoder = {"name": name, "weights": name, "layers": depth}
+        for layer in (depth, depth // 2):
+            values = found[name] if layer == depth else of_class(THREE, 0.3, 2)
+            cost = {"flop": flop * layer / depth, "tokens": 18.5}
+            write_run(tmp_path / "r", THREE, values, layers=(layer,), depth=depth, encoder=encoder, **cost)
+    return tmp_path / "r", found
+
+
+def test_rows_of_two_encoders_are_compared_and_the_work_decides(two_encoders):
+    folder, found = two_encoders
+    done = call("evaluate", "--results", folder)
+    rows = tables(done.out)[0]
+    assert [row["Encoder"] for row in rows] == ["small", "small", "large", "large"]
+    assert [row["GFLOP"] for row in rows] == ["3", "1.5", "12", "6"]
+    scores = {name: f1_score(THREE, values, average="macro") for name, values in found.items()}
+    said = recommendation(done.out)
+    assert said.startswith("**Recommended: small, layer 6 (report's head)**")
+    assert "to the best one, large, layer 12 (report's head)" in said
+    assert f"It loses {scores['large'] - scores['small']:.4f}" in said and "3 GFLOP a title instead of 12" in said
+    assert done.out.count("**Recommended") == 1 and done.err.count("Next:") == 1 and "small-d.csv-layers-6" in done.err
+    head = unwrapped(done.out)
+    assert "small has 6 layers of 8 dimensions, computed in float32; large has 12 layers" in head
+    assert "for a title of 18.5 tokens" in head
+    assert max(len(line) for line in done.out.splitlines()) <= 120
+
+
+def test_without_flop_in_some_run_the_share_of_depth_is_the_cost(two_encoders):
+    folder, _ = two_encoders
+    write_run(folder, THREE, of_class(THREE, 0.4, 3), layers=(1,), depth=6, encoder={"name": "old", "weights": "old"})
+    text = evaluate(folder)
+    assert "GFLOP" not in text and "Depth is the share" in unwrapped(text)
+    assert recommendation(text).startswith("**Recommended: large, layer 12")  # the small one's layers are as deep
+
+
+def test_two_encoders_of_one_name_are_told_apart(tmp_path):
+    for weights in ("0123456789", "abcdefghij"):
+        encoder = {"name": "/home/me/run/checkpoint-500", "weights": weights}
+        write_run(tmp_path / weights, THREE, guesses(THREE, 3, 0.8), encoder=encoder)
+        shutil.copytree(tmp_path / weights, tmp_path / "r", dirs_exist_ok=True, copy_function=shutil.copy)
+        (folder,) = (path for path in (tmp_path / "r").iterdir() if not path.name.startswith("kept"))
+        folder.rename(tmp_path / "r" / f"kept-{weights}")
+    rows = tables(evaluate(tmp_path / "r"))[0]
+    assert {row["Encoder"] for row in rows} == {"checkpoint-500 01234567", "checkpoint-500 abcdefgh"}
+
+
+def test_where_no_linear_probe_was_tried_that_is_said(tmp_path):
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.8))
+    assert "The linear probe has not been tried here: `train.py --survey`" in recommendation(evaluate(tmp_path))
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.8), head="linear")
+    assert "has not been tried" not in evaluate(tmp_path)
 
 
 def test_names_from_data_cannot_break_the_table(tmp_path):
@@ -246,7 +308,7 @@ def test_what_is_no_finding_is_not_said(tmp_path):
     """One row has no cheaper one; the best of rows of equal cost is the cheapest; and nothing loses -0.0000."""
     write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
     said = recommendation(evaluate(tmp_path))
-    assert said.endswith("the only row.") and "cheaper" not in said
+    assert "the only row." in said and "cheaper" not in said
     write_run(tmp_path, THREE, of_class(THREE, 0.1, 1), layers=(2,))
     assert "-0.0000" not in recommendation(evaluate(tmp_path))
     write_run(tmp_path / "other", THREE, of_class(THREE, 0.1, 1))
@@ -288,6 +350,62 @@ def test_the_figure_of_the_best_of_equal_rows_is_optimism_corrected(tmp_path):
     scores = [float(row["F1-macro, last epoch"]) for row in tables(text)[0]]
     corrected = float(re.search(r"of the best of 8 rows .* optimism-corrected: (0\.\d{4})", unwrapped(text))[1])
     assert abs(corrected - 0.8) < abs(max(scores) - 0.8) and corrected < max(scores)
+
+
+def test_a_row_that_may_know_nothing_does_not_keep_others_from_being_recommended(tmp_path):
+    """Two of three repeats are nearly perfect, one collapsed: the mean is high, and its interval reaches chance."""
+    unstable = np.stack([of_class(THREE, 0.02, 1), of_class(THREE, 0.02, 2), np.zeros(600, int)])
+    write_run(tmp_path, THREE, unstable, layers=(2,))
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.6, 3, repeats=3), layers=(1,))
+    said = recommendation(evaluate(tmp_path))
+    assert said.startswith("**Recommended: layer 1 (report's head)**")
+    assert "not shown to know more than chance does: layer 2 (report's head), macro-F1 0.7" in said
+
+
+def test_one_repeat_says_what_its_bound_leaves_out(margin):
+    folder, _ = margin
+    assert "With one repeat, the choice of folds and first weights is not in this" in recommendation(evaluate(folder))
+
+
+def test_a_log_loss_is_never_printed_as_nothing(tmp_path):
+    write_run(tmp_path, THREE, chances(THREE, 3, 0.999999))
+    assert tables(evaluate(tmp_path))[0][0]["Log loss"] == "< 0.0001"
+
+
+def decided(folder, offset, **options):
+    """A run of the linear probe that takes `offset` from the log-probability of the first category."""
+    run = write_run(folder, THREE, chances(guesses(THREE, 3, 0.7), 3, 0.5), head="linear", **options)
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
+    offsets = np.zeros((1, 5, 3), np.float32)
+    offsets[..., 0] = offset
+    np.save(run / "offsets.npy", offsets)
+    config["contents"]["offsets.npy"] = disk.sha256(run / "offsets.npy")
+    disk.write_json(run / "config.json", config)
+    return run
+
+
+def test_the_table_follows_the_decision_and_says_what_it_brought(tmp_path):
+    decided(tmp_path, 9.0)  # the first category is never named
+    text = unwrapped(evaluate(tmp_path))
+    named = np.where(chances(guesses(THREE, 3, 0.7), 3, 0.5)[0].argmax(1) == 0, 1, guesses(THREE, 3, 0.7)[0])
+    rows = tables(evaluate(tmp_path))
+    likeliest = f1_score(THREE, guesses(THREE, 3, 0.7)[0], average="macro")
+    reached = f1_score(THREE, named, average="macro")
+    assert next(row for row in rows[1] if row["Category"] == "c0")["F1"] == "0.0000"
+    gain = re.search(r"that brought (-0\.\d+) of macro-F1 \(95% interval (\S+) to (\S+)\)", text)
+    assert float(gain[1]) == pytest.approx(reached - likeliest, abs=1e-4)
+    assert float(gain[2]) < float(gain[1]) < float(gain[3]) < 0
+    decided(tmp_path / "same", 0.0)
+    assert "For layer 1 (linear probe, [CLS]), that changed nothing." in unwrapped(evaluate(tmp_path / "same"))
+
+
+def test_penalties_at_an_end_of_the_grid_are_said_below_the_table(tmp_path):
+    for layer, ends in ((1, 3), (2, 0), (3, 5), (4, 1)):
+        write_run(tmp_path, THREE, THREE, layers=(layer,), depth=4, head="linear", results={"grid_ends": ends})
+    said = "(C 1e-05 or 100): 1 of 5 heads of layer 4 (linear probe, [CLS]), 5 of 5 heads of layer 3 "
+    text = unwrapped(evaluate(tmp_path))
+    assert said in text and "(linear probe, [CLS]) and 1 more." in text
 
 
 # --- baselines ----------------------------------------------------------------------------------------------------
@@ -339,7 +457,7 @@ def test_what_words_alone_do_is_said(tmp_path):
     assert recommendation(text).startswith(said)
 
 
-def test_the_average_says_whether_the_encoder_knows_something_that_words_do_not(tmp_path):
+def test_the_average_says_whether_it_adds_something_to_the_best_row(tmp_path):
     """Each is unsure of another fifth of the titles, so that the average is nearly always right."""
     unsure = np.arange(600) % 5
     for name, other in (("different", 1), ("same", 0)):
@@ -351,8 +469,11 @@ def test_the_average_says_whether_the_encoder_knows_something_that_words_do_not(
         run = write_run(tmp_path / name, THREE, values[0])
         write_baseline(run, "tfidf", values[1])
     text = unwrapped(evaluate(tmp_path / "different"))
-    assert "the encoder knows something that words do not" in text and "probabilities reach 1.0000" in text
-    assert "that the encoder adds something to words is not shown" in unwrapped(evaluate(tmp_path / "same"))
+    assert "probabilities reaches 1.0000" in text and "on the best row: significantly better." in text
+    assert "on the best row: averaging adds nothing." in unwrapped(evaluate(tmp_path / "same"))
+    run = write_run(tmp_path / "worse", THREE, of_class(THREE, 0.05, 1))
+    write_baseline(run, "tfidf", chances(of_class(THREE, 0.5, 2), 3, 0.99))
+    assert "on the best row: averaging adds nothing." in unwrapped(evaluate(tmp_path / "worse"))
 
 
 def test_two_encoders_share_the_baselines_of_their_titles(tmp_path):
@@ -363,7 +484,7 @@ def test_two_encoders_share_the_baselines_of_their_titles(tmp_path):
         write_run(tmp_path / "r", THREE, guesses(THREE, 3, 0.8), features=features, encoder=encoder)
     done = call("evaluate", "--results", tmp_path / "r", "--features", features, "--baselines")
     assert done.code == 0, done.err
-    assert len(re.findall(r"\| +none \| TF-IDF +\|", done.out)) == 2
+    assert len(re.findall(r"\| +none \| TF-IDF +\|", done.out)) == 1
 
 
 def test_baselines_of_titles_without_words(tmp_path):
@@ -443,6 +564,7 @@ def test_many_layers_that_follow_one_another_are_named_by_their_ends(layers, tex
 def test_whether_the_curve_still_rises_at_its_end(tmp_path):
     label_curve(tmp_path / "rises", {8: 0.5, 16: 0.3, None: 0.1})
     text = unwrapped(evaluate(tmp_path / "rises"))
+    assert "With one repeat, the choice of the labelled titles is not in these intervals" in text
     said = re.search(r"The last step, from 16 to all labels, brought (\S+) .*: it still rises", text)
     assert 0.15 < float(said[1]) < 0.25
     label_curve(tmp_path / "flat", {8: 0.5, 16: 0.1, 32: 0.1})
@@ -586,26 +708,25 @@ def test_other_features_than_the_runs_are_refused(results, tmp_path):
 # --- files, commands, terminals -----------------------------------------------------------------------------------
 
 
-def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_computed(tmp_path):
+def test_files_of_several_tables_say_which_and_are_checked_before_anything_is_computed(tmp_path):
     labels = np.arange(40) % 2
     features = write_features(tmp_path / "f", [f"title {i}" for i in range(40)], [f"c{label}" for label in labels])
-    for name in ("one", "two"):
-        encoder = {"name": name, "weights": name}
-        write_run(tmp_path / "r", labels, of_class(labels, 0.3, 1), encoder=encoder, features=features, data={})
-    (tmp_path / "p-2.svg").write_text("an older picture")
+    for seed in (0, 1):
+        write_run(tmp_path / "r", labels, of_class(labels, 0.3, 1), seed=seed, features=features)
+    (tmp_path / "p-seed-1.svg").write_text("an older picture")
     options = ["--plot", tmp_path / "p.svg", "--suspects", tmp_path / "s.csv", "--features", tmp_path / "f"]
-    (tmp_path / "s-2.csv").mkdir()
+    (tmp_path / "s-seed-1.csv").mkdir()
     done = call("evaluate", "--results", tmp_path / "r", "--baselines", *options)
-    refused(done, "s-2.csv", "folder")
+    refused(done, "s-seed-1.csv", "folder")
     assert done.out == "" and not list(tmp_path.glob("r/*baseline*")) and not (tmp_path / "p.svg").exists()
-    (tmp_path / "s-2.csv").rmdir()
-    (tmp_path / "s-2.csv").write_text("marked by hand")
-    refused(call("evaluate", "--results", tmp_path / "r", *options), "s-2.csv", "there already")
-    assert (tmp_path / "s-2.csv").read_text() == "marked by hand"
+    (tmp_path / "s-seed-1.csv").rmdir()
+    (tmp_path / "s-seed-1.csv").write_text("marked by hand")
+    refused(call("evaluate", "--results", tmp_path / "r", *options), "s-seed-1.csv", "there already")
+    assert (tmp_path / "s-seed-1.csv").read_text() == "marked by hand"
     done = call("evaluate", "--results", tmp_path / "r", *options[:2])
     assert done.code == 0, done.err
-    assert (tmp_path / "p.svg").exists() and "<svg" in (tmp_path / "p-2.svg").read_text()
-    assert f"Picture: {tmp_path / 'p-2.svg'}" in done.err
+    assert (tmp_path / "p.svg").exists() and "<svg" in (tmp_path / "p-seed-1.svg").read_text()
+    assert f"Picture: {tmp_path / 'p-seed-1.svg'}" in done.err
 
 
 def test_outputs_that_cannot_be_written_are_refused(results, tmp_path):
@@ -639,12 +760,35 @@ def test_every_command_named_as_next_works_when_pasted(tmp_path, bert, titles, m
 
 def test_the_commands_of_all_tables_are_named_and_quoted(tmp_path):
     labels = np.arange(40) % 2
-    for name in ("one", "two"):
-        write_run(tmp_path / "my results", labels, labels, encoder={"name": name, "weights": name})
+    for seed in (0, 1):
+        write_run(tmp_path / "my results", labels, labels, seed=seed)
     done = call("evaluate", "--results", tmp_path / "my results")
     commands = [shlex.split(line) for line in re.findall(r"Next: (.*)", done.err)]
     assert [Path(words[3]).parent.name for words in commands] == ["my results"] * 2
-    assert [Path(words[3]).name[:3] for words in commands] == ["one", "two"]
+    assert [Path(words[3]).name for words in commands] == [
+        "enc-d.csv-layers-1-repeats-1",
+        "enc-d.csv-layers-1-repeats-1-seed-1",
+    ]
+
+
+def test_each_run_finds_its_own_features_among_several_folders(tmp_path, bert):
+    """Two encoders whose features were moved: both are verified, and both speak of the suspects."""
+    titles = write_titles(tmp_path / "titles.csv", rows=90)
+    folders = []
+    for name in ("one", "two"):
+        encoder = bert if name == "one" else write_bert(tmp_path / "other", seed=5)
+        made = call("extract", "--data", titles, "--model", encoder, "--pooling", "mean", "--out", tmp_path / name)
+        assert made.code == 0, made.err
+        done = call(
+            "train", "--features", tmp_path / name, "--results", tmp_path / "r", "--layers", 2, "--head", "linear"
+        )
+        assert done.code == 0, done.err
+        folders.append(tmp_path / f"moved {name}")
+        (tmp_path / name).rename(folders[-1])
+    refused(call("evaluate", "--results", tmp_path / "r", "--verify", "--quiet"), "there are no features")
+    options = ["--suspects", tmp_path / "s.csv", "--baselines", "--features", *folders]
+    done = call("evaluate", "--results", tmp_path / "r", "--verify", *options)
+    assert done.code == 0 and done.err.count("verified") == 4, done.err
 
 
 def test_damaged_runs_are_refused_by_name(results):

@@ -69,7 +69,7 @@ def test_the_linear_probe_on_every_layer_and_with_few_labels(stand_in):
     assert few.code == 0 and "2 of 2 runs trained" in few.err, few.err
     table = call("evaluate")
     header, rows = cells(table.out)
-    assert [row[:2] for row in rows] == [[str(layer), "linear probe, [CLS]"] for layer in range(12, 0, -1)]
+    assert [row[:2] for row in rows] == [[str(layer), "probe, [CLS]"] for layer in range(12, 0, -1)]
     assert "Report" not in header
     labels, _ = cells(table.out, "Labels a category")
     assert labels == ["Labels a category", "4", "8", "all"]

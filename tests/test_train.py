@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,11 @@ import train
 CLASSES = ("art", "food", "history", "travel")
 
 
-def write_features(folder, arrays, names, depth=2):
-    """A features folder with the given arrays, {(pooling, layer): (titles, hidden) float32}, and labels."""
+def write_features(folder, arrays, names, depth=2, encoder="some/encoder", weights="w", cost=None, **settings):
+    """A features folder with the given arrays, {(pooling, layer): (titles, hidden) float32}, and labels.
+
+    settings: of the store.Settings, what differs from the usual.
+    """
     folder.mkdir(parents=True)
     lines = ["title,label"]
     for number, name in enumerate(names):
@@ -41,12 +45,12 @@ def write_features(folder, arrays, names, depth=2):
     manifest = store.Manifest(
         format=store.FORMAT,
         encoder=store.EncoderInfo(
-            name="some/encoder",
+            name=encoder,
             revision=None,
             kind="bert",
             layers=depth,
             hidden=hidden,
-            weights="w",
+            weights=weights,
             tokenizer="t",
         ),
         data=store.TitlesInfo(
@@ -58,8 +62,9 @@ def write_features(folder, arrays, names, depth=2):
             titles=disk.sha256(folder / "titles.csv"),
             classes={name: names.count(name) for name in sorted(set(names))},
         ),
-        settings=store.Settings(max_length=128, dtype="float32", store="float32"),
+        settings=store.Settings(**{"max_length": 128, "dtype": "float32", "store": "float32"} | settings),
         files=files,
+        cost=cost,
     )
     disk.write_json(folder / "manifest.json", manifest)
     return folder
@@ -86,7 +91,7 @@ def planted(tmp_path):
 def train_on(features, results, *options):
     """Call train.py on a features folder; what takes long is small, unless `options` say otherwise."""
     small = ["--folds", 3, "--repeats", 2]
-    if "linear" not in options:
+    if "linear" not in options and "--survey" not in options:
         small += ["--epochs", 2, "--hidden", 16]
     return call("train", "--features", features, "--results", results, *small, *options)
 
@@ -158,6 +163,233 @@ def test_a_run_for_each_number_of_labels(tmp_path, planted):
     assert "left out: --labels 500" in said and "2 of 2 runs" in said
 
 
+# --- the survey -----------------------------------------------------------------------------------
+
+
+def pairs(layers, *poolings):
+    """The columns of layers side by side with some poolings."""
+    return [(pooling, layer) for pooling in poolings for layer in layers]
+
+
+def test_survey_is_each_layer_the_last_four_all_and_both_poolings(tmp_path):
+    arrays, names = made_up(rows=60, layers=range(1, 7), poolings=("cls", "mean"))
+    features = write_features(tmp_path / "features", arrays, names, depth=6)
+    said = trained(features, tmp_path / "results", "--survey")
+    six = range(6, 0, -1)
+    expected = [[(pooling, layer)] for pooling in ("cls", "mean") for layer in six]
+    for pooling in ("cls", "mean"):
+        expected += [pairs(range(6, 2, -1), pooling), pairs(six, pooling)]
+    expected.append(pairs(six, "cls", "mean"))
+    assert columns_of(tmp_path / "results") == sorted(expected)
+    assert "17 of 17 runs" in said and re.search("Next: .*evaluate.py", said)
+    for run in runs_in(tmp_path / "results"):
+        assert run.options.head == "linear" and run.options.decide == "macro-f1"
+
+
+@pytest.mark.parametrize(
+    "held, expected",
+    [
+        # of an encoder of four layers, the last four are all
+        ({"mean": [1, 2, 3, 4]}, [[4], [3], [2], [1], [4, 3, 2, 1]]),
+        ({"mean": [1, 3, 4]}, [[4], [3], [1], [4, 3, 1]]),
+        # the last four that were extracted, the embeddings among them
+        ({"mean": [0, 2, 4, 6, 8]}, [[8], [6], [4], [2], [0], [8, 6, 4, 2], [8, 6, 4, 2, 0]]),
+        ({"cls": [7]}, [[7]]),
+    ],
+)
+def test_survey_of_one_pooling_trains_sets_that_coincide_once(tmp_path, held, expected):
+    ((pooling, layers),) = held.items()
+    arrays, names = made_up(rows=40, layers=layers, poolings=(pooling,))
+    features = write_features(tmp_path / "features", arrays, names, depth=8)
+    said = trained(features, tmp_path / "results", "--survey")
+    assert columns_of(tmp_path / "results") == sorted(pairs(layers, pooling) for layers in expected)
+    assert f"{len(expected)} of {len(expected)} run" in said and "trained already" not in said
+
+
+def test_survey_of_poolings_with_other_layers_joins_those_that_both_have(tmp_path):
+    first, names = made_up(rows=40, layers=(1, 2), poolings=("cls",))
+    second, _ = made_up(rows=40, layers=(2, 3), poolings=("mean",))
+    features = write_features(tmp_path / "both", first | second, names, depth=3)
+    trained(features, tmp_path / "results", "--survey")
+    alone = [[("cls", 2)], [("cls", 1)], [("mean", 3)], [("mean", 2)]]
+    joined = [pairs((2, 1), "cls"), pairs((3, 2), "mean"), [("cls", 2), ("mean", 2)]]
+    assert columns_of(tmp_path / "results") == sorted(alone + joined)
+
+    second = {("mean", 3): second["mean", 3]}
+    features = write_features(tmp_path / "neither", first | second, names, depth=3)
+    trained(features, tmp_path / "other", "--survey")
+    assert columns_of(tmp_path / "other") == sorted([[("cls", 2)], [("cls", 1)], pairs((2, 1), "cls"), [("mean", 3)]])
+
+
+def unequal(poolings, large):
+    """Arrays of two layers and names, so many of them of one class and ten of another."""
+    arrays, _ = made_up(rows=large + 10, poolings=poolings)
+    return arrays, ["large"] * large + ["small"] * 10
+
+
+@pytest.mark.parametrize("poolings, decided", [(("cls", "mean"), "mean"), (("cls",), "cls")])
+def test_survey_of_unequal_categories_shows_what_the_decision_brings(tmp_path, poolings, decided):
+    features = write_features(tmp_path / "features", *unequal(poolings, 31))
+    said = trained(features, tmp_path / "a", "--survey")
+    (other,) = [run for run in runs_in(tmp_path / "a") if run.options.decide == "likeliest"]
+    assert other.columns == pairs((2, 1), decided) and "likeliest" in other.folder.name
+    assert f"layers 2, 1 ({decided}), likeliest: macro-F1" in said
+    same = [run for run in runs_in(tmp_path / "a") if run.columns == other.columns]
+    assert len(same) == 2  # the same heads, that decide in two ways
+    np.testing.assert_array_equal(same[0].probabilities, same[1].probabilities)
+
+    # the other way is that which was not asked for
+    trained(features, tmp_path / "b", "--survey", "--decide", "likeliest")
+    (other,) = [run for run in runs_in(tmp_path / "b") if run.options.decide == "macro-f1"]
+    assert other.columns == pairs((2, 1), decided)
+
+    # as many titles of each category leave nothing to decide
+    trained(features, tmp_path / "c", "--survey", "--labels", "5")
+    assert all(run.labels_per_category == 5 for run in runs_in(tmp_path / "c"))
+    assert all(run.options.decide == "macro-f1" for run in runs_in(tmp_path / "c"))
+
+
+def test_survey_of_categories_that_are_not_so_unequal_decides_in_one_way(tmp_path):
+    features = write_features(tmp_path / "features", *unequal(("mean",), 30))
+    trained(features, tmp_path / "results", "--survey")
+    assert {run.options.decide for run in runs_in(tmp_path / "results")} == {"macro-f1"}
+
+
+def test_survey_goes_with_labels_and_protocol(tmp_path, planted):
+    options = ["--labels", "4", "all", "--split", "random", "--seed", "5", "--device", "cpu"]
+    said = trained(planted, tmp_path / "results", "--survey", *options)
+    found = runs_in(tmp_path / "results")
+    assert len(found) == 14 and "14 of 14 runs" in said  # 4 layers alone, 2 poolings and both, two sizes
+    assert all(run.options.protocol == (3, 2, "random", 5) for run in found)
+    assert sum(run.labels_per_category == 4 for run in found) == 7
+
+
+def test_survey_finds_its_own_runs_and_those_of_its_parts(tmp_path, planted):
+    trained(planted, tmp_path / "results", "--each", "--head", "linear", "--pooling", "mean")
+    trained(planted, tmp_path / "results", "--layers", "all", "--head", "linear", "--pooling", "cls", "mean")
+    said = trained(planted, tmp_path / "results", "--survey")
+    assert said.count("trained already") == 3 and "4 of 7 runs" in said
+    said = trained(planted, tmp_path / "results", "--survey")
+    assert said.count("trained already") == 7 and "0 of 7 runs" in said
+
+
+def test_help_says_which_head_to_prefer(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_arguments(["--help"])
+    shown = capsys.readouterr().out
+    described = " ".join(shown.split("options:")[0].split())
+    assert "Prefer the linear probe (--survey, --head linear): it is solved to convergence" in described
+    assert "--head mlp, the default, repeats the report" in described
+    examples = re.findall(r"python train\.py(.*?)\s+#", shown)
+    assert examples[:2] == ["", " --survey"]
+
+
+# --- several encoders -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Features of the same titles by two encoders, of two layers and of three."""
+    small = write_features(tmp_path / "small", *made_up(rows=60), encoder="org/small", weights="1")
+    arrays = made_up(rows=60, layers=(1, 2, 3), hidden=15, seed=1)
+    large = write_features(tmp_path / "large", *arrays, depth=3, encoder="/models/large", weights="2")
+    return small, large
+
+
+def train_both(two, results, *options):
+    """Train on two features folders; returns what the script said, after asserting that it worked."""
+    small = ["--folds", 3, "--repeats", 2, *options]
+    result = call("train", "--features", *two, "--results", results, *small)
+    assert result.code == 0 and result.out == "", result.err
+    return result.err
+
+
+def encoders_of(results):
+    """(encoder, layers) of each run, sorted."""
+    return sorted((run.encoder.name, run.layers) for run in runs_in(results))
+
+
+def test_several_features_are_trained_in_turn_on_the_same_titles_and_folds(tmp_path, two, monkeypatch):
+    read = []
+    titles = store.Features.titles
+    monkeypatch.setattr(store.Features, "titles", lambda features: read.append(features) or titles(features))
+    said = train_both(two, tmp_path / "results", "--survey")
+    assert len(read) == 1  # the titles, and so groups, folds and draws, are read once
+    small = [("org/small", layers) for layers in ([1], [2], [2, 1])]
+    large = [("/models/large", layers) for layers in ([1], [2], [3], [3, 2, 1])]
+    assert encoders_of(tmp_path / "results") == sorted(small + large)
+    assert "7 of 7 runs" in said
+    assert said.index("small, org/small:") < said.index("large, large:") < said.index("layer 3 (cls)")
+    found = runs_in(tmp_path / "results")
+    for name in ("labels", "groups", "folds"):
+        for run in found[1:]:
+            np.testing.assert_array_equal(run.array(name), found[0].array(name))
+    assert {run.config.made.features for run in found} == {str(folder.resolve()) for folder in two}
+    table = call("evaluate", "--results", tmp_path / "results")
+    assert table.code == 0 and "Encoder" in table.out, table.err
+
+
+def test_several_features_are_what_one_after_the_other_is(tmp_path, two):
+    train_both(two, tmp_path / "both", "--layers", "-1", "--head", "linear")
+    assert encoders_of(tmp_path / "both") == [("/models/large", [3]), ("org/small", [2])]
+    for folder in two:
+        trained(folder, tmp_path / "each", "--layers", "-1", "--head", "linear")
+    for run in runs_in(tmp_path / "both"):
+        other = runs.open_run(tmp_path / "each" / run.folder.name)
+        assert other.config.contents == run.config.contents
+    said = train_both(
+        two, tmp_path / "sets", "--epochs", 1, "--hidden", 8
+    )  # the report's sets, of each encoder its own
+    assert "8 of 8 runs" not in said and "7 of 7 runs" in said
+    assert ("/models/large", [3, 2]) in encoders_of(tmp_path / "sets")
+
+
+def test_features_of_other_titles_are_refused_before_anything_is_trained(tmp_path, planted):
+    other = write_features(tmp_path / "other", *made_up(rows=60))
+    result = call("train", "--features", planted, other, "--results", tmp_path / "results", "--survey")
+    refused(result, str(planted), str(other), "different titles")
+    assert not (tmp_path / "results").exists()
+
+
+def test_layers_that_one_of_the_encoders_lacks_are_refused_before_anything_is_trained(tmp_path, two):
+    result = call("train", "--features", *two, "--results", tmp_path / "results", "--layers", "3")
+    refused(result, "org/small has 2 layers")
+    assert not (tmp_path / "results").exists()
+
+
+def test_two_encoders_of_one_name_get_names_that_differ(tmp_path):
+    first = write_features(tmp_path / "a", *made_up(), encoder="/x/checkpoint-500", weights="1234567890")
+    second = write_features(tmp_path / "b", *made_up(seed=1), encoder="/y/checkpoint-500", weights="abcdef0123")
+    said = train_both((first, second), tmp_path / "results", "--layers", "2", "--head", "linear")
+    assert "2 of 2 runs" in said
+    names = {run.encoder.weights: run.folder.name for run in runs_in(tmp_path / "results")}
+    plain = "checkpoint-500-titles.csv-layers-2-head-linear-folds-3-repeats-2".replace("head-", "")
+    assert names["1234567890"] == plain
+    assert names["abcdef0123"] == plain.replace("500-", "500-abcdef01-")
+
+    # the same command finds its own run, each encoder alone too, in whatever order
+    for folders in ((first, second), (second, first), (second,), (first,)):
+        said = train_both(folders, tmp_path / "results", "--layers", "2", "--head", "linear")
+        assert said.count("trained already") == len(folders) and "0 of" in said
+        assert not (tmp_path / "results" / plain.replace("500-", "500-12345678-")).exists()
+
+    # where the name has become free, it is still its own
+    shutil.rmtree(tmp_path / "results" / plain)
+    said = train_both((second,), tmp_path / "results", "--layers", "2", "--head", "linear")
+    assert "0 of 1 run" in said
+
+
+def test_one_encoder_with_two_settings_is_refused_before_anything_is_trained(tmp_path):
+    first = write_features(tmp_path / "a", *made_up())
+    second = write_features(tmp_path / "b", *made_up(seed=1), dtype="bfloat16")
+    small = ["--folds", 3, "--repeats", 2, "--survey"]
+    result = call("train", "--features", first, second, "--results", tmp_path / "results", *small)
+    refused(result, "settings", "another --results")
+    assert folders(tmp_path / "results") == []
+    said = train_both((first, first), tmp_path / "results", "--layers", "2", "--head", "linear")
+    assert "1 of 2 runs" in said  # named twice, trained once
+
+
 # --- what a run keeps -----------------------------------------------------------------------------
 
 
@@ -185,6 +417,18 @@ def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
     for text in ("pipeline_tag: text-classification", run.folder.name, "some/encoder", *CLASSES):
         assert text in card
     assert f"{run.figures.macro_f1:.4f}" in card and "predict.py --run" in card
+
+
+def test_a_run_knows_what_the_encoder_computes_for_its_deepest_layer(tmp_path):
+    cost = store.Cost(tokens=18.5, flop=[0.0, 10.0, 25.0])
+    features = write_features(tmp_path / "features", *made_up(), cost=cost)
+    trained(features, tmp_path / "results", "--survey")
+    assert [run.config.flop for run in runs_in(tmp_path / "results")] == [10.0, 25.0, 25.0]
+    assert {run.config.tokens for run in runs_in(tmp_path / "results")} == {18.5}
+    old = write_features(tmp_path / "old", *made_up())  # as earlier versions made them
+    trained(old, tmp_path / "other", "--layers", "2")
+    (run,) = runs_in(tmp_path / "other")
+    assert run.config.flop is None and run.config.tokens is None
 
 
 def test_history_has_every_epoch_and_ends_with_the_runs_own_figures(tmp_path, planted):
@@ -258,6 +502,12 @@ def test_same_command_same_bytes_other_seed_other_heads(tmp_path, planted, head,
         (["--head", "linear", "--lr", "0.1"], ["--lr", "--head mlp"]),
         (["--decide", "macro-f1"], ["--decide macro-f1", "--head linear"]),
         (["--head", "linear", "--batch-size", "8"], ["--batch-size", "--head mlp"]),
+        (["--survey", "--head", "mlp"], ["--survey --head mlp"]),
+        (["--survey", "--layers", "2"], ["--survey --layers"]),
+        (["--survey", "--each"], ["--survey --each"]),
+        (["--survey", "--pooling", "cls"], ["--survey --pooling"]),
+        (["--survey", "--epochs", "3"], ["--epochs", "leave it out"]),
+        (["--survey", "--fusion", "mix"], ["--fusion", "leave it out"]),
         (["--folds", "31"], ["distinct titles", "--folds 31"]),
         (["--labels", "1000"], ["--labels 1000", "--labels all"]),
     ],
@@ -342,7 +592,9 @@ def test_run_that_is_there_is_kept_and_one_on_other_features_is_refused(tmp_path
 
     before = written()
     said = trained(planted, tmp_path / "results", "--layers", "2")
-    assert "trained already" in said and "0 of 1" in said
+    (run,) = runs_in(tmp_path / "results")
+    again = f"(macro-F1 {run.figures.macro_f1:.4f}); delete {run.folder} to train it again"
+    assert f"{run.folder.name}: trained already {again}" in said and "0 of 1" in said
     other = write_features(tmp_path / "other", *made_up(seed=1))
     result = train_on(other, tmp_path / "results", "--layers", "2")
     refused(result, "another --results", "files differ")
