@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -262,42 +263,45 @@ def count_operations(encoder):
     Returns (3, layers + 1) float64: the factors of T², T and 1, for layer 0, 1, … with all below it.
     None where they cannot be counted.
     """
-    terms = []
-    counts = []
-    with contextlib.suppress(*FOREIGN):
-        for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
-            # the last term is done once a batch, as DeBERTa's table of distances: it is no title's
-            terms.append([titles * tokens**2, titles * tokens, titles, 1])
-            counts.append(batch_operations(encoder, titles, tokens))
-        return np.linalg.solve(terms, counts)[:3]
+    for device in ("meta", encoder.device):  # without values it is quick, and most kinds can
+        terms = []
+        counts = []
+        with contextlib.suppress(*FOREIGN):
+            for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
+                # the last is done once a batch, as DeBERTa's table of distances: it is no title's
+                terms.append([titles * tokens**2, titles * tokens, titles, 1])
+                counts.append(batch_operations(encoder, titles, tokens, device))
+            return np.linalg.solve(terms, counts)[:3]
     return None
 
 
-def batch_operations(encoder, titles, tokens):
-    """Floating-point operations until each layer comes out, (layers + 1,), for titles of so many tokens.
+def batch_operations(encoder, titles, tokens, device):
+    """Floating-point operations of a batch until each layer comes out: (layers + 1,) float64.
 
-    Where the encoder is not left early, each layer takes all of them.
+    titles, tokens: the batch's shape. An encoder that cannot be left early does all for each layer.
     """
+    model = encoder.model
     token = tokenise(encoder, ["a title"]).ids[0][0]
-    ids = torch.full((titles, tokens), token, device=encoder.device)
+    inputs = {"input_ids": torch.full((titles, tokens), token, device=device), "attention_mask": None}
+    named = itertools.chain(model.named_parameters(), model.named_buffers())
+    weights = {name: tensor.to(device) for name, tensor in named}
     found = {}
-    counter = FlopCounterMode(display=False)
-
-    def note(layer, *_):
-        found[layer] = counter.get_total_flops()
-
     with contextlib.ExitStack() as stack:
-        if encoder.blocks is not None:
-            first = encoder.blocks[0].register_forward_pre_hook(functools.partial(note, 0))
-            stack.enter_context(first)
-            for layer, block in enumerate(encoder.blocks, 1):
-                stack.enter_context(block.register_forward_hook(functools.partial(note, layer)))
         # in one kernel, attention would go uncounted on a CPU
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(torch.inference_mode())
-        with counter:
-            encoder.model(input_ids=ids, attention_mask=None)
-    whole = counter.get_total_flops()
+        stack.enter_context(torch.no_grad())
+        counter = stack.enter_context(FlopCounterMode(display=False))
+
+        def note(layer, *_):
+            found[layer] = counter.get_total_flops()
+
+        if encoder.blocks is not None:
+            first = encoder.blocks[0]
+            stack.enter_context(first.register_forward_pre_hook(functools.partial(note, 0)))
+            for layer, block in enumerate(encoder.blocks, 1):
+                stack.enter_context(block.register_forward_hook(functools.partial(note, layer)))
+        torch.func.functional_call(model, weights, (), inputs)
+        whole = counter.get_total_flops()
     return np.array([found.get(layer, whole) for layer in range(encoder.info.layers + 1)], float)
 
 

@@ -33,7 +33,7 @@ def main_table(table, answer):
         if not several:  # else the table would be too wide
             line["Log loss"] = at_least(figures.log_loss)
         if table.has_flop:
-            line["GFLOP"] = f"{row.expense / 1e9:.3g}"
+            line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.run.depth:.0%}"
         if reported:
             figure = report_figure(table, row)

@@ -151,7 +151,9 @@ def encoder_names(trained):
     """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two are the same."""
     cheapest = sorted(trained, key=lambda run: (run.config.flop or 0, run.encoder.layers, run.encoder.name))
     found = {encoder_key(run): run.encoder for run in cheapest}
-    short = {key: naming.short_encoder(encoder.name) for key, encoder in found.items()}
+    if len(found) == 1:
+        return {key: naming.short_encoder(encoder.name) for key, encoder in found.items()}
+    short = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
     names = list(short.values())
     for key, name in short.items():
         if names.count(name) > 1:

@@ -102,10 +102,12 @@ def write_baseline(run, kind, probabilities, size=None):
     probabilities = np.asarray(probabilities)
     if probabilities.ndim < 3:
         probabilities = chances(probabilities, len(other.classes))
+    has_probes = any("linear" in path.name for path in run.parent.iterdir())
+    decide = "macro-f1" if has_probes and kind == "tfidf" else "likeliest"  # as evaluate.py would
     config = dataclasses.replace(
         other.config,
         baseline=kind,
-        options=dataclasses.replace(other.options, head="mlp", labels=size),
+        options=dataclasses.replace(other.options, head="mlp", labels=size, decide=decide),
         **dict.fromkeys(("columns", "encoder", "settings", "features", "files", "contents")),
         results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes)),
     )

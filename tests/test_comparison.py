@@ -44,6 +44,13 @@ def test_rows_of_equal_truth_are_seldom_told_apart(titles, rows, repeats, seeds)
     assert wrong <= 0.075  # in the long run at most 5%
 
 
+@pytest.mark.parametrize(("repeats", "seeds"), [(1, 0), (3, 0.0045)])
+def test_rows_of_two_encoders_are_compared_as_truly(repeats, seeds):
+    _, wrong = drill.false_alarms(600, 12, repeats, seeds, 100, before=False, encoders=2)
+    intervals, bounds = drill.encoder_coverage(600, repeats, seeds, 100)
+    assert wrong <= 0.09 and intervals >= 0.9 and bounds >= 0.9  # in the long run at most 5%, at least 95%
+
+
 def test_the_rows_used_to_be_told_apart_wrongly():
     before, _ = drill.false_alarms(600, 12, 1, 0, 20)
     assert before > 0.5

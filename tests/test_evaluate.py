@@ -163,7 +163,7 @@ def test_rows_of_two_encoders_are_compared_and_the_work_decides(two_encoders):
     done = call("evaluate", "--results", folder)
     rows = tables(done.out)[0]
     assert [row["Encoder"] for row in rows] == ["small", "small", "large", "large"]
-    assert [row["GFLOP"] for row in rows] == ["3", "1.5", "12", "6"]
+    assert [row["GFLOP"] for row in rows] == ["3.00", "1.50", "12.00", "6.00"]
     scores = {name: f1_score(THREE, values, average="macro") for name, values in found.items()}
     said = recommendation(done.out)
     assert said.startswith("**Recommended: small, layer 6 (report's head)**")
