@@ -23,8 +23,7 @@ SAMPLE = --results results-sample
 
 run: .venv/ready
 	$(PY) extract.py --data sample --model minilm --layers all --pooling cls mean --out features-sample
-	$(PY) train.py --features features-sample $(SAMPLE) --pooling cls
-	$(PY) train.py --features features-sample $(SAMPLE) --pooling mean --each --head linear
+	$(PY) train.py --features features-sample $(SAMPLE) --survey
 	$(PY) train.py --features features-sample $(SAMPLE) --pooling mean --head linear --layers -1 --labels 8 16 32 64
 	$(PY) evaluate.py $(SAMPLE) --baselines --plot results-sample/layers.png
 

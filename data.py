@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import time
+import types
 import unicodedata
 import urllib.request
 import zlib
@@ -195,19 +196,6 @@ class Checked:
     notes: list[str]  # sentences on likely mistakes
 
 
-class Copy:
-    """What csv.writer needs of a file: text goes to the binary file `out`, and into a sha256."""
-
-    def __init__(self, out):
-        self.out = out
-        self.hasher = hashlib.sha256()
-
-    def write(self, text):
-        content = text.encode()
-        self.hasher.update(content)
-        self.out.write(content)
-
-
 def copy_titles(path, text_column, label_column, out, least=2):
     """Check a file of titles, write titles and labels (without spaces around) to the binary file
     `out` as CSV, and return Checked. Empty cells or fewer than `least` classes are a Problem.
@@ -220,8 +208,14 @@ def copy_titles(path, text_column, label_column, out, least=2):
     labels = array.array("i")  # numbers of categories
     numbers = {}  # by name
     empty = []  # rows that lack something
-    copy = Copy(out)
-    writer = csv.writer(copy, lineterminator="\r\n")  # then returns in titles get quotes, too
+    hasher = hashlib.sha256()
+
+    def write(text):
+        hasher.update(text.encode())
+        out.write(text.encode())
+
+    # with this line terminator, returns in titles get quotes, too
+    writer = csv.writer(types.SimpleNamespace(write=write), lineterminator="\r\n")
     writer.writerow(["title", "label"])
     table = read_table(path, [text_column, label_column])
     header = next(table)
@@ -248,7 +242,7 @@ def copy_titles(path, text_column, label_column, out, least=2):
     counts = np.bincount(labels).tolist()
     classes = {name: counts[numbers[name]] for name in sorted(numbers)}
     notes = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
-    return Checked(len(labels), copy.hasher.hexdigest(), classes, notes)
+    return Checked(len(labels), hasher.hexdigest(), classes, notes)
 
 
 def similar_names(names):

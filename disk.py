@@ -116,41 +116,37 @@ def as_json(item):
     return item
 
 
-def from_json(kind, content, path, place=""):
-    """A dataclass from a dictionary; a missing or wrongly typed field is a Problem that names it."""
-    if not isinstance(content, dict):
-        raise cli.Problem(f"{path}: {place.rstrip('.')} is missing or of a wrong kind; {AGAIN}")
-    hints = typing.get_type_hints(kind)
-    values = {}
-    for field in dataclasses.fields(kind):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if field.name in content or required:
-            value = content.get(field.name)
-            values[field.name] = converted(hints[field.name], value, path, place + field.name)
-    return kind(**values)
-
-
-def converted(kind, value, path, place):
-    """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], plain."""
+def from_json(kind, value, path, place=""):
+    """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], a plain
+    type or a dataclass; one that is missing or of another type is a cli.Problem that names its place.
+    """
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
         kind = typing.get_args(kind)[0]
     inner = typing.get_args(kind)
-    outer = typing.get_origin(kind) or kind
-    if dataclasses.is_dataclass(outer):
-        return from_json(outer, value, path, f"{place}.")
-    accepted = {float: (float, int), tuple: list}.get(outer, outer)
-    fits = isinstance(value, accepted) and (outer is bool or not isinstance(value, bool))
-    if not fits or (outer is tuple and len(value) != len(inner)):
+    outer = dict if dataclasses.is_dataclass(kind) else typing.get_origin(kind) or kind
+    fits = isinstance(value, {float: (float, int), tuple: list}.get(outer, outer))
+    is_strange = isinstance(value, bool) and outer is not bool  # to Python, True is an int
+    if not fits or is_strange or (outer is tuple and len(value) != len(inner)):
         raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {AGAIN}")
+
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        before = f"{place}." if place else ""
+        values = {}
+        for field in dataclasses.fields(kind):
+            if field.name in value or field.default is dataclasses.MISSING:
+                given = value.get(field.name)
+                values[field.name] = from_json(hints[field.name], given, path, f"{before}{field.name}")
+        return kind(**values)
     if outer is list and inner:
-        return [converted(inner[0], item, path, place) for item in value]
+        return [from_json(inner[0], item, path, place) for item in value]
     if outer is tuple:
         items = zip(inner, value, strict=True)
-        return tuple(converted(each, item, path, place) for each, item in items)
+        return tuple(from_json(each, item, path, place) for each, item in items)
     if outer is dict and inner:
-        return {key: converted(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
+        return {key: from_json(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
     return value
 
 

@@ -22,6 +22,7 @@ class Tokenised:
     ids: list[list[int]]  # the token ids of each distinct title
     place: np.ndarray  # (titles,) int64: where in ids each title finds its own
     cut: int  # titles, copies included, that are cut at max_length
+    tokens: int  # of all titles, copies included, after cutting
 
 
 def tokenise(encoder, titles):
@@ -43,7 +44,8 @@ def tokenise(encoder, titles):
     # a title of nothing but characters that the tokenizer drops
     nothing = [tokenizer.unk_token_id or tokenizer.pad_token_id or 0]
     ids = [tokens or nothing for tokens in ids]
-    return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()))
+    lengths = np.array([len(tokens) for tokens in ids])
+    return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()), tokens=int(lengths[place].sum()))
 
 
 def windows_ahead(encoder, windows):

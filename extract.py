@@ -1,6 +1,8 @@
 """Run a frozen encoder once over a file of titles and keep the pooled hidden states of its layers.
 
     python extract.py --layers all
+    python extract.py --data titles.csv --label-column topic --pooling cls mean
+    python extract.py --data titles.csv --model ../my-encoder --pooling mean --out features-mine
     torchrun --nproc-per-node 2 extract.py --layers all
 
 Layers are numbered from 1, the first, or from -1, the last; 0 is the embedding output. Titles pass
@@ -65,7 +67,7 @@ import disk
 import jobs
 import store
 from embedding import embed, windows_ahead
-from encoder import load_encoder
+from encoder import cost, load_encoder
 
 # torchrun says how many processes there are, and which of them this is
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -118,15 +120,35 @@ def extract_windows(job, encoder, out):
         done = jobs.recorded(out).titles
         bar = cli.progress(job.data.rows, " titles", desc="extract", initial=done)
         stack.enter_context(bar)
+        first = True
+        begun = time.time()
         for window, tokenised in windows_ahead(encoder, own_windows(job, out)):
             features = embed(encoder, tokenised, layers, poolings, bar.update)
             for column, file in zip(columns, files, strict=True):
                 write_window(job, window, column, features[column], file)
             # only now is all of it on the disk
-            log.write(f"\n{window} {len(tokenised.place)} {tokenised.cut}.")
+            log.write(f"\n{window} {len(tokenised.place)} {tokenised.cut} {tokenised.tokens}.")
             jobs.flush(log)
+            if first:
+                say_how_long(job, done, time.time() - begun)
+                first = False
             if not bar.disable:
                 bar.update(jobs.recorded(out).titles - bar.n)  # with what other processes have done
+
+
+def say_how_long(job, done, seconds):
+    """Say how long all that is left will take, where one window took so many seconds of this process.
+
+    done: titles that were there before.
+    """
+    whole = seconds * len(job.left[RANK::WORLD])  # windows are of one size, but for the last one
+    if whole <= 60:
+        return
+    duration = cli.count(round(whole / 60), "minute")
+    if whole >= 7200:
+        duration = f"{whole / 3600:,.0f} hours"
+    left = cli.count(job.data.rows - done, "title")
+    cli.say(f"{left} will take about {duration}")
 
 
 def write_window(job, window, column, values, file):
@@ -157,7 +179,8 @@ def compute(job, encoder, out, started):
         # float32 where the processor has no instructions for what the weights are rounded to
         arithmetic = str(encoder.model.dtype).removeprefix("torch.")
         threads = torch.get_num_threads()
-        return jobs.finish(job, out, started, threads=threads, processes=WORLD, arithmetic=arithmetic)
+        expense = job.cost or cost(encoder, jobs.recorded(out).mean_tokens)
+        return jobs.finish(job, out, expense, started, threads=threads, processes=WORLD, arithmetic=arithmetic)
     except KeyboardInterrupt:
         safe = f"stopped after {jobs.recorded(out).titles:,} of {job.data.rows:,} titles"
         raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
@@ -175,8 +198,11 @@ def together(call, *args, **options):
 def main(args):
     started = time.time()
     out = Path(args.out)
-    following = f"Next: {cli.command('train.py', features=(args.out, 'features'))}"
-    cli.STATE["quiet"] = RANK > 0
+    # the report's titles are for the report's head, others for all that is worth comparing
+    survey = [] if args.data == "youtube" else ["--survey"]
+    following = f"Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}"
+    if RANK > 0:
+        cli.STATE["quiet"] = True
     with contextlib.ExitStack() as stack:
         if WORLD > 1:
             # who dies is noticed at once; who is slow, or lays out huge files, is waited for
@@ -201,7 +227,10 @@ def main(args):
             return
 
         # embed and write
+        left = job.data.rows - jobs.recorded(out).titles
+        begun = time.time()
         manifest = compute(job, encoder, out, started)
+        seconds = time.time() - begun
         if manifest is None:
             return
 
@@ -215,6 +244,8 @@ def main(args):
     taken = f"{time.time() - started:.1f} s"
     if WORLD > 1:
         taken += f" on {WORLD} processes"
+    if left:
+        taken += f", {left / seconds:,.{int(left < 10 * seconds)}f} titles a second once loaded"
     cli.say(f"{out}: {job.data.rows:,} titles of {job.data.name}, {made}, {taken}. {following}")
 
 

@@ -44,6 +44,13 @@ class Recorded:
     windows: set[int]  # their numbers
     titles: int  # in those windows
     cut: int  # of those titles
+    tokens: int = 0  # in titles whose tokens were counted
+    counted: int = 0  # such titles
+
+    @property
+    def mean_tokens(self):
+        """Of a title; None where nothing was counted."""
+        return self.tokens / self.counted if self.counted else None
 
 
 def clear(out, *patterns):
@@ -58,11 +65,14 @@ def recorded(out):
     found = Recorded(windows=set(), titles=0, cut=0)
     for log in out.glob("done-*.log"):
         text = log.read_text(errors="replace")
-        for record in re.findall(r"^(\d+) (\d+) (\d+)\.", text, re.MULTILINE):
-            window, titles, cut = map(int, record)
-            found.windows.add(window)
-            found.titles += titles
-            found.cut += cut
+        records = re.findall(r"^(\d+) (\d+) (\d+) ?(\d*)\.", text, re.MULTILINE)
+        for window, titles, cut, tokens in records:
+            found.windows.add(int(window))
+            found.titles += int(titles)
+            found.cut += int(cut)
+            if tokens:  # earlier versions did not count them
+                found.tokens += int(tokens)
+                found.counted += int(titles)
     return found
 
 
@@ -148,11 +158,11 @@ def beside_features(job, out):
             there.read(*store.column_of(name), check=False)
     missing = [name for name in job.names if name not in old.files]
     # runs are bound to what is there, also where titles or weights go by another name today
-    return replace(job, encoder=old.encoder, data=old.data, files=old.files, names=missing)
+    return replace(job, encoder=old.encoder, data=old.data, files=old.files, names=missing, cost=old.cost)
 
 
 def check_room(job, out):
-    """Refuse to begin where a file is in the way, or the disk has too little room."""
+    """Refuse to begin where a file is in the way, or the disk has too little room; say how much."""
     for path in [*(out / name for name in job.names), *out.glob("done-*.log")]:
         if path.exists():
             raise cli.Problem(f"{path}: in the way, and the manifest does not name it; move it elsewhere")
@@ -162,6 +172,9 @@ def check_room(job, out):
     if needed > free:
         short = f"the features need {needed:.2f} GB, the disk has {free:.2f} GB free"
         raise cli.Problem(f"{out}: {short}; use --store float16, fewer layers or another --out")
+    what = f"{cli.count(len(job.names), 'layer file')} of {cli.count(job.data.rows, 'title')}"
+    verb = "needs" if len(job.names) == 1 else "need"
+    cli.say(f"{what} {verb} {max(needed, 0.01):,.2f} GB; the disk has {free:,.2f} GB free")
 
 
 def lay_out(job, out, finished):
@@ -189,16 +202,17 @@ def reserve(path):
                 raise
 
 
-def finish(job, out, started, **machine):
+def finish(job, out, cost, started, **machine):
     """Write the manifest, which makes the files of a complete job features; returns it.
 
-    started, machine: see disk.provenance. Safe to repeat after a crash.
+    cost: a store.Cost or None; started, machine: see disk.provenance. Safe to repeat after a crash.
     """
     paths = [out / name for name in job.names]
     new = {path.name: store.FileInfo(path.stat().st_size, disk.sha256(path)) for path in paths}
     files = dict(sorted((job.files | new).items()))
     made = disk.provenance(started, **machine)
-    manifest = store.Manifest(job.format, job.encoder, job.data, job.settings, files, recorded(out).cut, **made)
+    cut = recorded(out).cut
+    manifest = store.Manifest(job.format, job.encoder, job.data, job.settings, files, cut, cost, **made)
     disk.write_json(out / "manifest.json", manifest)
     clear(out, *RECORDS)
     return manifest

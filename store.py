@@ -1,6 +1,6 @@
 """The features on the disk: what features/ holds, which layers there are, and how to read them.
 
-manifest.json   what follows, and how it was made; last, so half an extraction is not taken for a whole
+manifest.json   what follows, and how it was made; written last, as the sign of a whole extraction
 cls-01.npy …    (titles, hidden) float32 or float16: one file for each pooling and layer
 titles.csv      the titles with their labels, in the order of the rows
 """
@@ -123,7 +123,7 @@ def column_of(name):
 
 
 def resolve_layers(wanted, depth, encoder, poolings, available=None):
-    """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), or -1, -2 …
+    """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), -1, -2 …
 
     depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
     where only those will do. Unknown, repeated or meaningless layers are a Problem.
@@ -174,7 +174,8 @@ class Features:
 
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
-        return sorted(layer for kind, layer in map(column_of, self.manifest.files) if kind == pooling)
+        columns = map(column_of, self.manifest.files)
+        return sorted(layer for kind, layer in columns if kind == pooling)
 
     def read(self, pooling, layer, check=True):
         """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem.
@@ -234,12 +235,12 @@ class Features:
 
 
 def open_features(folder):
-    """Open the extraction in `folder`; a missing or unfinished one is a Problem that says what to run."""
+    """Open the extraction in `folder`; a Problem says what to run where it is not finished."""
     folder = Path(folder)
     path = folder / "manifest.json"
     if not path.exists() and (folder / "job.json").exists():
-        goes_on = "the same extract.py command goes on"
-        raise cli.Problem(f"{folder}: the extraction there is not finished; {goes_on}")
+        wrong = "the extraction there is not finished"
+        raise cli.Problem(f"{folder}: {wrong}; the same extract.py command goes on")
     if not path.exists():
         following = cli.command("extract.py", out=(folder, "features"))
         raise cli.Problem(f"{folder}: there are no features; make them with: {following}")

@@ -306,6 +306,76 @@ def test_copies_are_computed_once_and_get_the_same_features(load, batches):
     assert sum(map(len, batches)) == len(set(TITLES))
 
 
+# --- cost ---------------------------------------------------------------------------------------------------------
+
+
+def operations_by_hand(name, model, tokens):
+    """Operations until each layer comes out, from the shapes of what transformers loads, for hidden states of 24."""
+    blocks = next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == 4)
+    attention = 4 * tokens**2 * 24
+    if name == "deberta-v2":  # words with 16 distances, and distances with words
+        attention += 2 * 2 * tokens * 16 * 24
+    below = 0
+    if name == "electra":  # embeddings of 12
+        below = 2 * 12 * 24 * tokens
+    layers = [below]
+    for block in blocks:
+        weights = sum(weight.numel() for weight in block.parameters() if weight.dim() == 2)
+        layers.append(layers[-1] + 2 * weights * tokens + attention)
+    return layers
+
+
+@pytest.mark.parametrize(
+    "name", ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert", "llama"]
+)
+@pytest.mark.parametrize("tokens", [3, 18.5])
+def test_operations_grow_from_layer_to_layer_by_its_weights_and_attention(name, tokens, folder_of, load):
+    model = transformers.AutoModel.from_pretrained(folder_of(name))
+    cost = encoders.cost(load(name), tokens)
+    assert cost.tokens == tokens
+    assert np.allclose(cost.flop, operations_by_hand(name, model, tokens), rtol=0, atol=1)
+    assert all(np.diff(cost.flop) > 0)
+
+
+def test_each_layer_of_an_encoder_that_is_not_left_early_takes_all_operations(load):
+    """ALBERT: its wider embedding, one block again and again, and a pooler of one token."""
+    weights = 4 * 24 * 24 + 2 * 24 * 48
+    whole = 2 * 12 * 24 * 10 + 4 * (2 * weights * 10 + 4 * 10**2 * 24) + 2 * 24 * 24
+    assert np.allclose(encoders.cost(load("albert"), 10).flop, [whole] * 5, rtol=0, atol=1)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_operations_are_counted_for_every_kind_and_the_same_without_values(name, folder_of, monkeypatch):
+    monkeypatch.setattr(encoders, "pack_linears", lambda encoder: None)
+    encoder = encoders.load_encoder(folder_of(name), "cpu", "float32", 32, poolings_of(name))
+    flop = encoders.cost(encoder, 9).flop
+    assert len(flop) == encoder.info.layers + 1 and flop[-1] > 0 and (np.diff(flop) >= 0).all()
+    count = encoders.batch_operations
+
+    def refuse(encoder, titles, tokens, device):
+        if device == "meta":
+            raise RuntimeError("Tensor.item() cannot be called on meta tensors")
+        return count(encoder, titles, tokens, device)
+
+    monkeypatch.setattr(encoders, "batch_operations", refuse)
+    assert np.array_equal(encoders.count_operations(encoder), encoder.operations)
+
+
+def test_there_is_no_cost_where_the_operations_or_the_length_are_unknown(load, monkeypatch):
+    encoder = load("bert")
+    assert encoders.cost(encoder, None) is None
+    monkeypatch.setattr(encoder, "operations", None)
+    assert encoders.cost(encoder, 10) is None
+
+
+def test_tokens_are_those_of_every_title_after_cutting(load):
+    encoder = load("bert")
+    tokenised = embedding.tokenise(encoder, TITLES)
+    single = [min(len(encoder.tokenizer(title).input_ids), 32) for title in TITLES]
+    assert tokenised.cut == single.count(32) == 1
+    assert tokenised.tokens == sum(single)
+
+
 # --- memory -------------------------------------------------------------------------------------------------------
 
 

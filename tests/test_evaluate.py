@@ -299,8 +299,10 @@ def test_not_significantly_different_from_the_best_is_not_good_enough(margin):
 
 
 def test_depth_counts_before_the_number_of_columns(tmp_path):
-    for layers in ((2,), (4, 1), (4,), (2, 1)):
+    for layers in ((4,), (2, 1), (4, 1)):
         write_run(tmp_path, THREE, THREE, layers=layers, depth=4)
+    assert "**Recommended: layers 2, 1 (" in recommendation(evaluate(tmp_path))
+    write_run(tmp_path, THREE, THREE, layers=(2,), depth=4)
     assert "**Recommended: layer 2 (" in recommendation(evaluate(tmp_path))
 
 
@@ -343,6 +345,18 @@ def test_rows_that_know_nothing_are_not_recommended(tmp_path, classes, rows):
     assert recommendation(done.out).startswith("**Recommended: none.** No row is shown to know more")
 
 
+def test_the_luckiest_of_many_rows_that_know_nothing_is_not_recommended(tmp_path):
+    """Right in 37% of the titles of three categories: remarkable for one row, not for the best of twelve."""
+    lucky = guesses(THREE, 3, 0.357)
+    write_run(tmp_path / "alone", THREE, lucky)
+    assert recommendation(evaluate(tmp_path / "alone")).startswith("**Recommended: layer 1 (report's head)**")
+    write_run(tmp_path / "many", THREE, lucky, layers=(12,), depth=12)
+    for layer in range(1, 12):
+        shuffled = np.random.default_rng(layer).permutation(THREE)
+        write_run(tmp_path / "many", THREE, shuffled, layers=(layer,), depth=12)
+    assert recommendation(evaluate(tmp_path / "many")).startswith("**Recommended: none.**")
+
+
 def test_the_figure_of_the_best_of_equal_rows_is_optimism_corrected(tmp_path):
     for layer in range(1, 9):
         write_run(tmp_path, THREE, of_class(THREE, 0.2, layer), layers=(layer,), depth=8)
@@ -375,14 +389,19 @@ def test_a_log_loss_is_never_printed_as_nothing(tmp_path):
 def decided(folder, offset, **options):
     """A run of the linear probe that takes `offset` from the log-probability of the first category."""
     run = write_run(folder, THREE, chances(guesses(THREE, 3, 0.7), 3, 0.5), head="linear", **options)
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    del config["checksum"]
     offsets = np.zeros((1, 5, 3), np.float32)
     offsets[..., 0] = offset
+    write_offsets(run, offsets)
+    return run
+
+
+def write_offsets(run, offsets):
+    """Add the offsets of its decision, (repeats, folds, classes) float32, to a run."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
     np.save(run / "offsets.npy", offsets)
     config["contents"]["offsets.npy"] = disk.sha256(run / "offsets.npy")
     disk.write_json(run / "config.json", config)
-    return run
 
 
 def test_the_table_follows_the_decision_and_says_what_it_brought(tmp_path):
@@ -527,6 +546,18 @@ def label_curve(folder, shares, words=(), **options):
         write_baseline(run, "tfidf", of_class(THREE, share, 2), size)
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ({8: 0.4, 16: 0.6, 32: 0.2, None: 0.1}, "From 32 labels a category on, TF-IDF is not significantly behind"),
+        ({8: 0.4, 16: 0.3, 32: 0.2, None: 0.5}, "TF-IDF stays significantly behind"),
+    ],
+)
+def test_words_have_caught_up_only_where_they_never_fall_behind_again(tmp_path, words, said):
+    label_curve(tmp_path, {8: 0.4, 16: 0.3, 32: 0.2, None: 0.1}, words)
+    assert said in unwrapped(evaluate(tmp_path))
+
+
 def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     label_curve(tmp_path, {8: 0.5, 16: 0.3, None: 0.1}, layers=(1,))
     label_curve(tmp_path, {8: 0.4, 32: 0.2}, {8: 0.6, 16: 0.32, 32: 0.1, None: 0.05}, layers=(2,))
@@ -662,6 +693,34 @@ def test_suspects_are_the_contradicted_labels_least_likely_first(tmp_path):
             assert (row["title"], row["label"], row["predicted"]) == (titles[i], f"c{labels[i]}", f"c{1 - labels[i]}")
             assert float(row["probability_of_label"]) == pytest.approx(own[i], abs=1e-4)
             assert float(row["probability_of_predicted"]) == pytest.approx(1 - own[i], abs=1e-4)
+
+
+def test_suspects_are_what_the_decision_contradicts(tmp_path):
+    """Two rows that are too sure; each fold has its offset, which belongs to what the heads themselves say."""
+    random = np.random.default_rng(2)
+    labels = (random.random(400) < 0.3).astype(int)
+    features = write_features(tmp_path / "f", [f"title {i}" for i in range(400)], [f"c{label}" for label in labels])
+    offsets = np.zeros((1, 5, 2), np.float32)
+    offsets[0, :, 1] = [-0.2, -0.6, -1.0, -1.4, -1.8]  # titles are named c1 before that is likeliest
+    calibrated, temperatures = [], []
+    for layer in (1, 2):
+        logits = 2 * labels - 1.5 + 1.5 * random.normal(size=400)
+        p = 1 / (1 + np.exp(-2 * logits))  # twice as sure as it should be
+        values = np.stack([1 - p, p], 1).astype(np.float32)
+        run = write_run(tmp_path / "r", labels, values[None], layers=(layer,), features=features, head="linear")
+        write_offsets(run, offsets)
+        temperatures.append(metrics.fit_temperature(labels, values))
+        calibrated.append(metrics.sharpen(values, temperatures[-1]))
+    done = call("evaluate", "--results", tmp_path / "r", "--suspects", tmp_path / "s.csv")
+    assert done.code == 0 and "the average of 2 rows contradicts" in done.err, done.err
+
+    mean = (calibrated[0] + calibrated[1]) / 2
+    own = offsets[0][np.arange(400) % 5]  # the fold of each title
+    named = (np.log(mean) - own * np.mean(1 / np.array(temperatures))).argmax(1)
+    assert min(temperatures) > 1.3 and (named != mean.argmax(1)).sum() > 20
+    rows = suspects(tmp_path / "s.csv")
+    assert {int(row["row"]) - 1 for row in rows} == set(np.flatnonzero(named != labels))
+    assert all(row["predicted"] == f"c{named[int(row['row']) - 1]}" for row in rows)
 
 
 def test_suspects_are_not_blurred_by_what_knows_little(tmp_path):

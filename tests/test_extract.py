@@ -1,17 +1,22 @@
 """Extraction: the features are transformers' own, titles are checked first, and what it prints and keeps is of use."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, call, refused, truth
 
+import cli
+import data
 import disk
 import extract
+import jobs
 import store
 
 
@@ -82,10 +87,43 @@ def test_a_folder_is_kept_by_its_full_path(tmp_path, bert, titles, monkeypatch):
 def test_the_command_to_run_next_works_when_pasted(tmp_path, bert, titles, options):
     result = call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "it's mine", *options)
     words = shlex.split(result.err.partition("Next: ")[2].splitlines()[0])  # as a shell reads it
-    assert words[1:] == ["train.py", "--features", str(tmp_path / "it's mine")]
-    result = call("train", *words[2:], "--results", tmp_path / "results", "--epochs", 1, "--repeats", 1)
+    assert words[1:] == ["train.py", "--features", str(tmp_path / "it's mine"), "--survey"]
+    result = call("train", *words[2:], "--results", tmp_path / "results", "--repeats", 1)
     assert result.code == 0, result.err
     assert len(list((tmp_path / "results").glob("*/config.json"))) >= 2  # layer 2, and layer 1
+
+
+def test_next_of_the_reports_titles_is_the_reports_head(tmp_path, bert, titles, monkeypatch):
+    monkeypatch.setattr(data, "find_titles", lambda name: Path(titles))
+    result = call("extract", "--data", "youtube", "--model", bert, "--out", tmp_path / "f")
+    assert result.err.splitlines()[-1].endswith(f"train.py --features {tmp_path / 'f'}"), result.err
+    again = call("extract", "--data", "youtube", "--model", bert, "--out", tmp_path / "f")
+    assert again.err.endswith(f"train.py --features {tmp_path / 'f'}\n"), again.err
+
+
+def test_it_says_what_disk_it_needs_and_how_fast_it_was(tmp_path, bert, titles, monkeypatch):
+    class Disk:
+        free = 5_000_000_000
+
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Disk)
+    command = ["--data", titles, "--model", bert, "--layers", -1, "--out", tmp_path / "f"]
+    first = call("extract", *command).err.splitlines()
+    assert first[0] == "1 layer file of 60 titles needs 0.01 GB; the disk has 5.00 GB free"
+    assert re.search(r", [\d,.]+ titles a second once loaded\. Next: ", first[-1]), first
+    assert len(first) == 2  # nothing on how long it takes: it takes no minute
+    second = call("extract", *command, "--pooling", "cls", "mean", "--layers", "all").err.splitlines()
+    assert second[0].startswith("3 layer files of 60 titles need 0.01 GB")
+    assert call("extract", *command, "--quiet", "--pooling", "mean", "--layers", "all").err == ""
+
+
+def test_what_the_reports_features_need(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(cli.STATE, "quiet", False)
+    names = [store.feature_file("cls", layer) for layer in range(1, 13)]
+    encoder = store.EncoderInfo("bert-base-uncased", None, 12, 768, "", "")
+    titles = store.TitlesInfo("youtube", "", "", 3599)
+    settings = store.Settings(128, "float32", "float32")
+    jobs.check_room(jobs.Job(1, encoder, titles, settings, {}, names=names), tmp_path)
+    assert capsys.readouterr().err.startswith("12 layer files of 3,599 titles need 0.13 GB; the disk has ")
 
 
 def test_a_folder_written_before_can_be_read_and_added_to(tmp_path, bert, titles):
@@ -104,6 +142,8 @@ def test_help_names_each_default_once(capsys):
     with pytest.raises(SystemExit):
         extract.parse_arguments(["--help"])
     text = " ".join(capsys.readouterr().out.split())
+    for example in ("--data titles.csv --label-column topic --pooling cls mean", "--model ../my-encoder"):
+        assert f" {example} " in text
     for default in ("youtube", "bert-base-uncased", "all", "cls", "128", "auto", "4096", "features"):
         assert f"(default: {default})" in text
     assert "None" not in text and "False" not in text and "['" not in text
@@ -112,7 +152,7 @@ def test_help_names_each_default_once(capsys):
 def test_a_folder_that_begins_with_a_dash_is_named_so_that_it_can_be_pasted(tmp_path, bert, titles, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("extract", "--data", titles, "--model", bert, "--out=-f")
-    assert result.code == 0 and result.err.splitlines()[-1].endswith("train.py --features=-f"), result.err
+    assert result.code == 0 and result.err.splitlines()[-1].endswith("train.py --features=-f --survey"), result.err
 
 
 def test_a_standard_output_that_is_closed_is_no_fault(tmp_path, bert, titles):

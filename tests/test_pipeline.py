@@ -75,6 +75,21 @@ def test_the_linear_probe_on_every_layer_and_with_few_labels(stand_in):
     assert labels == ["Labels a category", "4", "8", "all"]
 
 
+def test_two_encoders_in_one_survey_and_one_table(stand_in, tmp_path, bert):
+    assert call("extract", "--layers", "all", "--pooling", "cls", "mean").code == 0
+    assert call("extract", "--model", bert, "--pooling", "mean", "--out", "features-2").code == 0
+    survey = call("train", "--survey", "--features", "features", "features-2", "--repeats", "1")
+    # 12 layers alone, the last four and all, with each pooling; all with both; 2 layers alone and both together
+    assert survey.code == 0 and "32 of 32 runs trained" in survey.err, survey.err
+    again = call("train", "--survey", "--features", "features", "features-2", "--repeats", "1")
+    assert again.err.count("trained already (macro-F1 0.") == 32 and "0 of 32 runs" in again.err, again.err
+    table = call("evaluate")
+    assert table.code == 0, table.err
+    header, rows = cells(table.out)
+    assert "Encoder" in header and len(rows) == 32
+    assert table.out.count("**Recommended: ") == 1
+
+
 def test_twelve_of_a_six_layer_encoder_says_what_to_type():
     with pytest.raises(cli.Problem, match=r"minilm has 6 layers, 1 to 6; counted from the top, that is --layers -1 -2"):
         store.resolve_layers(["12", "11"], 6, "minilm", ["cls"])
@@ -99,7 +114,7 @@ def test_the_same_commands_give_the_same_bytes(tmp_path, bert, titles, monkeypat
         monkeypatch.chdir(tmp_path / name)
         assert call("extract", "--data", titles, "--model", bert).code == 0
         assert call("train", "--epochs", 2, "--repeats", 2).code == 0
-        assert call("train", "--each", "--head", "linear", "--labels", 8, "all", "--repeats", 2).code == 0
+        assert call("train", "--survey", "--labels", 8, "all", "--repeats", 2).code == 0
         assert call("evaluate", "--baselines", "--plot", "p.svg", "--suspects", "s.csv").code == 0
         files = [path for path in Path().rglob("*") if path.is_file()]
         contents.append({path: comparable(path) for path in files})
@@ -179,7 +194,7 @@ def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
         for script, *arguments in (
             ["extract", "--data", {titles!r}, "--model", {bert!r}],
             ["train", "--epochs", "1", "--repeats", "1", "--layers", "2"],
-            ["train", "--head", "linear", "--repeats", "1", "--layers", "2", "--labels", "8", "all"],
+            ["train", "--survey", "--repeats", "1", "--labels", "8", "all"],
             ["evaluate", "--plot", "p.png", "--baselines", "--suspects", "s.csv", "--verify"],
             ["predict", "--run", "results/bert0-titles.csv-layers-2-linear-repeats-1", "a title"],
         ):

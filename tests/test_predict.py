@@ -75,7 +75,7 @@ def by_hand(run, features, rows):
     config = runs.open_run(run).config
     state = load_file(run / "heads.safetensors")
     features = store.open_features(features)
-    x = torch.tensor(np.stack([features.read(*column)[:rows] for column in config.columns], axis=1))
+    x = torch.tensor(np.stack([features.read(*column)[:rows] for column in config.columns], axis=1)).float()
     logs = []
     for number in range(config.options.folds * config.options.repeats):
         head = model.build_for(config)
@@ -160,6 +160,16 @@ def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(traine
     assert list(map(cli.escape_cell, cells)) == ["+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-"]
 
 
+def test_typed_titles_are_no_formulas_in_csv(trained, monkeypatch):
+    typed = ["=HYPERLINK(1)", "@sum(1)", "-a", "fine"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(typed).encode())))
+    for titles in (typed, []):  # as arguments, and on standard input
+        result = call("predict", "--run", trained.linear, "--format", "csv", "--", *titles)
+        assert result.code == 0, result.err
+        rows = list(csv.reader(io.StringIO(result.out)))
+        assert [row[0] for row in rows] == ["title", "'=HYPERLINK(1)", "'@sum(1)", "'-a", "fine"]
+
+
 def test_a_pipe_is_answered_line_by_line_whatever_the_machine(trained):
     """The writer waits for each answer, so that an answer that waits for more input never comes."""
     odd = {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "COLUMNS": "20"}
@@ -240,6 +250,20 @@ def test_the_encoder_runs_no_deeper_than_the_run_needs(trained):
     assert predict.table(classifier, TITLES).shape == (3, 6) and set(calls) == {1}
 
 
+def test_titles_are_cut_and_their_features_rounded_as_in_training(trained, tmp_path, bert):
+    """Predictions of training titles are those of the cached features: of 5 tokens each, in half precision."""
+    options = ["--max-length", 5, "--store", "float16", "--dtype", "float32", "--pooling", "mean"]
+    made = call("extract", "--data", trained.titles, "--model", bert, *options, "--out", tmp_path / "features")
+    assert made.code == 0 and "90 titles cut at 5 tokens" in made.err, made.err
+    options = ["--layers", 2, "--head", "linear", "--repeats", 1, "--results", tmp_path / "results"]
+    assert call("train", "--features", tmp_path / "features", *options).code == 0
+    (run,) = (tmp_path / "results").glob("*linear*")
+    wanted, _ = by_hand(run, tmp_path / "features", 90)
+    titles = [title for title, _ in read(trained.titles)[1:]]
+    got = predict.table(predict.load(run), titles).filter(like="probability of ").to_numpy()
+    assert abs(got - wanted).max() < 1e-5
+
+
 def test_another_dtype_gives_nearly_the_same(trained):
     exact = predict.table(predict.load(trained.linear), TITLES)
     rounded = predict.load(trained.linear, dtype="bfloat16")
@@ -257,6 +281,69 @@ def test_all_columns_are_kept_whatever_the_file(trained, tmp_path):
     kept = [["id", "name", "x"], ["1", "=1+1", "a"], ["2", " ", "b"], ["3", "museum tour", "c\nd"]]
     assert [row[:3] for row in rows] == kept
     assert rows[2][3:] == [""] * 5 and rows[1][3] and rows[3][3]
+
+
+# --- the decision -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def decided(trained, tmp_path_factory):
+    """A run whose heads name the last category early, on average; and what it names for the training titles.
+
+    Its temperature is 3: the decision is that of the probabilities before it.
+    """
+    folder = tmp_path_factory.mktemp("decided") / "run"
+    offsets = np.zeros((1, 5, 3), np.float32)
+    offsets[0, :, 2] = [4.0, -8.0, -4.0, -4.0, -3.0]
+    contents = runs.open_run(trained.linear).config.contents
+    changed(trained.linear, folder, results__temperature=1.0)
+    plain, classes = by_hand(folder, trained.features, 90)
+    shutil.rmtree(folder)
+
+    np.save(trained.folder / "offsets.npy", offsets)
+    contents = contents | {"offsets.npy": disk.sha256(trained.folder / "offsets.npy")}
+    changed(trained.linear, folder, results__temperature=3.0, contents=contents)
+    shutil.move(trained.folder / "offsets.npy", folder / "offsets.npy")
+    named = (np.log(plain) - offsets.mean((0, 1))).argmax(1)
+    likeliest = plain.argmax(1)
+    assert 5 < (named != likeliest).sum() < 85 and set(named[named != likeliest]) == {2}
+    values, _ = by_hand(folder, trained.features, 90)
+    return SimpleNamespace(run=folder, named=[classes[i] for i in named], values=values, classes=classes)
+
+
+def test_every_format_names_the_category_that_the_run_decides_for(trained, decided, tmp_path):
+    titles = [title for title, _ in read(trained.titles)[1:]]
+    ask = ["predict", "--run", decided.run]
+    own = [decided.values[i, decided.classes.index(name)] for i, name in enumerate(decided.named)]
+
+    def check(predicted, probabilities):
+        assert predicted == decided.named
+        assert np.array(probabilities, float) == pytest.approx(np.array(own), abs=2e-3)
+
+    lines = [line.split(maxsplit=2) for line in call(*ask, *titles).out.splitlines()]
+    check([line[0] for line in lines], [line[1] for line in lines])
+    lines = [line.split()[:4] for line in call(*ask, "--top", 2, *titles).out.splitlines()]
+    check([line[0] for line in lines], [line[1] for line in lines])
+    items = [json.loads(line) for line in call(*ask, "--format", "jsonl", *titles).out.splitlines()]
+    check([item["prediction"] for item in items], [item["probability"] for item in items])
+    assert [next(iter(item["probabilities"])) for item in items] == decided.named
+    rows = list(csv.DictReader(io.StringIO(call(*ask, "--format", "csv", *titles).out)))
+    check([row["prediction"] for row in rows], [row["probability"] for row in rows])
+    assert call(*ask, "--csv", trained.titles, "--out", tmp_path / "o.csv").code == 0
+    rows = read(tmp_path / "o.csv")[1:]
+    check([row[2] for row in rows], [row[3] for row in rows])
+    table = predict.table(predict.load(decided.run), titles)
+    check(table["prediction"].tolist(), table["probability"])
+
+
+def test_a_test_file_is_scored_by_the_category_that_the_run_decides_for(trained, decided):
+    labels = [label for _, label in read(trained.titles)[1:]]
+    result = call("predict", "--run", decided.run, "--csv", trained.titles, "--label-column", "category")
+    assert result.code == 0, result.err
+    lines = cells_of(result.out)
+    assert lines[1][2] == f"{f1_score(labels, decided.named, average='macro'):.4f}"
+    counts = [[int(cell) for cell in line[1:]] for line in lines[-3:]]
+    assert counts == confusion_matrix(labels, decided.named, labels=decided.classes).tolist()
 
 
 # --- a test file --------------------------------------------------------------------------------------------------

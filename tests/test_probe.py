@@ -51,10 +51,10 @@ def noisy(rows=400, hidden=30, classes=4, layers=1, noise=2.0, seed=0):
     return (x * scale + mean).astype(np.float32), labels
 
 
-def train(x, labels, folds, draws):
+def train(x, labels, folds, draws, decide="likeliest"):
     rescaled = torch.from_numpy(x.copy())
     scale = probe.rescale(rescaled)
-    return probe.train(rescaled, scale, labels, folds, draws, int(labels.max()) + 1, "likeliest")
+    return probe.train(rescaled, scale, labels, folds, draws, int(labels.max()) + 1, decide)
 
 
 def solve(x, labels, size=None, **options):
@@ -159,6 +159,45 @@ def test_held_out_titles_change_nothing_of_their_head(size):
     after = outputs(changed.state, x)
     np.testing.assert_allclose(before[1], after[1], atol=2e-3)
     assert abs(before[0] - after[0]).max() > 0.1  # the others learned from them
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_head_chooses_on_parts_of_its_own_titles_that_were_held_out(size):
+    """Each part's probabilities are those of scikit-learn, scaled and fitted on the head's other parts alone."""
+    x, labels = noisy(rows=120, hidden=12)
+    x[::7] *= 3  # some titles are far away, so that each set of titles has a scale of its own
+    draws = solve(x, labels, size).draws
+    features = torch.from_numpy(x[:, 0])
+    _, choices = probe.fit_together(features, torch.from_numpy(labels), draws, 4, lambda heads: None)
+    for choice, draw in zip(choices, draws, strict=True):
+        expected = []
+        for part in range(4):
+            learn = draw.rows[draw.parts != part]
+            held = draw.rows[draw.parts == part]
+            scaler = StandardScaler().fit(x[learn, 0].astype(np.float64))
+            regression = LogisticRegression(C=choice.c, tol=1e-8, max_iter=10000)
+            regression.fit(scaler.transform(x[learn, 0]), labels[learn])
+            expected.append(regression.predict_proba(scaler.transform(x[held, 0])))
+        own = [draw.rows[draw.parts == part] for part in range(4)]
+        assert np.array_equal(choice.labels, labels[np.concatenate(own)])
+        assert abs(choice.probabilities - np.concatenate(expected)).mean() < 0.01
+
+
+def test_held_out_titles_change_nothing_of_the_decision_of_their_head():
+    """One fold's titles get the labels that their head finds likeliest: on these, no other decision is better."""
+    x, labels = noisy(rows=600, hidden=10, classes=6, noise=1.5)
+    labels = np.maximum(labels - 3, 0)  # 4 of 6 are of the first category
+    options = Options(head="linear", folds=3, repeats=1)
+    folds = splits.repeat_folds(labels, np.arange(600), options)
+    draws = splits.draw_titles(labels, np.arange(600), folds, 0)
+    before = train(x, labels, folds, draws, "macro-f1")
+    assert abs(before.offsets[0, 1]).max() > 0.1
+
+    held_out = folds[0] == 1
+    likeliest = before.probabilities[0].argmax(1)
+    other = np.where(held_out, likeliest, labels)
+    after = train(x, other, folds, splits.draw_titles(other, np.arange(600), folds, 0), "macro-f1")
+    np.testing.assert_array_equal(after.offsets[0, 1], before.offsets[0, 1])
 
 
 def test_same_bytes_twice():

@@ -8,6 +8,7 @@ import pytest
 from conftest import ROOT
 from test_train import write_features
 
+BOTH = ("--layers", 2, 1)
 MOST = 8000  # labels a category: most titles of the larger corpus, but not all
 # the child's peak is asked for by a process that is itself small: a child starts with the peak of the one that made it
 PEAK = """import resource, subprocess, sys
@@ -37,18 +38,19 @@ def corpora(tmp_path_factory):
 @pytest.mark.parametrize(
     "options, share",
     [
-        (("--head", "linear"), 1),
-        (("--head", "linear", "--labels", MOST), 1),
-        (("--epochs", 1, "--hidden", 32), 1),
-        (("--epochs", 1, "--hidden", 32, "--standardize"), 1),
-        (("--epochs", 1, "--hidden", 32, "--each"), 0.5),  # one layer after the other
+        ((*BOTH, "--head", "linear"), 1),
+        ((*BOTH, "--head", "linear", "--labels", MOST), 1),
+        (("--survey",), 1),  # its largest set is both layers
+        ((*BOTH, "--epochs", 1, "--hidden", 32), 1),
+        ((*BOTH, "--epochs", 1, "--hidden", 32, "--standardize"), 1),
+        ((*BOTH, "--epochs", 1, "--hidden", 32, "--each"), 0.5),  # one layer after the other
     ],
 )
 def test_training_takes_the_features_it_uses_and_little_more(corpora, tmp_path, options, share):
     peaks = {}
     for rows, features in corpora.items():
         folders = ["--features", features, "--results", tmp_path / str(rows)]
-        folds = ["--layers", 2, 1, "--folds", 3, "--repeats", 1]
+        folds = ["--folds", 3, "--repeats", 1]
         own = [min(MOST, rows // 8) if option == MOST else option for option in options]
         command = [ROOT / "train.py", *folders, *folds, "--quiet", *own]
         measured = [sys.executable, "-c", PEAK, sys.executable, *command]

@@ -363,7 +363,7 @@ def test_two_encoders_of_one_name_get_names_that_differ(tmp_path):
     said = train_both((first, second), tmp_path / "results", "--layers", "2", "--head", "linear")
     assert "2 of 2 runs" in said
     names = {run.encoder.weights: run.folder.name for run in runs_in(tmp_path / "results")}
-    plain = "checkpoint-500-titles.csv-layers-2-head-linear-folds-3-repeats-2".replace("head-", "")
+    plain = "checkpoint-500-titles.csv-layers-2-linear-folds-3-repeats-2"
     assert names["1234567890"] == plain
     assert names["abcdef0123"] == plain.replace("500-", "500-abcdef01-")
 

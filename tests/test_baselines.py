@@ -1,0 +1,150 @@
+"""Baselines: words learn from what the heads beside them learn from, and decide as they do, out of fold."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from conftest import call, refused
+from filelock import FileLock
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from synthetic import chances, guesses, write_baseline, write_features, write_run
+from test_evaluate import THREE, evaluate, of_class, recommendation, tables, unwrapped
+
+import baselines
+import decision
+import splits
+from options import Options
+
+FIGURE = r"\d\.\d+"
+
+
+@dataclass
+class Titles:
+    """What baselines.out_of_fold needs of a table."""
+
+    labels: np.ndarray  # (titles,) int
+    groups: np.ndarray  # (titles,) int
+    folds: np.ndarray  # (repeats, titles) int
+    classes: list[str]
+
+
+def worded(labels, seed=0):
+    """Titles with a word of their own and four of 30 others, of which ten are more frequent in each category."""
+    random = np.random.default_rng(seed)
+    titles = []
+    for number, label in enumerate(labels):
+        typical = 10 * label + random.integers(0, 10, 4)
+        any_word = random.integers(0, 30, 4)
+        words = np.where(random.random(4) < 0.4, typical, any_word)
+        titles.append(" ".join([f"own{number}", *(f"word{word}" for word in words)]))
+    return titles
+
+
+def unequal(titles=240):
+    """Titles in three unequal categories, in one repeat of 3 folds: (list of str, Titles)."""
+    labels = np.random.default_rng(4).choice(3, titles, p=[0.75, 0.15, 0.1])
+    groups = np.arange(titles)
+    folds = splits.repeat_folds(labels, groups, Options(folds=3, repeats=1))
+    return worded(labels), Titles(labels, groups, folds, ["c0", "c1", "c2"])
+
+
+def tfidf(titles, labels, new):
+    """scikit-learn's probabilities of new titles, (new titles, classes)."""
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles), labels)
+    return model.predict_proba(words.transform(new))
+
+
+# --- what words learn from ----------------------------------------------------------------------------------------
+
+
+def test_with_few_labels_words_learn_from_the_titles_that_the_heads_learn_from(tmp_path):
+    titles, labels = np.array(worded(THREE[:200]), object), THREE[:200]
+    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
+    write_run(tmp_path / "r", labels, guesses(labels, 3, 0.8), features=features, labels=4)
+    evaluate(tmp_path / "r", "--baselines")
+    (folder,) = [path for path in (tmp_path / "r").glob("*-tfidf-*") if "labels-4" in path.name]
+    stored, folds = np.load(folder / "probabilities.npy"), np.load(folder / "folds.npy")
+    draws = splits.draw_titles(labels, np.arange(200), folds, 0, 4)
+    for fold, draw in enumerate(draws):
+        assert len(draw.rows) == 3 * 4
+        test = folds[0] == fold
+        expected = tfidf(titles[draw.rows], labels[draw.rows], titles[test])
+        np.testing.assert_allclose(stored[0, test], expected, atol=1e-5)
+
+
+def test_words_decide_by_titles_that_they_learn_from_but_that_were_held_out():
+    """τ is the best on the last quarter of a head's titles, for words that know the other three quarters."""
+    titles, table = unequal()
+    options = Options(folds=3, repeats=1, decide="macro-f1")
+    _, offsets = baselines.out_of_fold("tfidf", titles, table, options)
+    titles = np.array(titles, object)
+    draws = splits.draw_titles(table.labels, table.groups, table.folds, 0)
+    for own, draw in zip(offsets[0], draws, strict=True):
+        learn, held = draw.rows[draw.parts < 3], draw.rows[draw.parts == 3]
+        values = tfidf(titles[learn], table.labels[learn], titles[held])
+        learned = table.labels[draw.rows]
+        tau = decision.choose_tau(table.labels[held], values, learned, 3)
+        np.testing.assert_allclose(own, decision.offsets_of(tau, learned, 3), rtol=1e-5)
+    assert abs(offsets).max(2).all()  # none of them names the likeliest, as titles that were learned would have it
+
+
+def test_held_out_titles_change_nothing_of_the_decision_of_words():
+    """One fold's titles get the labels that words find likeliest: on these, no other decision is better."""
+    titles, table = unequal()
+    options = Options(folds=3, repeats=1, decide="macro-f1")
+    probabilities, before = baselines.out_of_fold("tfidf", titles, table, options)
+    held_out = table.folds[0] == 1
+    likeliest = probabilities[0].argmax(1)
+    table.labels = np.where(held_out, likeliest, table.labels)
+    _, after = baselines.out_of_fold("tfidf", titles, table, options)
+    assert abs(before[0, 1]).max() > 0.1
+    np.testing.assert_array_equal(after[0, 1], before[0, 1])
+
+
+# --- what they are compared with ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("best", [1, 2, 3])
+def test_words_are_averaged_with_the_best_row_wherever_it_stands(tmp_path, best):
+    words = chances(of_class(THREE, 0.3, 9), 3, 0.6)
+    for layer in (1, 2, 3):
+        share = 0.05 if layer == best else 0.4
+        run = write_run(tmp_path, THREE, chances(of_class(THREE, share, layer), 3, 0.7), layers=(layer,), depth=3)
+        if layer == best:
+            mean = (words + chances(of_class(THREE, share, layer), 3, 0.7)) / 2
+    write_baseline(run, "tfidf", words)
+    average = [row for row in tables(evaluate(tmp_path))[0] if row["Head"] == "TF-IDF + best row"]
+    write_run(tmp_path / "mean", THREE, mean)
+    score = "F1-macro, last epoch"
+    assert average[0][score] == tables(evaluate(tmp_path / "mean"))[0][0][score]
+
+
+def test_baselines_do_not_compete_for_the_best_row(tmp_path):
+    """Words that are nearly always right change nothing of what is recommended, and of its figures."""
+    for layer, share in ((4, 0.1), (3, 0.105), (2, 0.11), (1, 0.3)):
+        run = write_run(tmp_path, THREE, of_class(THREE, share, 1), layers=(layer,), depth=4)
+    before = recommendation(evaluate(tmp_path, "--margin", 0.05))
+    write_baseline(run, "majority", np.full(600, np.bincount(THREE).argmax()))
+    write_baseline(run, "tfidf", of_class(THREE, 0.01, 3))
+    words, _, after = recommendation(evaluate(tmp_path, "--margin", 0.05)).partition(" Of the rows: ")
+    assert "words alone will do" in words and "**Recommended: layer 2 (" in after
+    assert re.sub(FIGURE, "", after) == re.sub(FIGURE, "", before)
+    figures = [[float(figure) for figure in re.findall(FIGURE, said)] for said in (before, after)]
+    np.testing.assert_allclose(*figures, atol=1e-3)  # a bound rests on random draws
+
+
+# --- where they are kept ------------------------------------------------------------------------------------------
+
+
+def test_baselines_wait_for_a_training_that_runs(tmp_path):
+    labels = THREE[:60]
+    features = write_features(tmp_path / "features", worded(labels), [f"c{label}" for label in labels])
+    write_run(tmp_path / "r", labels, guesses(labels, 3, 0.8), features=features)
+    with FileLock(tmp_path / "r" / ".lock"):
+        refused(call("evaluate", "--results", tmp_path / "r", "--baselines", "--quiet"), "a training is running")
+        assert "TF-IDF" not in unwrapped(evaluate(tmp_path / "r")).replace("adds TF-IDF", "")  # a table needs no lock
+    assert not list((tmp_path / "r").glob("*baseline*"))
+    assert call("evaluate", "--results", tmp_path / "r", "--baselines").code == 0
