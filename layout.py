@@ -21,7 +21,7 @@ def main_table(table, answer):
     """The table of rows and baselines."""
     lines = []
     several = len(table.encoders) > 1
-    reported = any(report_figure(table, row) for row in table.rows)
+    reported = has_report(table)
     for number, row in enumerate(answer.compared):
         figures = row.run.figures
         line = {":Encoder": row.encoder or "none"} if several else {}
@@ -32,7 +32,7 @@ def main_table(table, answer):
         line["Difference"] = difference(answer, number)
         if not several:  # else the table would be too wide
             line["Log loss"] = at_least(figures.log_loss)
-        if table.has_flop:
+        if table.has_flop and not reported:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.run.depth:.0%}"
         if reported:
@@ -73,6 +73,11 @@ def difference(answer, number):
         return "**best**"
     value = f"{answer.comparison.difference[number]:+.4f}"
     return value if answer.comparison.significant[number] else f"({value})"
+
+
+def has_report(table):
+    """Whether the report's figures stand beside the rows: there is room for them with one encoder only."""
+    return len(table.encoders) == 1 and any(report_figure(table, row) for row in table.rows)
 
 
 def report_figure(table, row):

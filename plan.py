@@ -1,4 +1,4 @@
-"""What train.py is to train: options, sets of layers, the run for each, its folder, and whether it is there already."""
+"""What train.py is to train: options, sets of layers, a run for each, and which runs are there."""
 
 from dataclasses import dataclass, replace
 
@@ -62,7 +62,8 @@ def choose_options(args):
 def check_survey(args):
     """Refuse what goes ill with --survey."""
     if args.head == "mlp":
-        raise cli.Problem("--survey --head mlp: the survey is of the linear probe; leave out one of the two")
+        why = "the survey is of the linear probe"
+        raise cli.Problem(f"--survey --head mlp: {why}; leave out one of the two")
     for name in ("layers", "each", "pooling"):
         if getattr(args, name):
             why = "the survey takes all layers and poolings that were extracted"
@@ -76,7 +77,8 @@ def open_all(folders):
     for other in every[1:]:
         if other.manifest.data.titles != first.manifest.data.titles:
             wrong = "features of different titles, which cannot share a table"
-            raise cli.Problem(f"--features {first.folder} {other.folder}: {wrong}; train on one after the other")
+            both = f"--features {first.folder} {other.folder}"
+            raise cli.Problem(f"{both}: {wrong}; train on one after the other")
     return every
 
 
@@ -157,7 +159,7 @@ def available_sets(depth, available, poolings, folder):
 
 
 def survey_sets(features):
-    """The columns of each run of --survey: every layer alone, the last four, all, all with both poolings.
+    """The columns of --survey's runs: every layer alone, the last four, all, all with both poolings.
 
     "Last" and "all" are meant of the layers that were extracted; sets that coincide are there once.
     """
@@ -241,8 +243,9 @@ def find_missing(results, layer_sets):
             if folder in planned:
                 differ = differing(planned[folder], run.config)
                 if differ:
-                    wrong = f"two of the features would make a run of that name, but their {differ} differ"
-                    raise cli.Problem(f"{folder}: {wrong}; train on one after the other, with another --results")
+                    wrong = f"two features folders give a run that name, but their {differ} differ"
+                    remedy = "train on one after the other, with another --results"
+                    raise cli.Problem(f"{folder}: {wrong}; {remedy}")
                 continue
             planned[folder] = run.config
             if not is_trained(folder, run.config):

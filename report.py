@@ -7,7 +7,7 @@ import numpy as np
 import cli
 import runs
 import table as tables
-from layout import SHOWN, category_table, curve_sizes, learning_table, main_table, report_figure, size_name, wrap
+from layout import SHOWN, category_table, curve_sizes, has_report, learning_table, main_table, size_name, wrap
 
 REPORT_MODELS = ("bert-base-uncased", "google-bert/bert-base-uncased")
 SURE = 0.9  # the probability from which on a prediction is called sure
@@ -329,7 +329,7 @@ def notes(table, answer):
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES]
     if len(table.encoders) == 1:  # with more there is no such column
         sentences.append(LOG_LOSS)
-    if table.has_flop:
+    if table.has_flop and not has_report(table):
         tokens = np.mean([row.run.config.tokens for row in table.rows])
         sentences.append(WORK.format(tokens=tokens))
     else:
@@ -352,7 +352,7 @@ def notes(table, answer):
     scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best.influence.scarce]
     if scarce:
         sentences.append(SCARCE.format(names=listed(scarce)))
-    if any(report_figure(table, row) for row in table.rows):
+    if has_report(table):
         sentences.append(FROM_REPORT)
         if not set(table.encoders.values()) <= set(REPORT_MODELS):
             sentences.append(OTHER_ENCODER)

@@ -1,18 +1,18 @@
 """Train heads on frozen features and score them out of fold.
 
-    python train.py                                       # the report's six layer sets
-    python train.py --survey                              # the linear probe on all layer sets worth comparing
-    python train.py --survey --features features features-mpnet    # the same for two encoders
-    python train.py --layers 12 11                        # one head on the fusion of layers 12 and 11
-    python train.py --each --head linear                  # a linear probe on every extracted layer alone
-    python train.py --head linear --layers -1 --labels 8 16 32 64 128    # how many labels does it take?
+    python train.py                                    # the report's six layer sets
+    python train.py --survey                           # the linear probe on all that is worth comparing
+    python train.py --survey --features features features-mpnet      # the same for two encoders
+    python train.py --layers 12 11                     # one head on the fusion of layers 12 and 11
+    python train.py --each --head linear               # a linear probe on every extracted layer alone
+    python train.py --head linear --layers -1 --labels 8 16 32 64    # how many labels does it take?
 
-Prefer the linear probe (--survey, --head linear): it is solved to convergence, so there is no learning
-rate and no number of epochs to choose, and it did better than the report's head on every layer of the
-data sets on which both were measured. --head mlp, the default, repeats the report.
+Prefer the linear probe (--survey, --head linear): it is solved to convergence, so there is no
+learning rate and no number of epochs to choose, and it did better than the report's head wherever
+both were measured. --head mlp, the default, repeats the report.
 
-In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The heads of all folds
-and repeats train together.
+In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The
+heads of all folds and repeats train together.
 """
 
 import cli
@@ -33,8 +33,9 @@ def parse_arguments(argv=None):
     add(
         "--survey",
         action="store_true",
-        help="train the linear probe on every extracted layer with each pooling, on the last four and on all side by "
-        "side, and on all with both poolings; where categories are unequal, also decide the other way (see --decide)",
+        help="train the linear probe on every extracted layer with each pooling, on the last four and "
+        "on all side by side, and on all with both poolings; where categories are unequal, also decide "
+        "the other way (see --decide)",
     )
     add(
         "--layers",
@@ -53,8 +54,8 @@ def parse_arguments(argv=None):
     add(
         "--head",
         choices=("mlp", "linear"),
-        help="mlp is the report's head, linear a logistic regression on standardised features, the better choice "
-        "(default: mlp, or linear with --survey)",
+        help="mlp is the report's head, linear a logistic regression on standardised features, the "
+        "better choice (default: mlp, or linear with --survey)",
     )
     add(
         "--labels",
@@ -166,7 +167,7 @@ def train_set(layer_set, task, draw, device):
 
 
 def train_run(run, x, scale, task, draws, features):
-    """Train a run that is planned, write its folder, and say how it did. x, scale, draws: see fit."""
+    """Train a planned run, write its folder, and say how it did. x, scale, draws: see fit."""
     begun = time.time()
     trained = fit(run.config, x, scale, task, draws)
 
@@ -266,7 +267,8 @@ def main(args):
         for features in every:
             own = [layer_set for layer_set in missing if layer_set.features is features]
             if own and len(every) > 1:
-                cli.say(f"{features.folder}, {naming.short_encoder(features.manifest.encoder.name)}:")
+                encoder = naming.short_encoder(features.manifest.encoder.name)
+                cli.say(f"{features.folder}, {encoder}:")
             for layer_set in own:
                 train_set(layer_set, task, draw, device)
 

@@ -307,7 +307,7 @@ def revision(folder):
 def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tmp_path):
     with serving(hub) as (address, asked):
         result = extract(address)
-        assert result.code == 0 and result.err.count("\n") == 1, result.err
+        assert result.code == 0 and result.err.count("\n") == 2, result.err
     features = store.open_features(tmp_path / "f")
     assert revision(tmp_path / "f") == COMMIT
     wanted = truth(bert, features.titles()[0])["cls", 2]
