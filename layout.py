@@ -1,4 +1,4 @@
-"""The tables of a page as markdown that also lines up in a terminal, and paragraphs of its width."""
+"""The tables of a page as markdown that also lines up in a terminal, and paragraphs as wide."""
 
 import shutil
 import sys
@@ -11,7 +11,7 @@ import data
 import naming
 import table as tables
 
-# Macro-F1 of the last epoch in the report, for bert-base-uncased, by the layers' distance from the top
+# Macro-F1 of the report's last epoch, for bert-base-uncased, by the layers' distance from the top
 REPORT = {(0,): 0.9565, (1,): 0.9032, (2,): 0.9034, (3,): 0.9023, (0, 1): 0.9546, (0, 1, 2, 3): 0.9114}
 WIDEST = 120  # columns of a table
 SHOWN = 20  # categories in the table of categories
@@ -21,20 +21,21 @@ def main_table(table, answer):
     """The table of rows and baselines."""
     lines = []
     several = len(table.encoders) > 1
+    # only the report's head has epochs
+    have_epochs = all(row.run.options.head == "mlp" for row in table.rows)
+    score = "F1-macro, last epoch" if have_epochs else "F1-macro"
     reported = has_report(table)
     for number, row in enumerate(answer.compared):
-        figures = row.run.figures
+        low, high = row.interval
         line = {":Encoder": row.encoder or "none"} if several else {}
-        line["Layers"] = naming.spell(row.run.layers) or "none"
-        line[":Head"] = head_cell(row)
-        line[score_column(table)] = f"{figures.macro_f1:.4f}"
-        line["95% interval"] = interval(row)
+        line |= {"Layers": naming.spell(row.run.layers) or "none", ":Head": head_cell(row)}
+        line |= {score: f"{row.run.figures.macro_f1:.4f}", "95% interval": f"{low:.4f}–{high:.4f}"}
         line["Difference"] = difference(answer, number)
         if not several:  # else the table would be too wide
-            line["Log loss"] = at_least(figures.log_loss)
+            line["Log loss"] = at_least(row.run.figures.log_loss)
         if table.has_flop and not reported:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
-        line["Depth"] = f"{row.run.depth:.0%}"
+        line["Depth"] = f"{row.depth:.0%}"
         if reported:
             figure = report_figure(table, row)
             line["Report"] = f"{figure:.4f}" if figure else ""
@@ -50,21 +51,9 @@ def head_cell(row):
     return head
 
 
-def score_column(table):
-    """What heads the column of macro-F1: only the report's head has epochs."""
-    all_have_epochs = all(row.run.options.head == "mlp" for row in table.rows)
-    return "F1-macro, last epoch" if all_have_epochs else "F1-macro"
-
-
 def at_least(value):
-    """A log loss with four digits; one that would be all zeros promises more than any titles can show."""
+    """A log loss with four digits; all zeros would promise more than any titles can show."""
     return f"{value:.4f}" if value >= 0.00005 else "< 0.0001"
-
-
-def interval(row):
-    """The 95% interval of a row's macro-F1."""
-    low, high = row.interval
-    return f"{low:.4f}–{high:.4f}"
 
 
 def difference(answer, number):
@@ -76,7 +65,7 @@ def difference(answer, number):
 
 
 def has_report(table):
-    """Whether the report's figures stand beside the rows: there is room for them with one encoder only."""
+    """Whether the report's figures stand beside the rows: one encoder only leaves room for them."""
     return len(table.encoders) == 1 and any(report_figure(table, row) for row in table.rows)
 
 
@@ -85,8 +74,7 @@ def report_figure(table, row):
     run = row.run
     if run.baseline or run.head != naming.REPORTS_HEAD or table.data.sha256 != data.YOUTUBE_SHA256:
         return None
-    from_top = tuple(run.encoder.layers - layer for layer in run.layers)
-    return REPORT.get(from_top)
+    return REPORT.get(tuple(run.encoder.layers - layer for layer in run.layers))
 
 
 def learning_table(table):
@@ -114,19 +102,14 @@ def size_name(size):
 
 def category_table(table, row):
     """Precision, recall and F1 of each category for a row, the worst ones first."""
-    f1, precision, recall = row.influence.scores
+    f1 = row.influence.scores[0]
     titles = np.bincount(table.labels, minlength=len(table.classes))
     lines = []
     for number in np.argsort(f1, kind="stable")[:SHOWN]:
-        lines.append(
-            {
-                ":Category": cli.escape_markdown(table.classes[number]),
-                "F1": f"{f1[number]:.4f}",
-                "Precision": f"{precision[number]:.4f}",
-                "Recall": f"{recall[number]:.4f}",
-                "Titles": f"{titles[number]:,}",
-            }
-        )
+        line = {":Category": cli.escape_markdown(table.classes[number])}
+        for name, values in zip(("F1", "Precision", "Recall"), row.influence.scores, strict=True):
+            line[name] = f"{values[number]:.4f}"
+        lines.append(line | {"Titles": f"{titles[number]:,}"})
     return fitted(lines, ":Category")
 
 
@@ -160,8 +143,6 @@ def width_without(lines, column):
 
 
 def wrap(text):
-    """A paragraph in lines of the terminal's width, or of 100 columns where the output is no
-    terminal.
-    """
+    """A paragraph in lines of the terminal's width, or of 100 columns where there is none."""
     width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
     return textwrap.fill(text, max(width, 40), break_long_words=False, break_on_hyphens=False)

@@ -1,4 +1,4 @@
-"""Pictures of a table: macro-F1 by layer with confusions and calibration, and macro-F1 by labels."""
+"""Pictures of a table: macro-F1 by layer, confusions and calibration; macro-F1 by labels."""
 
 import logging
 import re
@@ -51,30 +51,26 @@ def draw(path, table, answer):
     answer: the table's Answer; None where no row was trained on all titles: no first picture.
     """
     rows_path, curves_path = paths(path)
-    drawn = []
+    pictures = {}
     if answer:
-        save(rows_path, table, lambda figure: draw_rows(figure, table, answer))
-        drawn.append(rows_path)
+        pictures[rows_path] = lambda figure: draw_rows(figure, table, answer)
     if table.learning_curve:
-        save(curves_path, table, lambda figure: draw_curves(figure, table))
-        drawn.append(curves_path)
-    return drawn
-
-
-def save(path, table, picture):
-    """Write a picture to a file. picture: draws into a figure, and returns the axes of macro-F1."""
-    figure = library().figure.Figure(layout="constrained")
-    axes = picture(figure)
-    axes.set_title(readable([tables.title(table)], 80)[0], loc="left")
-    axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    kind = path.suffix.lower().lstrip(".")
-    with disk.atomic(path) as file:
-        figure.savefig(file, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+        pictures[curves_path] = lambda figure: draw_curves(figure, table)
+    for place, picture in pictures.items():
+        figure = library().figure.Figure(layout="constrained")
+        axes = picture(figure)
+        axes.set_title(readable([tables.title(table)], 80)[0], loc="left")
+        axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        kind = place.suffix.lower().lstrip(".")
+        metadata = {"Date": None} if kind == "svg" else None  # the same bytes for the same picture
+        with disk.atomic(place) as file:
+            figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+    return list(pictures)
 
 
 def readable(names, longest=16):
-    """Names on one line, � for what the font lacks, cut in the middle; numbered where they look alike."""
+    """Names on one line, � for what the font lacks, cut in the middle, numbered where equal."""
     from matplotlib import font_manager
 
     glyphs = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
@@ -91,7 +87,7 @@ def readable(names, longest=16):
 
 
 def draw_rows(figure, table, answer):
-    """Macro-F1 by layer; how the recommended row, or else the best, confuses, and how sure it is."""
+    """Macro-F1 by layer; how the recommended row (or else the best) confuses, how sure it is."""
     row = answer.recommended or answer.best
     width = 7.2 + 0.12 * max(0, len(table.rows) - 24)
     figure.set_size_inches(width + 4.6, 6.4)
@@ -101,8 +97,7 @@ def draw_rows(figure, table, answer):
     confusion = figure.add_subplot(grid[0, 1])
     draw_confusion = draw_matrix if len(table.classes) <= MATRIX else draw_confused_pairs
     draw_confusion(confusion, table, row)
-    chosen = "Recommended" if answer.recommended else "Best"
-    confusion.set_title(textwrap.fill(f"{chosen}: {row.name}", 52))
+    confusion.set_title(textwrap.fill(f"{'Recommended' if answer.recommended else 'Best'}: {row.name}", 52))
     draw_calibration(figure.add_subplot(grid[1, 1]), table, row)
     return scores
 
@@ -110,31 +105,32 @@ def draw_rows(figure, table, answer):
 def draw_scores(axes, table, answer):
     """Macro-F1: a place for each set of layers, a colour and a marker for each encoder and head."""
     places = layer_places(table)
+    x = row_positions(table, places)
     kinds = list(dict.fromkeys(map(tables.kind, table.rows)))
-    x = row_positions(table, places, kinds)
     handles = []
     for kind, style in zip(kinds, kind_styles(kinds), strict=True):
         members = [row for row in table.rows if tables.kind(row) == kind]
         style["label"] = ", ".join(filter(None, kind))
         handles.append(draw_kind(axes, members, [x[row] for row in members], style, answer.best))
 
-    # baselines are lines, for which there has to be room, as for the rows that are named at the edge
+    # baselines are lines; they need room, and so do the rows that are named at the edge
     low, high = axes.get_ylim()
     if axes.texts:
         low -= 0.15 * (high - low)
     for kind, row in answer.references.items():
         high = max(high, row.value + 0.03 * (high - low))
         label = f"{row.run.head} ({row.value:.3f}{', below' if row.value < low else ''})"
-        handles.append(axes.axhline(row.value, color=GRAY, linestyle=STYLES[kind], linewidth=1, label=label))
+        style = {"color": GRAY, "linestyle": STYLES[kind], "linewidth": 1}
+        handles.append(axes.axhline(row.value, label=label, **style))
     axes.set(ylim=(low, high), xlim=(-0.5, max(places.values()) + 0.5))
     name_places(axes, table, places)
     legend_below(axes.figure, handles)
 
 
 def place_of(table, row):
-    """What a row's place on the axis stands for: its layers, or, for several encoders, what compares them.
+    """What a row's place on the axis stands for: with one encoder, its layers.
 
-    That is the share of the depth of a single layer, a float, and a name of several layers.
+    With several, what compares them: a single layer's share of the depth, a float; else a name.
     """
     layers = row.run.layers
     if len(table.encoders) == 1:
@@ -148,7 +144,7 @@ def place_of(table, row):
 
 
 def layer_places(table):
-    """Where each set of layers stands, {place_of: x}: single layers first, the others a little apart."""
+    """Where each set of layers stands, {place_of: x}: single layers first, others apart."""
     found = {place_of(table, row) for row in table.rows}
     if len(table.encoders) == 1:
         sets = sorted(found, key=lambda layers: (len(layers), layers))
@@ -180,7 +176,7 @@ def name_places(axes, table, places):
 
 
 def kind_styles(kinds):
-    """The colour and marker of each kind of row, (encoder or None, head): a colour each, or one an encoder."""
+    """Style of each kind of row, (encoder or None, head): a colour each, or an encoder."""
     encoders = list(dict.fromkeys(encoder for encoder, _ in kinds))
     heads = list(dict.fromkeys(head for _, head in kinds))
     styles = []
@@ -191,12 +187,11 @@ def kind_styles(kinds):
     return styles
 
 
-def row_positions(table, places, kinds):
+def row_positions(table, places):
     """The x of each row, {row: x}: rows of one place stand side by side, centred over its tick."""
     positions = {}
     for place, x in places.items():
         members = [row for row in table.rows if place_of(table, row) == place]
-        members.sort(key=lambda row: kinds.index(tables.kind(row)))
         step = min(0.14, 0.8 / len(members))
         for number, row in enumerate(members):
             positions[row] = x + step * (number - (len(members) - 1) / 2)
@@ -211,8 +206,8 @@ def draw_kind(axes, rows, x, style, best):
     errors = np.abs(np.transpose([row.interval for row in rows]) - y)
     near = y >= NEAR * best.value
     single = near & [len(row.run.layers) == 1 for row in rows]
-    style |= {"markersize": 5, "capsize": 2, "linewidth": 1.2}
-    handle = axes.errorbar(x[near], y[near], errors[:, near], **style)
+    lines = {"markersize": 5, "capsize": 2, "linewidth": 1.2}
+    handle = axes.errorbar(x[near], y[near], errors[:, near], **style, **lines)
     axes.plot(x[single], y[single], color=color, linewidth=1, alpha=0.5)
     edge = {"transform": axes.get_xaxis_transform(), "rotation": 90, "ha": "center", "fontsize": 8}
     for far in np.flatnonzero(~near):
@@ -221,7 +216,7 @@ def draw_kind(axes, rows, x, style, best):
 
 
 def legend_below(figure, handles):
-    """A legend below everything, in as many columns as there is room for; the figure grows with it."""
+    """A legend below everything, in as many columns as have room; the figure grows with it."""
     labels = [textwrap.fill(handle.get_label(), 60) for handle in handles]
     width, height = figure.get_size_inches()
     # in inches, a character is 0.085 wide, and a marker 0.7
@@ -233,7 +228,7 @@ def legend_below(figure, handles):
 
 
 def draw_matrix(axes, table, row):
-    """The confusion matrix of a row, mean over repeats; errors have a scale of colours of their own."""
+    """The confusion matrix of a row, mean over repeats; errors have their own scale of colours."""
     classes = len(table.classes)
     matrices = [metrics.confusion_matrix(table.labels, each, classes) for each in row.predictions]
     matrix = np.mean(matrices, axis=0)
@@ -246,12 +241,14 @@ def draw_matrix(axes, table, row):
 
     names = readable(table.classes)
     size = 9 if classes <= 8 else 7
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set(xlabel="predicted", ylabel="labelled")
-    axes.set_xticks(range(classes), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_xticks(range(classes), names, fontsize=size, **turned)
     axes.set_yticks(range(classes), names, fontsize=size)
+    centred = {"ha": "center", "va": "center", "fontsize": size}
     for i, j in np.ndindex(*matrix.shape):
         color = "white" if i == j and share[i, j] > 0.5 else "black"
-        axes.text(j, i, f"{matrix[i, j]:,.0f}", ha="center", va="center", fontsize=size, color=color)
+        axes.text(j, i, f"{matrix[i, j]:,.0f}", color=color, **centred)
 
 
 def draw_confused_pairs(axes, table, row):
@@ -270,8 +267,7 @@ def draw_confused_pairs(axes, table, row):
         axes.text(length, place, f" {length:,.0f}", va="center", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
-    what = f"titles a repeat, the {len(names)} most confused pairs (labelled → predicted)"
-    axes.set_xlabel(what, fontsize=9)
+    axes.set_xlabel(f"titles a repeat, the {len(names)} most confused pairs (labelled → predicted)", fontsize=9)
 
 
 def draw_calibration(axes, table, row):
@@ -293,25 +289,34 @@ def draw_calibration(axes, table, row):
 
 
 def draw_curves(figure, table):
-    """Macro-F1 over labels a category: a line with its interval for each row, the best one first."""
+    """Macro-F1 over labels a category: a line with its interval for each row, the best first."""
     figure.set_size_inches(9.6, 5.2)
     axes = figure.add_subplot(xscale="log")
     curves = tables.curves(table)
-    tfidf = curves.pop(runs.BASELINES["tfidf"], None)
-    ordered = sorted(curves, key=lambda name: -max(row.value for row in curves[name].values()))
+    tfidf = runs.BASELINES["tfidf"]
+    names = [name for name in curves if name != tfidf]
+    names.sort(key=lambda name: -max(row.value for row in curves[name].values()))
     colors = COLORS
-    band = 0.15
-    if len(ordered) > 6:
+    band = 0.15  # opacity of the intervals
+    if len(names) > 6:
         # more than there are colours to tell apart: from red, the best, to blue
-        colors = [(share, 0.2, 1 - share) for share in np.linspace(1, 0, len(ordered))]
+        colors = [(share, 0.2, 1 - share) for share in np.linspace(1, 0, len(names))]
         band = 0.05
+    styles = {}
+    for number, name in enumerate(names):
+        styles[name] = {"color": colors[number], "marker": MARKERS[number % 8]}
+    if tfidf in curves:
+        styles[tfidf] = {"color": GRAY, "linestyle": "--"}
 
     places = size_places(table)
-    for number, name in enumerate(ordered):
-        style = {"color": colors[number], "marker": MARKERS[number % 8]}
-        draw_curve(axes, places, name, curves[name], band, **style)
-    if tfidf:
-        draw_curve(axes, places, runs.BASELINES["tfidf"], tfidf, band, color=GRAY, linestyle="--")
+    for name, style in styles.items():
+        curve = curves[name]
+        sizes = [size for size in places if size in curve]
+        x = [places[size] for size in sizes]
+        y = [curve[size].value for size in sizes]
+        low, high = np.transpose([curve[size].interval for size in sizes])
+        axes.plot(x, y, markersize=5, label=textwrap.fill(name, 44), **style)
+        axes.fill_between(x, low, high, color=style["color"], alpha=band, linewidth=0)
     axes.minorticks_off()
     axes.set_xticks(list(places.values()), [f"{size:,}" if size else "all" for size in places])
     axes.set_xlabel("labels a category")
@@ -320,7 +325,7 @@ def draw_curves(figure, table):
 
 
 def size_places(table):
-    """Where each size of --labels stands, {size: x}; all titles (None) at their number, but apart."""
+    """Where each size of --labels stands, {size: x}; all titles (None) at theirs, but apart."""
     sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
     places = {size: size for size in sizes}
     if any(None in curve for curve in tables.curves(table).values()):
@@ -328,13 +333,3 @@ def size_places(table):
         in_training = len(table.labels) / len(table.classes) * (folds - 1) / folds
         places[None] = max(2 * sizes[-1], in_training)
     return places
-
-
-def draw_curve(axes, places, name, curve, band, **style):
-    """One line with its interval. curve: {size: Row}; band: opacity of the interval."""
-    sizes = [size for size in places if size in curve]
-    x = [places[size] for size in sizes]
-    y = [curve[size].value for size in sizes]
-    low, high = np.transpose([curve[size].interval for size in sizes])
-    axes.plot(x, y, markersize=5, label=textwrap.fill(name, 44), **style)
-    axes.fill_between(x, low, high, color=style["color"], alpha=band, linewidth=0)

@@ -192,7 +192,7 @@ def saving(table, row, best):
     if row.expense < best.expense:
         if len(table.encoders) > 1 and table.has_flop:
             return LESS_WORK.format(less=row.expense / 1e9, more=best.expense / 1e9)
-        return SHALLOWER.format(less=row.run.depth, more=best.run.depth)
+        return SHALLOWER.format(less=row.depth, more=best.depth)
     fewer = cli.count(len(row.run.columns), "embedding")
     return FEWER_EMBEDDINGS.format(fewer=fewer, more=len(best.run.columns))
 

@@ -20,11 +20,7 @@ class Test:
     predicted: np.ndarray  # (titles,) int: the class that is named
     groups: np.ndarray  # (titles,) int: copies of one another
     seen: np.ndarray  # (titles,) bool: in training, as they are or as copies
-
-    @property
-    def classes(self):
-        """How many classes the run knows."""
-        return self.probabilities.shape[1]
+    classes: int  # how many the run knows
 
 
 def report(classes, titles, labels, probabilities, named, training):
@@ -37,29 +33,24 @@ def report(classes, titles, labels, probabilities, named, training):
     names = [*classes, *sorted(set(labels) - set(classes))]
     number = {name: i for i, name in enumerate(names)}
     keys = [splits.group_key(title) for title in titles]
-    test = Test(
-        names=names,
-        labels=np.array([number[label] for label in labels]),
-        probabilities=probabilities,
-        predicted=named,
-        groups=splits.numbered(keys),
-        seen=np.array([key in training for key in keys]),
-    )
+    known = np.array([number[label] for label in labels])
+    seen = np.array([key in training for key in keys])
+    test = Test(names, known, probabilities, named, splits.numbered(keys), seen, len(classes))
 
     # figures for all of them, and for those that are new
     everyone = np.ones(len(titles), bool)
     rows = [figures(test, "all", everyone)]
     smallest = everyone
-    if test.seen.any() and not test.seen.all():
-        smallest = ~test.seen
+    if seen.any() and not seen.all():
+        smallest = ~seen
         rows.append(figures(test, "not in training", smallest))
     heads = [":Titles", "Number", "Macro-F1", "95% interval", "Log loss", "ECE (15 bins)"]
     parts = [cli.markdown(heads, rows)]
 
     # what to bear in mind, and which categories are taken for which
     if training:
-        seen = f"Of the {len(titles):,} titles, {test.seen.sum():,} were in training"
-        parts.append(f"{seen}, as they are or as copies.")
+        copies = f"{seen.sum():,} were in training, as they are or as copies"
+        parts.append(f"Of the {len(titles):,} titles, {copies}.")
     parts += cautions(test, smallest)
     if len(names) <= 12:
         parts.append(confusions(test))
@@ -81,26 +72,20 @@ def figures(test, name, chosen):
     if known.any():
         loss = f"{metrics.log_loss(test.labels[known], test.probabilities[known]):.4f}"
     error = metrics.expected_calibration_error(test.labels[chosen], test.probabilities[chosen])
-    interval = f"{low:.4f} to {high:.4f}"
-    return [name, f"{chosen.sum():,}", f"{found.value:.4f}", interval, loss, f"{error:.4f}"]
+    score = (f"{found.value:.4f}", f"{low:.4f} to {high:.4f}")
+    return [name, f"{chosen.sum():,}", *score, loss, f"{error:.4f}"]
 
 
 def cautions(test, chosen):
-    """Sentences on labels that the run does not know, and on categories with too few titles.
-
-    chosen: (titles,) bool, the smallest set that was scored.
-    """
+    """Sentences on unknown labels, and on categories with few titles; chosen: the fewest scored."""
     sentences = []
-    unknown = []
-    for number in range(test.classes, len(test.names)):
-        count = int((test.labels == number).sum())
-        unknown.append(f"{test.names[number]} ({count:,})")
+    counts = np.bincount(test.labels, minlength=len(test.names))
+    unknown = [f"{test.names[i]} ({counts[i]:,})" for i in range(test.classes, len(test.names))]
     if unknown:
-        listed = ", ".join(unknown[:8])
-        if len(unknown) > 8:
-            listed += ", …"
+        more = ", …" if len(unknown) > 8 else ""
+        listed = cli.escape_markdown(", ".join(unknown[:8]) + more)
         what = "Labels that the run does not know count as errors, and not in the log loss"
-        sentences.append(f"{what}: {cli.escape_markdown(listed)}.")
+        sentences.append(f"{what}: {listed}.")
     scarce = [cli.escape_markdown(test.names[number]) for number in influence(test, chosen).scarce]
     if scarce:
         sentences.append(f"Too few titles for the interval to be trusted: {', '.join(scarce[:8])}.")
@@ -111,7 +96,5 @@ def confusions(test):
     """The confusion matrix as a markdown table."""
     shown = [cli.escape_markdown(name) for name in test.names]
     matrix = metrics.confusion_matrix(test.labels, test.predicted, len(shown))
-    rows = []
-    for name, counts in zip(shown, matrix.tolist(), strict=True):
-        rows.append([name, *counts[: test.classes]])
+    rows = [[name, *counts[: test.classes]] for name, counts in zip(shown, matrix.tolist(), strict=True)]
     return cli.markdown([":Label ↓ prediction →", *shown[: test.classes]], rows)

@@ -1,6 +1,6 @@
 """Runs as tables: which runs belong together, how their rows compare, and which row is recommended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ class Row:
     name: str  # layers and head in words, or the baseline; with its encoder where there are several
     encoder: str | None  # the encoder's short name where there are several, and not for baselines
     expense: float  # FLOP a title, or the share of the encoder's depth where some run lacks the former
+    depth: float  # share of the encoder's layers that have to run
     predictions: np.ndarray  # (repeats, titles) ints, out of fold
     influence: comparison.Influence
     interval: tuple[float, float]  # 95%, of macro-F1
@@ -188,7 +189,7 @@ def make_row(run, arrays, encoders, has_flop):
     kind = np.min_scalar_type(classes)  # a table of a million titles holds the predictions of many runs
     predictions = run.predictions(arrays["folds"]).astype(kind)
     influence = comparison.influence(arrays["labels"], predictions, classes, arrays["groups"])
-    return Row(run, name, encoder, expense, predictions, influence, comparison.interval(influence))
+    return Row(run, name, encoder, expense, run.depth, predictions, influence, comparison.interval(influence))
 
 
 # --- comparing ----------------------------------------------------------------------------------------------------
@@ -244,7 +245,8 @@ def average_row(table, words, best):
         results=figures.measure(table.labels, values, table.folds, len(table.classes), offsets),
     )
     arrays = {"labels": table.labels, "groups": table.groups, "folds": table.folds}
-    return make_row(runs.Run(None, config, values, offsets), arrays, table.encoders, False)
+    row = make_row(runs.Run(None, config, values, offsets), arrays, table.encoders, False)
+    return replace(row, expense=best.expense, depth=best.depth)  # words cost nothing, the best row does
 
 
 def gain(first, second):

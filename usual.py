@@ -1,6 +1,6 @@
 """What one would write without this project: the contenders of bench.py.
 
-Plain PyTorch, transformers, sentence-transformers and scikit-learn, as their documentation has them.
+Plain PyTorch, transformers, sentence-transformers and scikit-learn, used as they are documented.
 """
 
 import numpy as np
@@ -25,8 +25,7 @@ def extract(model, tokenizer, titles):
     found = {}
     for start in range(0, len(titles), 32):
         batch = titles[start : start + 32]
-        options = {"truncation": True, "max_length": 128, "padding": True}
-        tokens = tokenizer(batch, return_tensors="pt", **options)
+        tokens = tokenizer(batch, truncation=True, max_length=128, padding=True, return_tensors="pt")
         with torch.inference_mode():
             states = model(**tokens, output_hidden_states=True).hidden_states
         mask = tokens["attention_mask"][..., None]
@@ -43,22 +42,20 @@ def sentence_encoder(folder, dtype):
         from sentence_transformers import SentenceTransformer
     except ImportError:
         remedy = "pip install -r requirements-bench.txt"
-        cli.say(f"sentence-transformers is missing, its row is left out; {remedy}")
-        return None
+        return cli.say(f"sentence-transformers is missing, its row is left out; {remedy}")
     return SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
 
 
 def train_heads(x, labels, folds, options, classes):
     """Out-of-fold probabilities of the report's heads, (repeats, titles, classes).
 
-    One head after the other, its convolutions called as modules. The arguments are those of
-    mlp.train_heads, and so are the heads' first weights.
+    One after another, as modules. Arguments and first weights are those of mlp.train_heads.
     """
     targets = torch.from_numpy(labels)
     heads = mlp.new_heads(options, *x.shape[1:], classes)
     probabilities = np.empty((len(folds), len(x), classes), np.float32)
-    for number, (repeat, fold) in enumerate(np.ndindex(options.repeats, options.folds)):
-        head = heads[number]
+    places = np.ndindex(options.repeats, options.folds)
+    for (repeat, fold), head in zip(places, heads, strict=True):
         held_out = torch.from_numpy(folds[repeat] == fold)
         training = TensorDataset(x[~held_out], targets[~held_out])
         optimizer = torch.optim.Adam(head.parameters(), lr=options.lr)
@@ -88,14 +85,9 @@ def train_probes(x, labels, folds, penalties=None):
 
     solver = LogisticRegression(max_iter=10_000)
     if penalties:
-        solver = LogisticRegressionCV(
-            Cs=penalties,
-            cv=StratifiedShuffleSplit(1, test_size=0.25, random_state=0),
-            scoring="neg_log_loss",
-            l1_ratios=(0,),
-            use_legacy_attributes=False,
-            max_iter=10_000,
-        )
+        split = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
+        options = {"max_iter": 10_000, "l1_ratios": (0,), "use_legacy_attributes": False}
+        solver = LogisticRegressionCV(Cs=penalties, cv=split, scoring="neg_log_loss", **options)
     pipeline = make_pipeline(StandardScaler(), solver)
     found = []
     for repeat in folds:
@@ -106,5 +98,4 @@ def train_probes(x, labels, folds, penalties=None):
 
 def warm_up():
     """Import what train_probes needs, so that this is not timed."""
-    labels = np.arange(4) % 2
-    train_probes(np.eye(4), labels, np.arange(4)[None] // 2)
+    train_probes(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2)

@@ -1,89 +1,78 @@
-"""Is every function called, and how much does a reader have to take in at once? Run by `make lint`.
+"""Is every function called, and how much does a reader take in at once? `python tests/style.py`
 
-    python tests/style.py
-
-Printed for each file: lines; syntax nodes a statement; lines over 100 columns; look-ups of a key that is written as a
-string; assignments of several names at once; lines of the longest function; share of lines that are comments.
+Printed for each file: lines; syntax nodes a statement; lines over 100 columns; look-ups of a string
+key; assignments of several names; lines of the longest function; share of lines that are comments.
 """
 
 import ast
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_COUNTED = (ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.stmt, ast.Module)
-CALLED_BY_OTHERS = {"table", "load"}  # what users call from Python; the rest has to be called here
+CALLED_BY_OTHERS = {"table", "load", "forward", "_get_help_string"}  # by users, or by a base class
+COLUMNS = ("lines", "nodes", "wide", "keys", "several", "longest", "share")
 FILE_LIMITS = {"lines": 400, "nodes": 9.0, "longest": 60}
 TOTAL_LIMITS = {"nodes": 7.5, "wide": 200, "keys": 150, "several": 90}
 FEWEST_COMMENTS = 0.04
 
 
-def measure(path):
-    """The figures of one file, by name; statements and syntax nodes are counted, "nodes" is their ratio."""
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    nodes = list(ast.walk(ast.parse(text)))
+def measure(nodes, lines):
+    """What there is in one file, counted; nodes: all of its syntax tree."""
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
-    keys = [node.slice for node in nodes if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)]
+    keys = [node.slice for node in nodes if isinstance(node, ast.Subscript)]
     assigned = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
     return {
         "lines": len(lines),
         "statements": sum(isinstance(node, ast.stmt) for node in nodes),
         "counted": sum(not isinstance(node, NOT_COUNTED) for node in nodes),
         "wide": sum(len(line) > 100 for line in lines),
-        "keys": sum(isinstance(key.value, str) for key in keys),
+        "keys": sum(isinstance(key, ast.Constant) and isinstance(key.value, str) for key in keys),
         "several": sum(isinstance(target, ast.Tuple) for target in assigned),
         "longest": max((node.end_lineno - node.lineno + 1 for node in functions), default=0),
         "comments": sum(line.strip().startswith("#") for line in lines),
     }
 
 
-def with_ratios(figures):
-    """Figures with the nodes a statement and the share of comments."""
-    nodes = round(figures["counted"] / max(figures["statements"], 1), 1)
-    return figures | {"nodes": nodes, "share": figures["comments"] / figures["lines"]}
+def judge(name, counts, limits):
+    """Print the figures of a file, or of all; returns what is beyond a limit, in words."""
+    nodes = round(counts["counted"] / max(counts["statements"], 1), 1)
+    figures = {**counts, "nodes": nodes, "share": counts["comments"] / counts["lines"]}
+    print(f"{name:16}" + "".join(f"{figures[column]:9.4g}" for column in COLUMNS))
+    beyond = [what for what, most in limits.items() if figures[what] > most]
+    return [f"{name}: {what} {figures[what]}, at most {limits[what]}" for what in beyond]
 
 
-def unused(paths):
-    """The top-level functions, classes and methods that no file names but where they are defined."""
-    defined, named = {}, set()
-    for path in paths:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def unused(trees):
+    """A sentence for each function, class or method that no file names; trees: {path: nodes}."""
+    defined = {}
+    named = set(CALLED_BY_OTHERS)
+    for path, nodes in trees.items():
+        for node in nodes:
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 defined[node.name] = path.name
-            elif isinstance(node, ast.Name):
-                named.add(node.id)
-            elif isinstance(node, ast.Attribute):
-                named.add(node.attr)
-            elif isinstance(node, ast.alias):
-                named.add(node.name)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                named.update(node.value.split("_", 1))  # bench.py calls its parts by name
-    special = {name for name in defined if name.startswith("__") or name in CALLED_BY_OTHERS}
-    overridden = {"forward", "do_GET", "_get_help_string"}  # called by the class that they belong to
-    return {name: where for name, where in defined.items() if name not in named | special | overridden}
+            else:
+                named.update(getattr(node, field, None) for field in ("id", "attr", "name"))
+    unnamed = sorted(name for name in defined.keys() - named if not name.startswith("__"))
+    return [f"{defined[name]}: nobody calls {name}" for name in unnamed]
 
 
 def main():
-    columns = ("lines", "nodes", "wide", "keys", "several", "longest", "share")
-    print(f"{'file':16}" + "".join(f"{name:>9}" for name in columns))
-    paths = sorted(ROOT.glob("*.py"))
-    faults, total = [], {}
-    for path in paths:
-        figures = measure(path)
-        for name, value in figures.items():
-            total[name] = total.get(name, 0) + value
-        figures = with_ratios(figures)
-        print(f"{path.name:16}" + "".join(f"{figures[name]:9.3g}" for name in columns))
-        faults += [f"{path.name}: {n} {figures[n]}, at most {most}" for n, most in FILE_LIMITS.items() if figures[n] > most]
-    total = with_ratios(total)
-    print(f"{'all':16}" + "".join(f"{total[name]:9.4g}" for name in columns))
-    faults += [f"all files: {n} {total[n]}, at most {most}" for n, most in TOTAL_LIMITS.items() if total[n] > most]
-    if total["share"] < FEWEST_COMMENTS:
-        faults.append(f"all files: {total['share']:.1%} comments, at least {FEWEST_COMMENTS:.0%}")
-    faults += [f"{where}: nobody calls {name}" for name, where in unused(paths).items()]
-    print("\n".join(faults), file=sys.stderr)
-    sys.exit(1 if faults else 0)
+    print(f"{'file':16}" + "".join(f"{name:>9}" for name in COLUMNS))
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.py"))}
+    trees = {path: list(ast.walk(ast.parse(text))) for path, text in texts.items()}
+    faults = []
+    total = Counter()
+    for path, text in texts.items():
+        counts = measure(trees[path], text.splitlines())
+        total.update(counts)
+        faults += judge(path.name, counts, FILE_LIMITS)
+    faults += judge("all files", total, TOTAL_LIMITS)
+    share = total["comments"] / total["lines"]
+    if share < FEWEST_COMMENTS:
+        faults.append(f"all files: {share:.1%} comments, at least {FEWEST_COMMENTS:.0%}")
+    sys.exit("\n".join(faults + unused(trees)) or 0)
 
 
 if __name__ == "__main__":
