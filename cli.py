@@ -13,7 +13,8 @@ from pathlib import Path
 
 VERSION = "0.2.0"
 POOLINGS = ("cls", "mean")
-STATE = {"quiet": False}  # whether this process prints nothing but results and errors
+# whether this process prints nothing but results and errors
+STATE = {"quiet": False}
 
 
 class Problem(Exception):
@@ -47,17 +48,21 @@ def begin(parse_arguments):
     """Make ready for the slow imports, and parse the command line: a script's first act.
 
     Importing numpy and torch takes seconds, and they then read the number of threads: so it stands
-    below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at once.
+    below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at
+    once.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
     # threads that spin while they wait make training several times slower beside a busy process
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # numpy's and scipy's own; 4 is the least
+        # numpy's and scipy's own; 4 is the least
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where the caller has closed it
-        stream.reconfigure(errors="backslashreplace")  # where a terminal knows no ≈
+    # None where the caller has closed it
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        # where a terminal knows no ≈
+        stream.reconfigure(errors="backslashreplace")
     return parse_arguments()
 
 
@@ -72,7 +77,8 @@ def processors():
     count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):  # no such file, or its quota is the word max
+    # no such file, or its quota is the word max
+    with contextlib.suppress(OSError, ValueError):
         quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
         count = min(count, max(1, math.ceil(quota / period)))
     return count
@@ -85,7 +91,8 @@ def launch(main, args):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main(args)
-        if sys.stdout:  # None where the caller has closed it
+        # None where the caller has closed it
+        if sys.stdout:
             sys.stdout.flush()
     except Problem as error:
         fail(2, error)
@@ -118,7 +125,8 @@ def number(kind, low, high=float("inf")):
 
     def convert(text):
         value = kind(text)
-        if not low <= value <= high:  # nor is anything that is not a number
+        # nor is anything that is not a number
+        if not low <= value <= high:
             raise ValueError
         return value
 
@@ -168,7 +176,8 @@ def progress(total, unit, shown=True, **options):
     """A tqdm bar on standard error that shows after two seconds, and only on a terminal."""
     from tqdm import tqdm
 
-    hidden = True if STATE["quiet"] or not shown else None  # None: where it is no terminal
+    # None: where it is no terminal
+    hidden = True if STATE["quiet"] or not shown else None
     return tqdm(total=total, unit=unit, unit_scale=True, delay=2, dynamic_ncols=True, disable=hidden, **options)
 
 

@@ -14,9 +14,12 @@ import numpy as np
 
 from metrics import class_counts, divide
 
-DRAWS = 20_000  # Gaussian draws for critical values, which are then known to about 0.5%
-ENOUGH = 12  # effective titles of a class below which intervals cover too seldom
-PRIOR = 30  # effective titles whose weight the binomial variance has in that of a row
+# Gaussian draws for critical values, which are then known to about 0.5%
+DRAWS = 20_000
+# effective titles of a class below which intervals cover too seldom
+ENOUGH = 12
+# effective titles whose weight the binomial variance has in that of a row
+PRIOR = 30
 
 
 # --- one row ------------------------------------------------------------------------------------------------------
@@ -133,7 +136,8 @@ def effective_sizes(labels, copies, classes):
     independent = np.bincount(labels, 1 / copies, classes)
     present = np.flatnonzero(np.bincount(labels, minlength=classes))
     titles = independent[present]
-    weight = 1 / titles  # classes weigh the same, so rare ones may matter alone
+    # classes weigh the same, so rare ones may matter alone
+    weight = 1 / titles
     return Sizes(
         classes=present,
         titles=titles,
@@ -165,12 +169,15 @@ def interval(row, level=0.95):
     with Student's t and Satterthwaite's degrees of freedom (1946), since few repeats say little of
     their own variance; with one repeat, titles only.
     """
+    # Wilson's pseudo-counts pull the value towards a half
     pseudo = row.sizes.one_title * NormalDist().inv_cdf((1 + level) / 2) ** 2
     smooth = (row.value + pseudo / 2) / (1 + pseudo)
     variance = smoothed_variance(row, smooth) + row.shared_variance
+    # how many degrees of freedom its variance has
     between = max(row.repeats_variance, 1e-3 * variance)
     freedom = max(row.repeats - 1, 1) * (variance / between) ** 2
     t = t_quantile((1 + level) / 2, max(freedom, 1.0))
+    # the ends of the interval
     ratio = t**2 * variance / (smooth * (1 - smooth))
     middle = row.value + ratio / 2
     half = np.sqrt(ratio * row.value * (1 - row.value) + ratio**2 / 4)

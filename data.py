@@ -23,7 +23,8 @@ import numpy as np
 import cli
 import disk
 
-csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
+# a title may be longer than the 128 kB that Python reads unasked
+csv.field_size_limit(1 << 30)
 HERE = Path(__file__).resolve().parent
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"
 YOUTUBE_URL = (
@@ -42,7 +43,8 @@ def find_titles(data):
     elif data == "youtube" and disk.sha256(path) != YOUTUBE_SHA256:
         wrong = "not the report's data set (its sha256 differs)"
         raise cli.Problem(f"{path}: {wrong}; delete it, or give it another name")
-    if not path.is_file():  # a pipe can be read once only, and we read more often
+    # a pipe can be read once only, and we read more often
+    if not path.is_file():
         wrong = "there is no such file, or it is not a plain file"
         raise cli.Problem(f"--data {data}: {wrong}; name a file of titles, or use `youtube` or `sample`")
     return path
@@ -57,7 +59,8 @@ def download(url, path, checksum):
         time.sleep(attempt)
         try:
             with urllib.request.urlopen(url, timeout=30) as answer:
-                content = answer.read()  # raises IncompleteRead where the answer is cut
+                # raises IncompleteRead where the answer is cut
+                content = answer.read()
             if hashlib.sha256(content).hexdigest() == checksum:
                 with disk.atomic(path) as file:
                     file.write(content)
@@ -80,7 +83,8 @@ def read_table(path, columns):
     .jsonl; UTF-8, UTF-16 with a byte order mark, and gzip. `columns` must be in the header.
     Whatever is wrong is a Problem that names the row.
     """
-    place = "the first line"  # what is being read, for whatever goes wrong there
+    # what is being read, for whatever goes wrong there
+    place = "the first line"
     try:
         with open_text(path) as text:
             table = split_cells(text, Path(path).suffixes, columns)
@@ -89,7 +93,8 @@ def read_table(path, columns):
             yield header
             place = "row 1"
             read = [header.index(column) for column in columns]
-            for row, cells in enumerate(filter(None, table), 1):  # blank lines do not count
+            # blank lines do not count
+            for row, cells in enumerate(filter(None, table), 1):
                 if len(cells) != len(header):
                     there = f"{len(cells)}, not {len(header)} cells"
                     raise cli.Problem(f"has {there}; look for a missing quote")
@@ -143,7 +148,8 @@ def json_rows(lines, columns):
     header = None
     for line in filter(str.strip, lines):
         try:
-            item = json.loads(line, parse_constant=lambda name: None)  # NaN is how some write null
+            # NaN is how some write null
+            item = json.loads(line, parse_constant=lambda name: None)
         except (ValueError, RecursionError):
             item = None
         nested = (isinstance(item.get(key), dict | list) for key in columns)
@@ -259,7 +265,8 @@ def similar_names(names):
 def ambiguous_titles(hashes, labels):
     """A sentence, if any, on titles with several labels. hashes, labels: (n,) int of all titles."""
     _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
-    earlier = first[number]  # for each row, the first row of its title
+    # for each row, the first row of its title
+    earlier = first[number]
     other = np.flatnonzero(labels != labels[earlier])
     if not len(other):
         return []

@@ -1,4 +1,5 @@
-"""Which category a head names: the likeliest, or the one that macro-F1 wants where categories are unequal.
+"""Which category a head names: the likeliest, or the one that macro-F1 wants where categories are
+unequal.
 
 Macro-F1 counts every category the same, so rare ones should be named before they are the likeliest:
 the category with the largest p / prior^τ, also called logit adjustment (Menon et al. 2021). τ is
@@ -14,7 +15,8 @@ TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)  # 0 names the likeliest
 
 
 def decide(probabilities, offsets=0.0):
-    """The number of the category that is named for each title, of probabilities (…, titles, classes).
+    """The number of the category that is named for each title, of probabilities (…, titles,
+    classes).
 
     offsets: (classes,) or (titles, classes), taken from the logarithms of the probabilities.
     """
@@ -25,7 +27,8 @@ def decide(probabilities, offsets=0.0):
 def offsets_of(tau, labels, classes):
     """τ · log prior, (classes,) float64; labels: those of the titles that the head learns from."""
     counts = np.bincount(labels, minlength=classes)
-    prior = np.maximum(counts, 0.5) / len(labels)  # a category that has no title here stays finite
+    # a category that has no title here stays finite
+    prior = np.maximum(counts, 0.5) / len(labels)
     return tau * np.log(prior)
 
 

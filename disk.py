@@ -37,7 +37,8 @@ def atomic(path, mode="wb", **options):
 @contextlib.contextmanager
 def locked(folder, what):
     """Hold `folder` for this process alone, for as long as it lives."""
-    from filelock import FileLock, Timeout  # comes with torch and transformers
+    # comes with torch and transformers
+    from filelock import FileLock, Timeout
 
     folder = Path(folder)
     if folder.is_file():
@@ -50,7 +51,8 @@ def locked(folder, what):
         busy = f"{what} is running in this folder; wait for it or choose another"
         raise cli.Problem(f"{folder}: {busy}") from None
     except OSError as error:
-        error.filename = error.filename or str(folder)  # a disk that is full does not say which
+        # a disk that is full does not say which
+        error.filename = error.filename or str(folder)
         raise
 
 
@@ -117,8 +119,9 @@ def as_json(item):
 
 
 def from_json(kind, value, path, place=""):
-    """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], a plain
-    type or a dataclass; one that is missing or of another type is a cli.Problem that names its place.
+    """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], a
+    plain type or a dataclass; one that is missing or of another type is a cli.Problem that names
+    its place.
     """
     if isinstance(kind, types.UnionType):
         if value is None:
@@ -127,7 +130,8 @@ def from_json(kind, value, path, place=""):
     inner = typing.get_args(kind)
     outer = dict if dataclasses.is_dataclass(kind) else typing.get_origin(kind) or kind
     fits = isinstance(value, {float: (float, int), tuple: list}.get(outer, outer))
-    is_strange = isinstance(value, bool) and outer is not bool  # to Python, True is an int
+    # to Python, True is an int
+    is_strange = isinstance(value, bool) and outer is not bool
     if not fits or is_strange or (outer is tuple and len(value) != len(inner)):
         raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {AGAIN}")
 

@@ -66,7 +66,8 @@ class Enough(Exception):
 
 
 def embed_batch(encoder, titles, layers, poolings):
-    """Pooled hidden states of lists of token ids; the mean is over all tokens, [CLS] and [SEP], too.
+    """Pooled hidden states of lists of token ids; the mean is over all tokens, [CLS] and [SEP],
+    too.
 
     Returns {(pooling, layer): (titles, hidden) float32 tensor on the CPU}.
     """
@@ -85,7 +86,8 @@ def embed_batch(encoder, titles, layers, poolings):
     pooled = {}
 
     def keep(layer, state):
-        if "cls" in poolings:  # a view would keep the states of all tokens
+        # a view would keep the states of all tokens
+        if "cls" in poolings:
             pooled["cls", layer] = state[:, 0].float().clone()
         if "mean" in poolings and mask is None:
             pooled["mean", layer] = state.float().mean(1)
@@ -93,12 +95,15 @@ def embed_batch(encoder, titles, layers, poolings):
             pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths
 
     run(encoder, {"input_ids": ids, "attention_mask": mask}, layers, keep)
-    together = torch.stack(list(pooled.values())).cpu()  # one transfer for all
+    # one transfer for all
+    together = torch.stack(list(pooled.values())).cpu()
     return dict(zip(pooled, together, strict=True))
 
 
 def run(encoder, inputs, layers, keep):
-    """Run an encoder with keep(layer, state) for each of `layers`; with blocks, no deeper than needed."""
+    """Run an encoder with keep(layer, state) for each of `layers`; with blocks, no deeper than
+    needed.
+    """
     if encoder.blocks is None:
         states = encoder.model(**inputs, output_hidden_states=True).hidden_states
         for layer in layers:
@@ -113,7 +118,8 @@ def run(encoder, inputs, layers, keep):
     depth = encoder.info.layers
     with contextlib.suppress(Enough), contextlib.ExitStack() as hooks:
         for layer in set(layers) - {depth}:
-            following = encoder.blocks[layer]  # what comes out of a layer goes into the next
+            # what comes out of a layer goes into the next
+            following = encoder.blocks[layer]
             hooks.enter_context(following.register_forward_pre_hook(functools.partial(look, layer)))
         # the last one's comes out of the encoder: some kinds normalise it once more
         keep(depth, encoder.model(**inputs).last_hidden_state)
@@ -139,7 +145,8 @@ def embed(encoder, tokenised, layers, poolings, report=lambda titles: None):
         pooled = None
         with torch.inference_mode(), contextlib.suppress(torch.OutOfMemoryError):
             pooled = embed_batch(encoder, [ids[i] for i in rows], layers, poolings)
-        if pooled is None:  # nothing refers to the failed batch any more: its memory is free again
+        # nothing refers to the failed batch any more: its memory is free again
+        if pooled is None:
             tokens = len(rows) * len(ids[rows[-1]])
             if len(rows) == 1:
                 raise cli.Problem(f"too little memory for one title of {tokens} tokens; use a smaller --max-length")

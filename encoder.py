@@ -32,7 +32,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-TOKENS = {"cpu": 2048, "cuda": 32768}  # a batch: on a CPU more falls out of the cache
+# a batch: on a CPU more falls out of the cache
+TOKENS = {"cpu": 2048, "cuda": 32768}
 # as code of others may fail
 FOREIGN = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -125,7 +126,8 @@ def from_pretrained(name, source, revision, cache_only):
         raise cli.Problem(f"--model {name}: {what}; not a trained encoder of its kind")
 
     # identify it, before the tokenizer's first use, which changes it
-    weights = hashlib.sha256()  # of the names and float32 values that came from the file
+    # of the names and float32 values that came from the file
+    weights = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         if key not in absent:
             weights.update(f"{key} {tuple(tensor.shape)}".encode())
@@ -199,7 +201,8 @@ def check_parts(name, model, tokenizer, max_length):
     # positions: none, or -1, where they are relative
     limit = getattr(model.config, "max_position_embeddings", None) or 0
     if hasattr(getattr(model, "embeddings", None), "padding_idx"):
-        limit -= (getattr(model.config, "pad_token_id", 0) or 0) + 1  # they are counted from there
+        # they are counted from there
+        limit -= (getattr(model.config, "pad_token_id", 0) or 0) + 1
     if 0 < limit < max_length:
         raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
 
@@ -258,12 +261,14 @@ def close(value, truth, tolerance):
 
 
 def count_operations(encoder):
-    """What the floating-point operations of a title of T tokens are made of, before linears are packed.
+    """What the floating-point operations of a title of T tokens are made of, before linears are
+    packed.
 
-    Returns (3, layers + 1) float64: the factors of T², T and 1, for layer 0, 1, … with all below it.
-    None where they cannot be counted.
+    Returns (3, layers + 1) float64: the factors of T², T and 1, for layer 0, 1, … with all below
+    it. None where they cannot be counted.
     """
-    for device in ("meta", encoder.device):  # without values it is quick, and most kinds can
+    # without values it is quick, and most kinds can
+    for device in ("meta", encoder.device):
         terms = []
         counts = []
         with contextlib.suppress(*FOREIGN):
@@ -314,7 +319,8 @@ def cost(encoder, tokens):
 
 
 def pack_linears(encoder):
-    """Let oneDNN keep each Linear's weights in the order that its CPU kernels read: up to 2× faster.
+    """Let oneDNN keep each Linear's weights in the order that its CPU kernels read: up to 2×
+    faster.
 
     Otherwise torch multiplies float32 by MKL, slow where the processor is not Intel's, and orders
     bfloat16 weights anew in every call. Undone where torch, the processor or the model does not go
@@ -332,7 +338,8 @@ def pack_linears(encoder):
             packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
             product = functools.partial(torch.ops.mkldnn._linear_pointwise, W=packed, B=linear.bias)
             linear.forward = functools.partial(product, attr="none", scalars=[], algorithm="")
-            linear.weight.data = weight.new_empty(0)  # one copy is enough
+            # one copy is enough
+            linear.weight.data = weight.new_empty(0)
         if close(features()["mean", depth], before, tolerance):
             return
 

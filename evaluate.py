@@ -73,7 +73,8 @@ def check_arguments(args):
     """Refuse what contradicts itself before anything is read."""
     if not args.plot:
         return
-    import plot  # matplotlib is loaded where it is asked for
+    # matplotlib is loaded where it is asked for
+    import plot
 
     plot.library()
     if args.plot.suffix.lower() not in (".png", ".svg"):
@@ -97,7 +98,9 @@ def check_outputs(args, found):
 
 
 def numbered(path, table, first):
-    """`path` for the first table; for others, with what distinguishes them from it: path-seed-1.png."""
+    """`path` for the first table; for others, with what distinguishes them from it:
+    path-seed-1.png.
+    """
     parts = []
     if table.data.titles != first.data.titles:
         parts += [disk.slug(table.data.name), table.data.titles[:8]]
@@ -131,6 +134,7 @@ def main(args):
         for table in found:
             verify.verify(table, args.features)
 
+    # what is asked for of each table: the page on standard output, the rest in files
     pictures, answers = [], []
     for table in found:
         answer = tables.compare(table, args.margin) if table.rows else None
@@ -143,6 +147,7 @@ def main(args):
         if args.suspects:
             suspects.write(numbered(args.suspects, table, found[0]), table, answer, args.features)
 
+    # what was done, and what to run next
     count = sum(len(table.rows + table.learning_curve) for table in found)
     made = f"{cli.count(count, 'run')} in {cli.count(len(found), 'table')}"
     cli.say(f"{args.results}: {made}, {time.time() - started:.1f} s")

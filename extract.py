@@ -133,15 +133,18 @@ def extract_windows(job, encoder, out):
                 say_how_long(job, done, time.time() - begun)
                 first = False
             if not bar.disable:
-                bar.update(jobs.recorded(out).titles - bar.n)  # with what other processes have done
+                # with what other processes have done
+                bar.update(jobs.recorded(out).titles - bar.n)
 
 
 def say_how_long(job, done, seconds):
-    """Say how long all that is left will take, where one window took so many seconds of this process.
+    """Say how long all that is left will take, where one window took so many seconds of this
+    process.
 
     done: titles that were there before.
     """
-    whole = seconds * len(job.left[RANK::WORLD])  # windows are of one size, but for the last one
+    # windows are of one size, but for the last one
+    whole = seconds * len(job.left[RANK::WORLD])
     if whole <= 60:
         return
     duration = cli.count(round(whole / 60), "minute")

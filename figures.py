@@ -38,6 +38,7 @@ def measure(labels, probabilities, folds, classes, offsets=None):
     fold's titles are sharpened by a temperature that the others have chosen. Where that does not
     lower the log loss, there is no temperature.
     """
+    # what a temperature does to titles that did not choose it
     pooled = metrics.pool(probabilities)
     sharpened = np.empty_like(pooled)
     for fold in range(int(folds.max()) + 1):
@@ -47,6 +48,7 @@ def measure(labels, probabilities, folds, classes, offsets=None):
     before = metrics.log_loss(labels, pooled)
     after = metrics.log_loss(labels, sharpened)
 
+    # the temperature for all titles, and that for the larger pool which predicts new ones
     temperature = of_all = 1.0
     if after < before - 1e-6:  # more than rounding
         temperature = metrics.fit_temperature(labels, pooled)

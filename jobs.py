@@ -20,14 +20,17 @@ import store
 
 # in the order of deletion: without the job, the rest would look like a stranger's
 RECORDS = ("done-*.log", "job.json")
-CHECKED = ".titles.csv.checked.tmp"  # the titles, until there is a job
+# the titles, until there is a job
+CHECKED = ".titles.csv.checked.tmp"
 # what a killed process would have renamed
 UNNAMED = (".titles.csv.*.tmp", ".job.json.*.tmp", ".manifest.json.*.tmp")
 
 
 @dataclass(kw_only=True)
 class Job(store.Manifest):
-    """The content of job.json: the manifest that is to be, `files` as an earlier extraction left it."""
+    """The content of job.json: the manifest that is to be, `files` as an earlier extraction left
+    it.
+    """
 
     names: list[str]  # of the layer files to make
     left: list[int] | None = None  # windows that are not written yet; job.json leaves it out
@@ -70,7 +73,8 @@ def recorded(out):
             found.windows.add(int(window))
             found.titles += int(titles)
             found.cut += int(cut)
-            if tokens:  # earlier versions did not count them
+            # earlier versions did not count them
+            if tokens:
                 found.tokens += int(tokens)
                 found.counted += int(titles)
     return found
@@ -120,7 +124,8 @@ def prepare(job, out):
     unfinished = None
     if (out / "job.json").exists():
         unfinished = disk.read_json(out / "job.json", Job, "an unfinished extraction", store.FORMAT)
-        if job.files.keys() >= set(unfinished.names):  # it was killed with nothing left to do
+        # it was killed with nothing left to do
+        if job.files.keys() >= set(unfinished.names):
             clear(out, *RECORDS)
             unfinished = None
     if not job.names:
@@ -138,7 +143,8 @@ def prepare(job, out):
 
     # its files, and the windows that are not in them
     if not all((out / name).exists() for name in job.names):
-        clear(out, "done-*.log")  # where a layer is gone, all windows have to be computed again
+        # where a layer is gone, all windows have to be computed again
+        clear(out, "done-*.log")
     done = recorded(out).windows
     if not done:
         lay_out(job, out, finished)
@@ -152,7 +158,8 @@ def beside_features(job, out):
     there = store.open_features(out)
     old = there.manifest
     refuse_mixture(old, job, out, "holds features")
-    there.titles_file()  # a Problem where they have changed
+    # a Problem where they have changed
+    there.titles_file()
     for name in job.names:
         if name in old.files:
             there.read(*store.column_of(name), check=False)

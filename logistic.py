@@ -54,8 +54,8 @@ class Problems:
     """Logistic regressions that are solved together.
 
     Their solution, theta, is (classes, problems, dimensions + 1): the weights of the standardised
-    features, the bias last. The loss of a problem is the weighted sum of its titles' cross-entropies
-    plus penalty / 2 · the squared weights; the bias is not penalised.
+    features, the bias last. The loss of a problem is the weighted sum of its titles'
+    cross-entropies plus penalty / 2 · the squared weights; the bias is not penalised.
     """
 
     x: torch.Tensor  # (titles, dimensions) float32 or float64, as they are: not standardised
@@ -189,7 +189,8 @@ def minimise(problems, theta, tolerance, most=2000):
     once solved; when more than half are, the others go on without them. tolerance: see solved.
     """
     solution = theta.clone()
-    going = torch.arange(theta.shape[1], device=theta.device)  # numbers of the problems in progress
+    # numbers of the problems in progress
+    going = torch.arange(theta.shape[1], device=theta.device)
     progress = start(problems, theta)
     for _ in range(most):
         done = solved(problems, progress, tolerance)

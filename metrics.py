@@ -6,9 +6,12 @@ calibrates. How uncertain a figure is, and how rows compare, is the matter of co
 
 import numpy as np
 
-TINY = 1e-12  # a probability of 0 would make the log loss infinite
-PSEUDO_TITLES = 1  # titles with a random label that are added where a temperature is fitted
-SAMPLE = 1 << 21  # probabilities by which a temperature is fitted, where there are twice as many
+# a probability of 0 would make the log loss infinite
+TINY = 1e-12
+# titles with a random label that are added where a temperature is fitted
+PSEUDO_TITLES = 1
+# probabilities by which a temperature is fitted, where there are twice as many
+SAMPLE = 1 << 21
 
 
 # --- macro-F1 -----------------------------------------------------------------------------------------------------
@@ -96,7 +99,8 @@ def log_loss(labels, probabilities):
     classes).
     """
     own = np.asarray(probabilities)[np.arange(len(labels)), labels].astype(np.float64)
-    return float(0.0 - np.log(np.maximum(own, TINY)).mean())  # never -0.0
+    # never -0.0
+    return float(0.0 - np.log(np.maximum(own, TINY)).mean())
 
 
 def expected_calibration_error(labels, probabilities, bins=15):
@@ -126,7 +130,8 @@ def sharpen(probabilities, temperature):
     sure.
     """
     powers = np.maximum(probabilities, TINY, dtype=np.float64)
-    np.log(powers, out=powers)  # in place: for many titles and classes, every copy is large
+    # in place: for many titles and classes, every copy is large
+    np.log(powers, out=powers)
     powers -= powers.max(-1, keepdims=True)
     powers /= temperature
     np.exp(powers, out=powers)
@@ -135,12 +140,13 @@ def sharpen(probabilities, temperature):
 
 
 def fit_temperature(labels, probabilities):
-    """The temperature, 0.05 to 20, with which `sharpen` has the least log loss on labels and one more title.
+    """The temperature, 0.05 to 20, with which `sharpen` has the least log loss on labels and one
+    more title.
 
-    That title has the mean log-probabilities of the others and a label drawn at random (like Platt's
-    pseudo-counts, 1999): without it, titles that are all told apart would be worth any certainty.
-    Log loss is convex in the sharpness 1/temperature: its slope there changes its sign once, which
-    halving finds. Of many titles a sample is taken: memory stays bounded.
+    That title has the mean log-probabilities of the others and a label drawn at random (like
+    Platt's pseudo-counts, 1999): without it, titles that are all told apart would be worth any
+    certainty. Log loss is convex in the sharpness 1/temperature: its slope there changes its sign
+    once, which halving finds. Of many titles a sample is taken: memory stays bounded.
     """
     if np.size(probabilities) > 2 * SAMPLE:
         titles = SAMPLE // probabilities.shape[1]
@@ -150,7 +156,8 @@ def fit_temperature(labels, probabilities):
     logits = np.log(np.maximum(probabilities, TINY, dtype=np.float64))
     logits -= logits.max(1, keepdims=True)
     own = logits[np.arange(len(labels)), labels].mean()
-    random = PSEUDO_TITLES / len(labels)  # weight of the title with a random label
+    # weight of the title with a random label
+    random = PSEUDO_TITLES / len(labels)
     wanted = (own + random * logits.mean()) / (1 + random)
 
     low, high = 1 / 20, 20.0
@@ -166,7 +173,8 @@ def fit_temperature(labels, probabilities):
 
 
 def temperature_of_all(one, pooled, repeats, heads):
-    """The temperature for a pool of all heads, from those of one head and of a pool of `repeats` heads.
+    """The temperature for a pool of all heads, from those of one head and of a pool of `repeats`
+    heads.
 
     More heads in a pool have less noise and deserve more trust; what the noise does to log
     temperature falls with the number of heads, so it is a straight line over 1 / heads

@@ -26,15 +26,18 @@ def new_heads(options, layers, hidden, classes):
 
 
 def epoch_batches(draws, options, epoch):
-    """The batches of one epoch: row numbers (steps, heads, titles) and counts (steps, heads), int32.
+    """The batches of one epoch: row numbers (steps, heads, titles) and counts (steps, heads),
+    int32.
 
     Every head's training titles, in an order of its own, are cut into the same number of batches of
     nearly equal size; of the row numbers of a batch only the first `count` are meant, the others
     fill up.
     """
     sizes = np.array([len(draw.rows) for draw in draws])
-    steps = min(-(-sizes.max() // options.batch_size), sizes.min())  # no batch is empty
-    larger = np.arange(steps)[:, None] < sizes % steps  # the first batches have one title more
+    # no batch is empty
+    steps = min(-(-sizes.max() // options.batch_size), sizes.min())
+    # the first batches have one title more
+    larger = np.arange(steps)[:, None] < sizes % steps
     counts = (sizes // steps + larger).astype(np.int32)
     rows = np.zeros((steps, len(draws), counts.max()), np.int32)
     for head, draw in enumerate(draws):
@@ -48,11 +51,11 @@ def epoch_batches(draws, options, epoch):
 def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs: None):
     """Train the report's heads of all folds and repeats. Returns a model.Trained.
 
-    x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds: (repeats,
-    titles) int; options: options.Options; classes: how many there are; draws: the titles that each
-    head learns from, see splits.draw_titles; report: called after each epoch. The history's losses
-    are averaged over an epoch's batches, its macro-F1 is that of the held-out fold. A loss that is
-    not finite is a Problem.
+    x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds:
+    (repeats, titles) int; options: options.Options; classes: how many there are; draws: the titles
+    that each head learns from, see splits.draw_titles; report: called after each epoch. The
+    history's losses are averaged over an epoch's batches, its macro-F1 is that of the held-out
+    fold. A loss that is not finite is a Problem.
     """
     # all heads as one function of stacked tensors, and one optimizer for all of these
     heads = new_heads(options, *x.shape[1:], classes)
@@ -69,7 +72,8 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
         learning = parameters | buffers
         rows, counts = epoch_batches(draws, options, epoch)
         losses = train_epoch(forward, learning, optimizer, x, targets, rows, counts)
-        del rows, counts  # before the next epoch's are drawn
+        # before the next epoch's are drawn
+        del rows, counts
         if not np.isfinite(losses).all():
             wrong = f"the loss is no longer a finite number in epoch {epoch}"
             remedy = "" if options.standardize else ", or --standardize"
@@ -87,7 +91,8 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
 
 
 def stack(heads, device):
-    """The heads' parameters, {name: (heads, …) tensor} on the device, and what an optimizer updates.
+    """The heads' parameters, {name: (heads, …) tensor} on the device, and what an optimizer
+    updates.
 
     The first Linear's weights lie transposed in memory, as their gradients come out of the product:
     so nothing is copied.
@@ -124,13 +129,15 @@ def train_epoch(forward, state, optimizer, x, targets, rows, counts):
     places = torch.arange(rows.shape[2], device=x.device)
     losses = torch.zeros(rows.shape[1], device=x.device)
     for batch, count in zip(rows, counts[..., None], strict=True):
-        inputs = x.index_select(0, batch.flatten()).unflatten(0, batch.shape)  # faster than x[batch]
+        # faster than x[batch]
+        inputs = x.index_select(0, batch.flatten()).unflatten(0, batch.shape)
         logits = forward(state, inputs)
         each = cross_entropy(logits.flatten(0, 1), targets[batch].flatten(), reduction="none")
         # the mean over each head's batch, without what fills up
         loss = (each.view_as(batch) * (places < count) / count).sum(1)
         optimizer.zero_grad()
-        loss.sum().backward()  # heads share no weight, so each gets the gradient of its own loss
+        # heads share no weight, so each gets the gradient of its own loss
+        loss.sum().backward()
         optimizer.step()
         losses += loss.detach() / len(rows)
     return losses.cpu().numpy()

@@ -27,7 +27,8 @@ class Head(nn.Module):
         none    the full width
     standardize: keep a mean and a deviation of each layer and dimension as buffers; apply them first.
 
-    Raises ValueError where a width has no whole step of the reduction, or for fewer than two classes.
+    Raises ValueError where a width has no whole step of the reduction, or for fewer than two
+    classes.
     """
 
     def __init__(self, layers, hidden, classes, fusion="conv", reduction="conv", width=512, standardize=False):
@@ -63,7 +64,8 @@ class Head(nn.Module):
         x = x.flatten(1)
         if isinstance(self.reduce, nn.Conv1d):
             whole = x.shape[1] // 3 * 3
-            steps = x[:, :whole].unflatten(1, (-1, 3)).mT  # (titles, 3, hidden // 3)
+            # (titles, 3, hidden // 3)
+            steps = x[:, :whole].unflatten(1, (-1, 3)).mT
             x = (self.reduce.weight.view(1, 3) @ steps).squeeze(1) + self.reduce.bias
         return self.mlp(x)
 
@@ -72,8 +74,8 @@ class Probe(nn.Module):
     """The linear probe: multinomial logistic regression on layers and poolings side by side.
 
     Input: (titles, layers, hidden) float32. Output: (titles, classes) float32 logits. The
-    standardisation that the weights were trained with is folded into them (see probe.train), so they
-    apply to the features as they are.
+    standardisation that the weights were trained with is folded into them (see probe.train), so
+    they apply to the features as they are.
     """
 
     def __init__(self, layers, hidden, classes):
@@ -113,9 +115,9 @@ def build_for(config):
 def stacked(head, shared=False):
     """The head's forward pass for several heads of its kind at once.
 
-    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers, hidden),
-    or, where all heads see the same titles, (titles, layers, hidden); returns logits of shape
-    (heads, titles, classes).
+    Takes a state of stacked tensors, (heads, …) each, and x of shape (heads, titles, layers,
+    hidden), or, where all heads see the same titles, (titles, layers, hidden); returns logits of
+    shape (heads, titles, classes).
     """
     shape = copy.deepcopy(head).to("meta")
     axes = (0, None if shared else 0)
@@ -125,10 +127,10 @@ def stacked(head, shared=False):
 def held_out_probabilities(head, state, x, folds, block=1 << 21):
     """Class probabilities of every title from the heads of its own folds, which have not seen it.
 
-    head: a module of the heads' kind; state: their tensors stacked, (repeats · folds, …) each, on the
-    device of x; x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array; block: numbers
-    of x that are gathered at a time, which bounds the memory. Returns (repeats, titles, classes)
-    float32 numpy.
+    head: a module of the heads' kind; state: their tensors stacked, (repeats · folds, …) each, on
+    the device of x; x: (titles, layers, hidden) tensor; folds: (repeats, titles) int array; block:
+    numbers of x that are gathered at a time, which bounds the memory. Returns (repeats, titles,
+    classes) float32 numpy.
     """
     out = np.empty((*folds.shape, head.classes), np.float32)
     titles = max(1, block // x[0].numel())
@@ -146,8 +148,8 @@ def held_out_probabilities(head, state, x, folds, block=1 << 21):
 def mean_probabilities(forward, state, x, block=1 << 22):
     """Class probabilities of new titles, log-probabilities averaged over all heads.
 
-    forward: what `stacked` made of a head; state: its tensors, on the device of x; x: (titles, layers,
-    hidden) float32. Returns a (titles, classes) float32 tensor.
+    forward: what `stacked` made of a head; state: its tensors, on the device of x; x: (titles,
+    layers, hidden) float32. Returns a (titles, classes) float32 tensor.
     """
     heads = len(next(iter(state.values())))
     titles = max(1, block // x[0].numel() // heads)
@@ -157,10 +159,11 @@ def mean_probabilities(forward, state, x, block=1 << 22):
 
 
 def read_heads(run):
-    """The trained heads of a run as (head: a module of their kind without values, state: stacked tensors).
+    """The trained heads of a run as (head: a module of their kind without values, state: stacked
+    tensors).
 
-    The file is checked against the run first, and no memory is taken for more than it holds. Misfits
-    are a Problem.
+    The file is checked against the run first, and no memory is taken for more than it holds.
+    Misfits are a Problem.
     """
     path = run.file("heads.safetensors")
     try:

@@ -10,6 +10,7 @@ REPORTS_HEAD = "report's head"
 
 def head_in_words(columns, options):
     """The head of a run with these (pooling, layer) columns: its kind, pooling and unusual options."""
+    # its kind and pooling
     poolings = {pooling for pooling, _ in columns}
     parts = []
     if options.head == "linear":
@@ -20,6 +21,7 @@ def head_in_words(columns, options):
         parts.append("mean pooling")
     elif options.head == "linear":
         parts.append("[CLS]")
+    # what differs from the defaults
     if options.decide != DECISIONS[options.head]:
         parts.append(options.decide)
     if options.standardize:

@@ -12,7 +12,9 @@ DECISIONS = {"mlp": "likeliest", "linear": "macro-f1"}
 
 @dataclass(frozen=True)
 class Options:
-    """How the heads of a run are trained and scored; its name says what differs from these defaults."""
+    """How the heads of a run are trained and scored; its name says what differs from these
+    defaults.
+    """
 
     head: str = "mlp"  # mlp is the report's head, linear the linear probe
     standardize: bool = False  # bring every dimension to mean 0 and deviation 1 on the training titles

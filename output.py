@@ -15,7 +15,8 @@ import disk
 # what moves a terminal's cursor, changes its colours or turns text around
 UNSAFE = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F]
 UNSAFE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE}  # as JSON and Python write them
+# as JSON and Python write them
+ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE}
 
 
 def columns(classes, probabilities, named, top=None):
@@ -41,7 +42,9 @@ def columns(classes, probabilities, named, top=None):
 
 
 def ranked(probabilities, named, top):
-    """Numbers of classes of each title, the one that is named first, then the likeliest: (titles, top) int."""
+    """Numbers of classes of each title, the one that is named first, then the likeliest: (titles,
+    top) int.
+    """
     first = np.arange(probabilities.shape[1]) == np.reshape(named, (-1, 1))
     return np.argsort(np.where(first, -np.inf, -probabilities), kind="stable")[:, :top]
 
@@ -114,7 +117,9 @@ def as_cell(value):
 
 
 def shown(window, form):
-    """Yield the (category, probability) pairs to print for a title, the named one first, none without text."""
+    """Yield the (category, probability) pairs to print for a title, the named one first, none
+    without text.
+    """
     order = ranked(window.probabilities, window.named, form.top)
     for numbers, values in zip(order, window.probabilities.tolist(), strict=True):
         has_text = not math.isnan(values[0])
@@ -140,5 +145,6 @@ def json_line(title, pairs, form):
         "probability": round(probability, 6),
         "probabilities": {name: round(value, 6) for name, value in pairs},
     }
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # where there is one
+    # where there is one
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return json.dumps(item, ensure_ascii=not encoding.lower().startswith("utf"))

@@ -51,7 +51,8 @@ def choose_options(args):
             why = "the report's head holds no titles out to choose by"
             raise cli.Problem(f"--decide macro-f1: {why}; use --head linear")
         return Options(head="mlp", **given, **protocol)
-    given.pop("standardize", None)  # the linear probe always does
+    # the linear probe always does
+    given.pop("standardize", None)
     if given:
         option = "--" + next(iter(given)).replace("_", "-")
         wrong = "an option of the report's head"
@@ -159,7 +160,8 @@ def available_sets(depth, available, poolings, folder):
 
 
 def survey_sets(features):
-    """The columns of --survey's runs: every layer alone, the last four, all, all with both poolings.
+    """The columns of --survey's runs: every layer alone, the last four, all, all with both
+    poolings.
 
     "Last" and "all" are meant of the layers that were extracted; sets that coincide are there once.
     """
@@ -186,7 +188,8 @@ def survey_sets(features):
 
 
 def plan_runs(features, sets, task, options, sizes, survey):
-    """A LayerSet for each set of columns, with a run for each of some numbers of labels (None: all).
+    """A LayerSet for each set of columns, with a run for each of some numbers of labels (None:
+    all).
 
     A survey of unequal categories shows what the decision brings: all layers, with mean pooling
     where it is there, are decided both ways.

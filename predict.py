@@ -92,7 +92,8 @@ def load(folder, name=None, device="auto", dtype=None):
     """
     run = runs.find(folder)
     head, state = model.read_heads(run)
-    cli.choose_device(device)  # a wrong one is no fault of the encoder's
+    # a wrong one is no fault of the encoder's
+    cli.choose_device(device)
     try:
         encoder = load_own_encoder(run, name or run.encoder.name, device, dtype)
     except cli.Problem as error:
@@ -178,7 +179,9 @@ def texts_of(items):
 
 
 def classify(classifier, tokenised):
-    """(probabilities, named) of embedding.Tokenised titles: (titles, classes) float64, (titles,) int."""
+    """(probabilities, named) of embedding.Tokenised titles: (titles, classes) float64, (titles,)
+    int.
+    """
     run = classifier.run
     values = embed(classifier.encoder, tokenised, run.layers, run.poolings)
     # through the numbers that were stored: the heads know features of that precision
@@ -245,7 +248,8 @@ def standard_input():
         block = sys.stdin.buffer.read1(1 << 20)
         lines = (begun + block).split(b"\n")
         begun = lines.pop()
-        if begun and not block:  # the end ends the last line, too
+        # the end ends the last line, too
+        if begun and not block:
             lines.append(begun)
         yield [line.decode("utf-8", "replace").strip("\r\n\ufeff") for line in lines]
 
@@ -312,7 +316,8 @@ def predict_all(classifier, source, args, form):
         for window in predict(classifier, source.blocks, args.window):
             if file:
                 output.write(file, window, form)
-                print(end="", flush=True)  # who feeds standard input may wait for it
+                # who feeds standard input may wait for it
+                print(end="", flush=True)
             if args.label_column:
                 outcome.windows.append(window)
             outcome.titles += len(window.items)

@@ -17,9 +17,12 @@ from logistic import Scale, standardization
 # The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
 GRID = [float(f"{10.0**power:.1e}") for power in np.arange(-5, 2.1, 0.5)]
 ALONE = 0.1  # C where there is nothing to choose by
-FEW = 2000  # titles; up to here each part of them is held out in turn, and float64 costs little
-STATE = 48_000_000  # numbers that all heads that are fitted together may keep, 200 MB in float32
-COPY = 1 << 25  # numbers of the features that are copied where few titles are drawn: 130 MB
+# titles; up to here each part of them is held out in turn, and float64 costs little
+FEW = 2000
+# numbers that all heads that are fitted together may keep, 200 MB in float32
+STATE = 48_000_000
+# numbers of the features that are copied where few titles are drawn: 130 MB
+COPY = 1 << 25
 # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 SEARCH = 50_000
 
@@ -71,7 +74,8 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
         fitted, chosen = fit_together(x.flatten(1), targets, group, classes, report)
         thetas += fitted
         choices += chosen
-    theta = torch.cat(thetas, 1).transpose(0, 1)  # heads first, as they are kept
+    # heads first, as they are kept
+    theta = torch.cat(thetas, 1).transpose(0, 1)
 
     # held-out titles are scored on the features as they are here, since those have the better digits
     with torch.device("meta"):
@@ -114,8 +118,9 @@ def undo_scale(theta, scale):
 def fit_together(x, labels, draws, classes, report):
     """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
 
-    x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes, heads,
-    dimensions + 1) float32, of so many heads at a time, and a list with the Choice of each head.
+    x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes,
+    heads, dimensions + 1) float32, of so many heads at a time, and a list with the Choice of each
+    head.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
 
@@ -169,7 +174,8 @@ def leave_out_unused(x, labels, draws):
 
 
 def choose_penalty(x, labels, parts, classes, report):
-    """The C with the lowest log loss on held-out titles, and a solution to start from, for each head.
+    """The C with the lowest log loss on held-out titles, and a solution to start from, for each
+    head.
 
     parts: see leave_out_unused. All of the grid is walked, from the strongest penalty on, each
     solution starting from where the last two lead: the log loss may have several valleys. Returns
@@ -184,7 +190,8 @@ def choose_penalty(x, labels, parts, classes, report):
     older = theta
     best = theta
     lowest = torch.full_like(chosen, torch.inf)
-    grid = GRID if held_titles.any() else []  # a title of each category: there is nothing to choose by
+    # a title of each category: there is nothing to choose by
+    grid = GRID if held_titles.any() else []
     for c in grid:
         # walk the grid
         report(heads / (len(GRID) + 1))
@@ -211,7 +218,9 @@ def choose_penalty(x, labels, parts, classes, report):
 
 
 def held_out(scoring, theta, numbers, c):
-    """The Choice of a head whose problems in `scoring`, see split_off, have these numbers and solutions."""
+    """The Choice of a head whose problems in `scoring`, see split_off, have these numbers and
+    solutions.
+    """
     labels = [scoring.labels[scoring.learn[number]] for number in numbers]
     values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
     return Choice(c, torch.cat(labels).cpu().numpy(), torch.cat(values).float().cpu().numpy())
@@ -229,8 +238,8 @@ def split_off(x, labels, parts, classes):
     """Problems to train with some titles held out, and the same ones to score on those titles.
 
     Few titles (x is float64) are held out part by part, of many one part only; a title whose
-    category is in no other part is not scored, as nothing could be learned of it. There is a problem
-    for each part and head, all heads of a part together. None has a penalty yet.
+    category is in no other part is not scored, as nothing could be learned of it. There is a
+    problem for each part and head, all heads of a part together. None has a penalty yet.
     """
     last = int(parts.max())
     turns = range(last + 1) if x.dtype == torch.float64 else [last]

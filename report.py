@@ -10,7 +10,8 @@ import table as tables
 from layout import SHOWN, category_table, curve_sizes, has_report, learning_table, main_table, size_name, wrap
 
 REPORT_MODELS = ("bert-base-uncased", "google-bert/bert-base-uncased")
-SURE = 0.9  # the probability from which on a prediction is called sure
+# the probability from which on a prediction is called sure
+SURE = 0.9
 
 # --- the sentences, as they are printed ---------------------------------------------------------------------------
 
@@ -289,7 +290,8 @@ def learning_sentences(table):
 
     shared = [size for size in steps if size in tfidf]
     if shared:
-        caught = list(shared)  # the sizes after the last one at which TF-IDF is significantly behind
+        # the sizes after the last one at which TF-IDF is significantly behind
+        caught = list(shared)
         for place, size in enumerate(shared):
             _, low, _ = tables.gain(tfidf[size], best[size])
             if low > 0:
@@ -327,7 +329,8 @@ def notes(table, answer):
     repeats = table.options.repeats
     covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES]
-    if len(table.encoders) == 1:  # with more there is no such column
+    # with more there is no such column
+    if len(table.encoders) == 1:
         sentences.append(LOG_LOSS)
     if table.has_flop and not has_report(table):
         tokens = np.mean([row.run.config.tokens for row in table.rows])

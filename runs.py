@@ -5,8 +5,8 @@ config.json                 options, columns (pooling and layer), classes, figur
 files below heads.safetensors           the heads of all repeats and folds, stacked (runs that
 train.py made) history.csv                 loss and macro-F1 of every epoch of every head (the
 report's head) probabilities.npy           (repeats, titles, classes) float32, out of fold
-offsets.npy                 (repeats, folds, classes) float32, see decision.py (where it decides for macro-F1)
-labels.npy, groups.npy      (titles,) int32; groups are copies of one another folds.npy
+offsets.npy                 (repeats, folds, classes) float32, see decision.py (where it decides for
+macro-F1) labels.npy, groups.npy      (titles,) int32; groups are copies of one another folds.npy
 (repeats, titles) int32 README.md                   a model card
 """
 
@@ -144,11 +144,15 @@ class Run:
         return self.array("offsets") if "offsets.npy" in self.config.contents else None
 
     def predictions(self, folds):
-        """The category that is named for each title out of fold, (repeats, titles) ints; folds: of the run."""
+        """The category that is named for each title out of fold, (repeats, titles) ints; folds: of
+        the run.
+        """
         return decision.predictions(self.probabilities, folds, self.offsets)
 
     def named(self, folds):
-        """The category that is named for each title by probabilities pooled over repeats: (titles,) ints."""
+        """The category that is named for each title by probabilities pooled over repeats: (titles,)
+        ints.
+        """
         offsets = decision.title_offsets(self.offsets, folds)
         pooled = metrics.pool(self.probabilities)
         return decision.decide(pooled, 0.0 if offsets is None else offsets.mean(0))
@@ -182,6 +186,7 @@ def write(folder, config, arrays, heads=None, history=()):
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        # arrays, heads, history
         for name, array in arrays.items():
             np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         if heads:
@@ -189,10 +194,13 @@ def write(folder, config, arrays, heads=None, history=()):
         if history:
             with open(temporary / "history.csv", "w", newline="") as file:
                 csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
+        # the configuration, with a checksum of each of those
         contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
         disk.write_json(temporary / "config.json", written(config) | {"contents": contents})
-        if heads:  # the card is for people, who may want to edit it: no checksum of it is kept
+        # the card is for people, who may want to edit it: no checksum of it is kept
+        if heads:
             (temporary / "README.md").write_text(model_card(config, folder.name), encoding="utf-8")
+        # on the disk before it has its name
         for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -243,14 +251,16 @@ def find(place):
 
     found = []
     for path in folder.glob("[!.]*/config.json"):
-        with contextlib.suppress(cli.Problem):  # what cannot be used is not offered
+        # what cannot be used is not offered
+        with contextlib.suppress(cli.Problem):
             run = open_run(path.parent)
             if not run.baseline:
                 found.append(run)
     if place and len(found) == 1:
         return found[0]
     if place and not found:
-        return open_run(folder)  # which says that no run is there
+        # which says that no run is there
+        return open_run(folder)
     known = "; train.py makes runs"
     if found:
         found.sort(key=lambda run: (-run.figures.macro_f1, run.folder))
@@ -280,7 +290,9 @@ def features_of(run, folders=None):
 
 
 def differing(run, manifest):
-    """In what the features of a manifest are others than those a run was trained on, in words; or None."""
+    """In what the features of a manifest are others than those a run was trained on, in words; or
+    None.
+    """
     config = run.config
     if config.data.titles != manifest.data.titles:
         return "titles"

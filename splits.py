@@ -72,8 +72,10 @@ def make_folds(labels, groups, k, seed, names=None):
     batches = np.split(queue, np.flatnonzero(np.diff(kinds[queue])) + 1)
 
     # batch by batch, as what a fold already holds decides what it gets
-    counts = np.zeros((k, classes), dtype=np.int64)  # titles of each class in each fold
-    fold_of = np.empty(len(starts), dtype=np.int64)  # of each group
+    # titles of each class in each fold
+    counts = np.zeros((k, classes), dtype=np.int64)
+    # of each group
+    fold_of = np.empty(len(starts), dtype=np.int64)
     for batch in batches:
         start = starts[batch[0]]
         share = np.bincount(grouped[start : start + sizes[batch[0]]], minlength=classes)
@@ -99,12 +101,15 @@ def deal(number, share, counts):
     own = counts[:, share.argmax()]
 
     # what each fold holds when it gets its first, second, … of these groups is known beforehand
-    catching_up = np.ptp(own) // each  # groups that the emptiest fold may get before any other
+    # groups that the emptiest fold may get before any other
+    catching_up = np.ptp(own) // each
     rounds = np.arange(min(number, number // k + 2 + catching_up))[:, None]
-    held = own + each * rounds  # (rounds, k), as the next two are
+    # (rounds, k), as the next two are
+    held = own + each * rounds
     total = counts.sum(1) + share.sum() * rounds
     lacking = np.zeros_like(held)
-    lacking[0] = (counts[:, share > 0] == 0).sum(1)  # after its first group, a fold lacks none
+    # after its first group, a fold lacks none
+    lacking[0] = (counts[:, share > 0] == 0).sum(1)
 
     # so whose turn it is comes from sorting
     turns = np.lexsort((total.ravel(), held.ravel(), -lacking.ravel()))
@@ -182,7 +187,8 @@ def draw(labels, groups, training, size):
 
     # parts take turns within a category, and copies share theirs
     count = 4 if rank.max() >= 3 else 2
-    part_of = np.zeros(int(groups.max()) + 1, dtype=np.int8)  # of each group
+    # of each group
+    part_of = np.zeros(int(groups.max()) + 1, dtype=np.int8)
     part_of[groups[distinct]] = rank % count
     return Draw(rows, part_of[groups[rows]])
 
@@ -190,7 +196,8 @@ def draw(labels, groups, training, size):
 def label_sizes(wanted, labels, groups, folds):
     """The sizes of --labels to train, ascending, None (all) last; prints which others are not."""
     parts = len(np.unique(folds))
-    available = distinct_titles(labels, groups) * (parts - 1) // parts  # in training, about
+    # in training, about
+    available = distinct_titles(labels, groups) * (parts - 1) // parts
     sizes = sorted({size for size in wanted if size is not None})
     kept = [size for size in sizes if size <= available.max()]
     if kept != sizes:

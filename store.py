@@ -19,8 +19,10 @@ import numpy as np
 import cli
 import disk
 
-FORMAT = 1  # raised when older features can no longer be read
-csv.field_size_limit(1 << 30)  # a title may be longer than the 128 kB that Python reads unasked
+# raised when older features can no longer be read
+FORMAT = 1
+# a title may be longer than the 128 kB that Python reads unasked
+csv.field_size_limit(1 << 30)
 
 
 @dataclass
@@ -136,7 +138,8 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     except ValueError:
         raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
     layers = [layer + depth + 1 if layer < 0 else layer for layer in layers]
-    lowest = 1 if "cls" in poolings else 0  # the embeddings' [CLS] is the same for every title
+    # the embeddings' [CLS] is the same for every title
+    lowest = 1 if "cls" in poolings else 0
     if min(layers) < lowest or max(layers) > depth:
         hint = "numbers below 0 count from the top"
         top = max(layers) + 1
@@ -230,7 +233,8 @@ class Features:
         titles, labels = [], []
         for title, label in titles_in(self.titles_file()):
             titles.append(title)
-            labels.append(sys.intern(label))  # a million titles hold each name of a category once
+            # a million titles hold each name of a category once
+            labels.append(sys.intern(label))
         return titles, labels
 
 
@@ -245,7 +249,8 @@ def open_features(folder):
         following = cli.command("extract.py", out=(folder, "features"))
         raise cli.Problem(f"{folder}: there are no features; make them with: {following}")
     manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
-    for name in manifest.files:  # a name of any other form might lead out of the folder
+    # a name of any other form might lead out of the folder
+    for name in manifest.files:
         if not re.fullmatch(r"(cls|mean)-(\d\d|[1-9]\d\d+)\.npy", name, re.ASCII):
             raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
     return Features(folder, manifest)

@@ -13,16 +13,19 @@ import runs
 def ensemble(table, answer):
     """What is known of the titles' categories, out of fold: (probabilities, named, whose they are).
 
-    probabilities: (titles, classes) float64, calibrated; named: (titles,) ints, the category that is
-    named for each title. They are the average of all rows that did not collapse, or the best row's,
-    and either of them averaged with TF-IDF's where computed: of these, what has the lowest log loss.
-    Weak layers, and words that say little, would blur it. answer: the table's Answer, or None where
-    no row was trained on all titles.
+    probabilities: (titles, classes) float64, calibrated; named: (titles,) ints, the category that
+    is named for each title. They are the average of all rows that did not collapse, or the best
+    row's, and either of them averaged with TF-IDF's where computed: of these, what has the lowest
+    log loss. Weak layers, and words that say little, would blur it. answer: the table's Answer, or
+    None where no row was trained on all titles.
     """
+    # heads that collapsed know nothing
     rows = table.rows or table.learning_curve
     sound = [row.run for row in rows if not row.run.figures.collapsed] or [row.run for row in rows]
     best = min(sound, key=lambda run: run.figures.log_loss)
-    voices = {best.name: [best]}  # whose probabilities are averaged, all of one list with one weight
+    # whose probabilities are averaged, all of one list with one weight
+    # candidates: one row, all of them, and both with words
+    voices = {best.name: [best]}
     if len(sound) > 1:
         voices[f"the average of {len(sound)} rows"] = sound
     found = {name: average(table, [own]) for name, own in voices.items()}
@@ -35,14 +38,17 @@ def ensemble(table, answer):
 
 
 def average(table, parts):
-    """(probabilities, named) of several lists of runs: all lists, and all runs of a list, weigh the same."""
+    """(probabilities, named) of several lists of runs: all lists, and all runs of a list, weigh the
+    same.
+    """
     probabilities = offsets = 0.0
     for part in parts:
         for run in part:
             weight = 1 / len(parts) / len(part)
             probabilities = probabilities + weight * run.calibrated
             own = decision.title_offsets(run.offsets, table.folds)
-            if own is not None:  # they belong to log-probabilities before the temperature
+            # they belong to log-probabilities before the temperature
+            if own is not None:
                 offsets = offsets + weight * own.mean(0) / run.figures.pooled_temperature
     return probabilities, decision.decide(probabilities, offsets)
 
@@ -55,6 +61,7 @@ def write(path, table, answer, features):
     """
     probabilities, predicted, source = ensemble(table, answer)
     titles, names = runs.features_of(table.everything[0].run, features).titles()
+    # a table of the titles whose label is contradicted
     rows = np.arange(len(titles))
     frame = pd.DataFrame(
         {

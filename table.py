@@ -13,7 +13,8 @@ import runs
 import store
 from options import Options
 
-ARRAYS = ("labels", "groups", "folds")  # the same for all runs of a table
+# the same for all runs of a table
+ARRAYS = ("labels", "groups", "folds")
 
 
 @dataclass(eq=False)
@@ -36,7 +37,9 @@ class Row:
 
     @property
     def cost(self):
-        """What the row costs, to be compared: the encoder's work, then embeddings a title, then the better value."""
+        """What the row costs, to be compared: the encoder's work, then embeddings a title, then the
+        better value.
+        """
         return self.expense, len(self.run.columns), -self.value
 
 
@@ -95,7 +98,9 @@ class Answer:
 
 
 def read_tables(results):
-    """The Tables of all runs below a folder, one for each set of titles and protocol; leftovers are mentioned."""
+    """The Tables of all runs below a folder, one for each set of titles and protocol; leftovers are
+    mentioned.
+    """
     for folder in sorted(results.glob(".*/")):
         cli.say(f"{folder}: a training that was stopped, or still runs; ignored")
     trained, baselines = {}, {}
@@ -107,7 +112,10 @@ def read_tables(results):
 
 
 def make_table(trained, baselines):
-    """The Table of runs that share titles and protocol; one with other labels, groups or folds is a Problem."""
+    """The Table of runs that share titles and protocol; one with other labels, groups or folds is a
+    Problem.
+    """
+    # the titles and folds, which have to be the same for all
     first = trained[0]
     arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
     for run in trained + baselines:
@@ -123,6 +131,7 @@ def make_table(trained, baselines):
         decide = "macro-f1"
     baselines = [run for run in baselines if run.baseline != "tfidf" or run.options.decide == decide]
 
+    # the rows, in their order
     encoders = encoder_names(trained)
     has_flop = all(run.config.flop is not None for run in trained)
     trained = sorted(trained, key=lambda run: order(run, list(encoders)))
@@ -149,7 +158,9 @@ def encoder_key(run):
 
 
 def encoder_names(trained):
-    """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two are the same."""
+    """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two
+    are the same.
+    """
     cheapest = sorted(trained, key=lambda run: (run.config.flop or 0, run.encoder.layers, run.encoder.name))
     found = {encoder_key(run): run.encoder for run in cheapest}
     if len(found) == 1:
@@ -163,7 +174,8 @@ def encoder_names(trained):
 
 
 def order(run, encoders):
-    """Where a run stands among others: by encoder, the report's rows first, then one kind of head after another.
+    """Where a run stands among others: by encoder, the report's rows first, then one kind of head
+    after another.
 
     encoders: the keys of the table's encoders.
     """
@@ -175,7 +187,8 @@ def order(run, encoders):
 def make_row(run, arrays, encoders, has_flop):
     """The Row of a run: of its probabilities, only the predictions are kept.
 
-    arrays: ARRAYS by name; encoders: see Table; has_flop: whether all runs of the table know theirs.
+    arrays: ARRAYS by name; encoders: see Table; has_flop: whether all runs of the table know
+    theirs.
     """
     name = run.name
     encoder = None
@@ -186,7 +199,8 @@ def make_row(run, arrays, encoders, has_flop):
             encoder = encoders[encoder_key(run)]
             name = f"{encoder}, {run.name}"
     classes = len(run.classes)
-    kind = np.min_scalar_type(classes)  # a table of a million titles holds the predictions of many runs
+    # a table of a million titles holds the predictions of many runs
+    kind = np.min_scalar_type(classes)
     predictions = run.predictions(arrays["folds"]).astype(kind)
     influence = comparison.influence(arrays["labels"], predictions, classes, arrays["groups"])
     return Row(run, name, encoder, expense, run.depth, predictions, influence, comparison.interval(influence))
@@ -197,9 +211,11 @@ def make_row(run, arrays, encoders, has_flop):
 
 def compare(table, margin):
     """The Answer of a table with at least one row that was trained on all titles."""
+    # the best of the rows that are shown to know something
     known = [row for row in table.rows if beats_chance(row, len(table.rows))]
     candidates = known or table.rows
     best = max(candidates, key=lambda row: row.value)
+    # baselines that learned from all titles, and their average with the best row
     references = {row.run.baseline: row for row in table.baselines if not row.run.labels_per_category}
     if "tfidf" in references:
         references["average"] = average_row(table, references["tfidf"], best)
@@ -210,6 +226,7 @@ def compare(table, margin):
     competes = np.array([row in candidates for row in compared])
     found = comparison.compare([row.influence for row in compared], compared.index(best), competes)
 
+    # the cheapest of those that are non-inferior to it
     non_inferior = []
     for row in known:
         if row is best or found.loss_bound[compared.index(row)] <= margin:
@@ -225,8 +242,11 @@ def compare(table, margin):
 
 
 def beats_chance(row, rows=1):
-    """Whether a row is shown to know more than chance does, with 95% confidence for all rows together."""
-    level = 1 - 0.1 / rows  # of an interval with two ends: each row has a chance to be lucky
+    """Whether a row is shown to know more than chance does, with 95% confidence for all rows
+    together.
+    """
+    # of an interval with two ends: each row has a chance to be lucky
+    level = 1 - 0.1 / rows
     low, _ = comparison.interval(row.influence, level)
     return low > row.influence.chance
 
@@ -246,7 +266,8 @@ def average_row(table, words, best):
     )
     arrays = {"labels": table.labels, "groups": table.groups, "folds": table.folds}
     row = make_row(runs.Run(None, config, values, offsets), arrays, table.encoders, False)
-    return replace(row, expense=best.expense, depth=best.depth)  # words cost nothing, the best row does
+    # words cost nothing, the best row does
+    return replace(row, expense=best.expense, depth=best.depth)
 
 
 def gain(first, second):
@@ -258,7 +279,9 @@ def gain(first, second):
 
 
 def decision_gain(table, row):
-    """What deciding for macro-F1 brought a row against naming the likeliest: (gain, low, high), see gain."""
+    """What deciding for macro-F1 brought a row against naming the likeliest: (gain, low, high), see
+    gain.
+    """
     likeliest = decision.predictions(row.run.probabilities, table.folds)
     influence = comparison.influence(table.labels, likeliest, len(table.classes), table.groups)
     found = comparison.compare([influence, row.influence], 0)

@@ -196,8 +196,8 @@ def train_run(run, x, scale, task, draws, features):
 def fit(config, x, scale, task, draws):
     """Train the heads of one run: a model.Trained.
 
-    x: (titles, layers, hidden) float32 tensor; for linear probes it is rescaled, and scale is what it
-    had; draws: the titles that each head learns from.
+    x: (titles, layers, hidden) float32 tensor; for linear probes it is rescaled, and scale is what
+    it had; draws: the titles that each head learns from.
     """
     options = config.options
     classes = len(task.classes)
@@ -207,7 +207,8 @@ def fit(config, x, scale, task, draws):
             return mlp.train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
     with cli.progress(len(draws), " heads", desc=layers) as bar:
         trained = probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
-        bar.update(bar.total - bar.n)  # where the search for penalties ended early
+        # where the search for penalties ended early
+        bar.update(bar.total - bar.n)
         return trained
 
 

@@ -19,6 +19,7 @@ def verify(table, features):
     """
     for row in table.everything:
         run = row.run
+        # files and labels are those that were written
         for name in run.config.contents:
             run.file(name)
         opened = runs.features_of(run, features)
@@ -26,6 +27,7 @@ def verify(table, features):
         if [table.classes[number] for number in table.labels] != names:
             raise cli.Problem(f"{run.folder}/labels.npy: not the labels of the features")
 
+        # probabilities are what heads and features give
         weights = None
         if run.baseline:
             again, _ = baselines.out_of_fold(run.baseline, titles, table, run.options)
@@ -37,6 +39,7 @@ def verify(table, features):
             what = f"up to {off:.2g} away from what heads and features give"
             raise cli.Problem(f"{run.folder}/probabilities.npy: {what}")
 
+        # figures are what the probabilities give
         measured = figures.measure(table.labels, stored, table.folds, len(table.classes), run.offsets)
         check_figures(run, dataclasses.replace(measured, layer_weights=weights))
         check_history(run)
@@ -62,7 +65,8 @@ def check_figures(run, again):
     for field in dataclasses.fields(again):
         old = getattr(run.figures, field.name)
         new = getattr(again, field.name)
-        if field.name not in ("penalties", "grid_ends"):  # of these, nothing but training tells
+        # of these, nothing but training tells
+        if field.name not in ("penalties", "grid_ends"):
             check_equal(run, field.name, old, new)
 
 
