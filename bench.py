@@ -102,7 +102,8 @@ def run(script, *options, **environment):
     if done.returncode:
         raise cli.Problem(f"{script} failed; its message stands above")
     seconds, peak = map(float, done.stdout.split())
-    unit = 1e-6 if sys.platform == "darwin" else 1024e-6  # bytes there, kilobytes here
+    # bytes there, kilobytes here
+    unit = 1e-6 if sys.platform == "darwin" else 1024e-6
     return Took(seconds, peak=peak * unit)
 
 

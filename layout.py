@@ -135,7 +135,8 @@ def fitted(lines, *columns):
 
 def width_without(lines, column):
     """How wide a table of these lines is, without the cells of one column."""
-    taken = 4  # the edges of the table, and a space on both sides of the column
+    # the edges of the table, and a space on both sides of the column
+    taken = 4
     for name in lines[0]:
         if name != column:
             taken += 3 + max(len(name.lstrip(":")), *(cli.width(line[name]) for line in lines))

@@ -18,22 +18,29 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 GRAY = "#555555"
 MARKERS = "osD^vPX*"
 STYLES = {"majority": ":", "tfidf": "--", "average": "-."}
-NEAR = 0.85  # rows below this share of the best one's macro-F1 are named at the edge
-MATRIX = 12  # categories up to which the whole confusion matrix is legible
-PAIRS = 10  # of more categories, the most confused pairs that are shown
-BINS = 15  # of the calibration, as in metrics.expected_calibration_error
+# rows below this share of the best one's macro-F1 are named at the edge
+NEAR = 0.85
+# categories up to which the whole confusion matrix is legible
+MATRIX = 12
+# of more categories, the most confused pairs that are shown
+PAIRS = 10
+# of the calibration, as in metrics.expected_calibration_error
+BINS = 15
 
 
 def library():
     """matplotlib as it comes, whatever the user's settings; a Problem without it."""
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its cache and its fonts
+    # it tells of its cache and its fonts
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         import matplotlib.figure
     except ImportError:
         raise cli.Problem("--plot needs matplotlib; install it with: pip install matplotlib") from None
     matplotlib.rcdefaults()
-    matplotlib.rc("svg", hashsalt="layers")  # the same bytes for the same picture
-    matplotlib.rc("text", parse_math=False)  # a dollar sign in a category is a dollar sign
+    # the same bytes for the same picture
+    matplotlib.rc("svg", hashsalt="layers")
+    # a dollar sign in a category is a dollar sign
+    matplotlib.rc("text", parse_math=False)
     matplotlib.rc("legend", frameon=False, fontsize=9)
     matplotlib.rc("axes", titlesize=10)
     matplotlib.rc("axes.spines", top=False, right=False)
@@ -63,7 +70,8 @@ def draw(path, table, answer):
         axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         kind = place.suffix.lower().lstrip(".")
-        metadata = {"Date": None} if kind == "svg" else None  # the same bytes for the same picture
+        # the same bytes for the same picture
+        metadata = {"Date": None} if kind == "svg" else None
         with disk.atomic(place) as file:
             figure.savefig(file, format=kind, dpi=150, metadata=metadata)
     return list(pictures)

@@ -68,7 +68,8 @@ def train_heads(x, labels, folds, options, classes):
             with torch.inference_mode():
                 logits = head.mlp(head.reduce(x[held_out]).squeeze(1))
             values = logits.softmax(-1).numpy()
-            metrics.macro_f1(labels[held_out], values.argmax(1), classes)  # as here
+            # as here
+            metrics.macro_f1(labels[held_out], values.argmax(1), classes)
         probabilities[repeat, held_out] = values
     return probabilities
 
