@@ -38,6 +38,7 @@ def choose_tau(labels, probabilities, learned, classes):
     labels: (titles,) int; probabilities: (titles, classes), of held-out titles; learned: the labels
     of all titles that the head learns from, which the prior is counted on.
     """
+    # the likeliest comes first, and stays where nothing is better
     best, highest = 0.0, -1.0
     for tau in TAUS:
         predictions = decide(probabilities, offsets_of(tau, learned, classes))

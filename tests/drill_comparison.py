@@ -141,12 +141,12 @@ def coverage(titles, repeats, seeds, alike, tables, before=True, seed=0):
 
 
 def false_alarms(titles, rows, repeats, seeds, tables, before=True, seed=0, encoders=1):
-    """Among rows of equal truth: share of tables with a row told from the best, before and after."""
+    """Among rows of equal truth: share of tables with a row called different from the best, before and after."""
     random, wrong = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions = simulate(random, titles, np.full(rows, 0.96), repeats, seeds, encoders=encoders)
-        told = compare(labels, predictions)[2].significant.any()
-        wrong.append((before and compare_before(random, labels, predictions)[1].any(), told))
+        significant = compare(labels, predictions)[2].significant.any()
+        wrong.append((before and compare_before(random, labels, predictions)[1].any(), significant))
     return np.mean(wrong, axis=0)
 
 
@@ -168,7 +168,7 @@ def encoder_coverage(titles, repeats, seeds, tables, margin=0.01, seed=0):
 
 
 def power(titles, rows, seeds, tables, seed=0):
-    """Of rows that are 0.03 worse than the best two: how many are told from the best."""
+    """Of rows that are 0.03 worse than the best two: how many are significantly different from the best."""
     random, found = np.random.default_rng(seed), []
     truth = np.r_[0.95, 0.95, np.full(rows - 2, 0.92)]
     for _ in range(tables):
@@ -189,8 +189,8 @@ def costs(titles, repeats, seeds, tables, margin=0.01, before=True, seed=0):
         _, best, compared = compare(labels, predictions)
         shown = compared.loss_bound <= margin
         new = int(shown.argmax()) if shown.any() else best
-        old_best, told = compare_before(random, labels, predictions) if before else (best, shown)
-        old = int((~told).argmax())
+        old_best, different = compare_before(random, labels, predictions) if before else (best, shown)
+        old = int((~different).argmax())
         top = truth.max()
         lost.append(
             (
@@ -265,7 +265,7 @@ def main():
         for repeats, seeds in ((1, 0), (3, 0), (3, 0.0045), (3, "half"))
     ]
     table(
-        "Rows of equal truth told from the best",
+        "Rows of equal truth that are called different from the best",
         "Share of tables (200; 100 of 35 rows) with at least one such row. *half*: seeds 0.0045 in every second row.",
         ("titles", "rows", "repeats", "seeds", "before", "after"),
         [
@@ -278,9 +278,9 @@ def main():
     table(
         "Rows of two encoders",
         "Rows of one encoder err on the same titles more often than rows of two. Share of 200 tables of 12 rows of "
-        "equal truth with a row told from the best; and, where the second encoder is better by 0.01 and layers rise "
+        "equal truth with a row called different from the best; and, where the second encoder is better by 0.01 and layers rise "
         "from 0.90 to 0.95, of tables whose intervals and loss bounds all hold the truth.",
-        ("titles, repeats, seeds", "told from the best", "intervals hold", "loss bounds hold"),
+        ("titles, repeats, seeds", "called different", "intervals hold", "loss bounds hold"),
         [
             (f"{n:,}, {repeats}, {seeds}", percent(alarm), percent(intervals), percent(bounds))
             for n in (600, 3599)
@@ -291,7 +291,7 @@ def main():
     )
     table(
         "Real differences are found",
-        "Two rows of 0.95, the others 0.92, 3,000 titles, 3 repeats, 100 tables: share of the others that are told.",
+        "Two rows of 0.95, the others 0.92, 3,000 titles, 3 repeats, 100 tables: share of the others that are significant.",
         ("rows", "seeds 0", "seeds 0.0025", "seeds 0.0045"),
         [(m, *(percent(power(3000, m, seeds, 100)) for seeds in (0, 0.0025, 0.0045))) for m in (6, 12, 35)],
     )
