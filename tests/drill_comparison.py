@@ -278,8 +278,8 @@ def main():
     table(
         "Rows of two encoders",
         "Rows of one encoder err on the same titles more often than rows of two. Share of 200 tables of 12 rows of "
-        "equal truth with a row called different from the best; and, where the second encoder is better by 0.01 and layers rise "
-        "from 0.90 to 0.95, of tables whose intervals and loss bounds all hold the truth.",
+        "equal truth with a row called different from the best; and, where the second encoder is better by 0.01 and "
+        "layers rise from 0.90 to 0.95, of tables whose intervals and loss bounds all hold the truth.",
         ("titles, repeats, seeds", "called different", "intervals hold", "loss bounds hold"),
         [
             (f"{n:,}, {repeats}, {seeds}", percent(alarm), percent(intervals), percent(bounds))
@@ -291,7 +291,8 @@ def main():
     )
     table(
         "Real differences are found",
-        "Two rows of 0.95, the others 0.92, 3,000 titles, 3 repeats, 100 tables: share of the others that are significant.",
+        "Two rows of 0.95, the others 0.92, 3,000 titles, 3 repeats, 100 tables: share of the others that are "
+        "significant.",
         ("rows", "seeds 0", "seeds 0.0025", "seeds 0.0045"),
         [(m, *(percent(power(3000, m, seeds, 100)) for seeds in (0, 0.0025, 0.0045))) for m in (6, 12, 35)],
     )
