@@ -279,7 +279,8 @@ def main():
         "Rows of two encoders",
         "Rows of one encoder err on the same titles more often than rows of two. Share of 200 tables (600 with one "
         "repeat) of 12 rows of equal truth with a row called different from the best; and, where the second encoder "
-        "is better by 0.01 and layers rise from 0.90 to 0.95, of tables whose intervals and loss bounds all hold the truth.",
+        "is better by 0.01 and layers rise from 0.90 to 0.95, of tables whose intervals and loss bounds all hold "
+        "the truth.",
         ("titles, repeats, seeds", "called different", "intervals hold", "loss bounds hold"),
         [
             (f"{n:,}, {repeats}, {seeds}", percent(alarm), percent(intervals), percent(bounds))
