@@ -14,6 +14,7 @@ import table as tables
 # Macro-F1 of the report's last epoch, for bert-base-uncased, by the layers' distance from the top
 REPORT = {(0,): 0.9565, (1,): 0.9032, (2,): 0.9034, (3,): 0.9023, (0, 1): 0.9546, (0, 1, 2, 3): 0.9114}
 WIDEST = 120  # columns of a table
+NARROWEST = 20  # columns of a cell that is cut
 SHOWN = 20  # categories in the table of categories
 
 
@@ -40,7 +41,7 @@ def main_table(table, answer):
             figure = report_figure(table, row)
             line["Report"] = f"{figure:.4f}" if figure else ""
         lines.append(line)
-    return fitted(lines, *([":Encoder"] if several else []), "Layers", ":Head")
+    return fitted(lines, ":Head", "Layers", *([":Encoder"] if several else []))
 
 
 def head_cell(row):
@@ -116,21 +117,21 @@ def category_table(table, row):
 def fitted(lines, *columns):
     """A markdown table of lines, {column: cell} each, of which no line is wider than WIDEST.
 
-    Cells of `columns` that are too long for that are cut, and stand whole below the table.
+    Cells of `columns`, in this order, that are too long for that are cut, and stand whole below.
     """
     cut = []
     for column in columns:
-        room = max(WIDEST - width_without(lines, column), 12)
+        room = max(WIDEST - width_without(lines, column), NARROWEST)
         shown = []
         for line in lines:
             cell = line[column]
             if cli.width(cell) > room:
-                cut.append(f"[{len(cut) + 1}] {cell}")
-                cell = f"{cell[: room - 6]}… [{len(cut)}]"
+                cut += [cell] if cell not in cut else []
+                cell = f"{cell[: room - 6]}… [{cut.index(cell) + 1}]"
             shown.append(line | {column: cell})
         lines = shown
     text = cli.markdown(list(lines[0]), [line.values() for line in lines])
-    return "\n\n".join([text, *cut])
+    return "\n\n".join([text, *(f"[{number}] {cell}" for number, cell in enumerate(cut, 1))])
 
 
 def width_without(lines, column):
