@@ -125,8 +125,8 @@ def number(kind, low, high=float("inf")):
 
     def convert(text):
         value = kind(text)
-        # nor is anything that is not a number
-        if not low <= value <= high:
+        # nor is anything that is not a number, or infinite
+        if not low <= value <= high or value == float("inf"):
             raise ValueError
         return value
 

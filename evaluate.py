@@ -71,6 +71,8 @@ import verify
 
 def check_arguments(args):
     """Refuse what contradicts itself before anything is read."""
+    if args.suspects and args.suspects != args.plot:
+        suspects.check_path(args.suspects)
     if not args.plot:
         return
     # matplotlib is loaded where it is asked for
@@ -151,13 +153,15 @@ def main(args):
     count = sum(len(table.rows + table.learning_curve) for table in found)
     made = f"{cli.count(count, 'run')} in {cli.count(len(found), 'table')}"
     cli.say(f"{args.results}: {made}, {time.time() - started:.1f} s")
+    for path in pictures:
+        cli.say(f"Picture: {path}")
     for answer in answers:
         if answer and answer.recommended:
             folder = answer.recommended.run.folder
+            if "heads.safetensors" in answer.recommended.run.config.contents:
+                answer.recommended.run.file("heads.safetensors")
             following = cli.command("predict.py", "a title of your own", run=(folder, None))
             cli.say(f"Next: {following}")
-    for path in pictures:
-        cli.say(f"Picture: {path}")
 
 
 if __name__ == "__main__":

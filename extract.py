@@ -20,7 +20,7 @@ def parse_arguments(argv=None):
         "--data",
         default="youtube",
         metavar="youtube|sample|FILE",
-        help="titles: the report's data set (downloaded once), the sample of this project, or a CSV file",
+        help="titles: the report's data set (downloaded once), the sample here, or a CSV, TSV or JSON Lines file",
     )
     add("--text-column", default="title", help="column of the titles")
     add("--label-column", default="category", help="column of the categories")
@@ -209,7 +209,10 @@ def main(args):
     with contextlib.ExitStack() as stack:
         if WORLD > 1:
             # who dies is noticed at once; who is slow, or lays out huge files, is waited for
-            dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+            try:
+                dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+            except (ValueError, RuntimeError) as error:
+                raise cli.Problem(f"WORLD_SIZE is {WORLD}, but processes do not meet ({error}); use torchrun") from None
             stack.callback(dist.destroy_process_group)
 
         # check: wrong titles should not cost the loading, or the download, of an encoder

@@ -127,11 +127,18 @@ def fitted(lines, *columns):
             cell = line[column]
             if cli.width(cell) > room:
                 cut += [cell] if cell not in cut else []
-                cell = f"{cell[: room - 6]}… [{cut.index(cell) + 1}]"
+                cell = f"{start_of(cell, room - 6)}… [{cut.index(cell) + 1}]"
             shown.append(line | {column: cell})
         lines = shown
     text = cli.markdown(list(lines[0]), [line.values() for line in lines])
     return "\n\n".join([text, *(f"[{number}] {cell}" for number, cell in enumerate(cut, 1))])
+
+
+def start_of(text, room):
+    """As much of a text as is no wider than that many columns."""
+    while cli.width(text) > room:
+        text = text[:-1]
+    return text
 
 
 def width_without(lines, column):

@@ -92,8 +92,12 @@ def log_probabilities(problems, theta, number):
     mean = problems.scale.mean[number]
     folded = theta[:, number, :-1] / problems.scale.deviation[number]
     bias = theta[:, number, -1] - folded @ mean
-    titles = problems.x[problems.learn[number]]
-    return torch.addmm(bias, titles, folded.T).log_softmax(1)
+    titles = problems.learn[number].nonzero().flatten()
+    # block by block: a copy of the features of all of them would take too much memory
+    found = []
+    for block in titles.split(max(256, BLOCK // problems.x.shape[1])):
+        found.append(torch.addmm(bias, problems.x[block], folded.T).log_softmax(1))
+    return torch.cat(found)
 
 
 def objective(problems, theta):

@@ -74,14 +74,14 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
         losses = train_epoch(forward, learning, optimizer, x, targets, rows, counts)
         # before the next epoch's are drawn
         del rows, counts
-        if not np.isfinite(losses).all():
-            wrong = f"the loss is no longer a finite number in epoch {epoch}"
-            remedy = "" if options.standardize else ", or --standardize"
-            raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}{remedy}")
 
         # how well the heads do on the titles that they have not seen
         state = {name: value.detach() for name, value in learning.items()}
         probabilities = model.held_out_probabilities(heads[0], state, x, folds)
+        if not (np.isfinite(losses).all() and np.isfinite(probabilities).all()):
+            wrong = f"the loss is no longer a finite number in epoch {epoch}"
+            remedy = "" if options.standardize else ", or --standardize"
+            raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}{remedy}")
         scores = metrics.fold_scores(labels, probabilities.argmax(2), folds, classes)
         for head, (repeat, fold) in enumerate(np.ndindex(scores.shape)):
             history.append((repeat, fold, epoch, float(losses[head]), scores[repeat, fold]))

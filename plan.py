@@ -106,6 +106,9 @@ def choose_sets(args, features):
     encoder = features.manifest.encoder
     poolings = choose_poolings(args, features)
     available = layers_with(features, poolings)
+    if not available:
+        what = f"no layer is there with both of {' and '.join(poolings)}"
+        raise cli.Problem(f"--pooling {' '.join(poolings)}: {what}; extract it with both")
     if args.layers or args.each:
         wanted = args.layers or ["all"]
         layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)

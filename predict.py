@@ -20,7 +20,7 @@ def parse_arguments(argv=None):
     add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
     add("--run", metavar="FOLDER", help="the run to apply: what train.py made, a copy of it, or results with one run")
     add("--model", metavar="NAME", help="where the run's encoder is found here (default: the name in the run)")
-    add("--csv", metavar="IN.csv", help="read titles from a CSV file")
+    add("--csv", metavar="IN.csv", help="read titles from a CSV, TSV or JSON Lines file")
     add("--out", metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
     add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
@@ -39,7 +39,13 @@ def parse_arguments(argv=None):
         help="what the encoder computes in (default: as for the run's features)",
     )
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
-    add("--window", type=at_least_1, default=4096, metavar="TITLES", help="most titles computed together")
+    add(
+        "--window",
+        type=cli.number(int, 1, 1 << 20),
+        default=4096,
+        metavar="TITLES",
+        help="most titles computed together",
+    )
     return parser.parse_args(argv)
 
 
@@ -186,6 +192,8 @@ def classify(classifier, tokenised):
     values = embed(classifier.encoder, tokenised, run.layers, run.poolings)
     # through the numbers that were stored: the heads know features of that precision
     stored = [values[column].astype(run.config.settings.store) for column in run.columns]
+    if not all(np.isfinite(values).all() for values in stored):
+        raise cli.Problem("the encoder's features are not finite numbers; use --dtype float32")
     x = torch.from_numpy(np.stack(stored, axis=1).astype(np.float32)).to(classifier.encoder.device)
     pooled = model.mean_probabilities(classifier.forward, classifier.state, x).cpu().numpy()
     named = decision.decide(pooled, classifier.offsets)

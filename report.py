@@ -32,6 +32,7 @@ RECOMMENDED_NONE = "**Recommended: none.** No row is shown to know more of the c
 NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."
 TITLES_NEEDED = "About {titles:,} titles would show whether {name} is non-inferior."
 LESS_WORK = "{less:.3g} GFLOP a title instead of {more:.3g}"
+SHARE_OF_WORK = "about {share:.0%} of its encoder's work"
 SHALLOWER = "{less:.0%} of the encoder instead of {more:.0%}"
 FEWER_EMBEDDINGS = "as much of the encoder, but {fewer} a title instead of {more}"
 CORRECTED = "The figure of the best of {rows} rows is optimistic, as it was chosen; optimism-corrected: {value:.4f}."
@@ -50,6 +51,7 @@ CATEGORIES = "The recommended row by category, the lowest F1 first:"
 MORE_CATEGORIES = "and {count:,} more categories with higher F1"
 
 NEVER_CAUGHT = "TF-IDF stays significantly behind {name} with every number of labels here."
+CAUGHT_WITH_ALL = "Only with all titles is TF-IDF not significantly behind {name}."
 CAUGHT = "From {size} labels a category on, TF-IDF is not significantly behind {name}."
 LAST_STEP = (
     "The last step, from {before} to {after} labels, brought {gain:+.4f} "
@@ -62,8 +64,9 @@ DIFFERENCES = (
     "which does not make rows equal."
 )
 LOG_LOSS = "Log loss is after the temperature."
+NO_LOG_LOSS = "Log loss is left out where there are several encoders."
 WORK = (
-    "GFLOP is what the encoder computes for a title of {tokens:.1f} tokens, their mean length here. "
+    "GFLOP is what the encoder computes for a title of {tokens} tokens, their mean length here. "
     "Depth is the share of its layers that have to run."
 )
 DEPTH = "Depth is the share of the encoder that has to run."
@@ -193,6 +196,8 @@ def saving(table, row, best):
     if row.expense < best.expense:
         if len(table.encoders) > 1 and table.has_flop:
             return LESS_WORK.format(less=row.expense / 1e9, more=best.expense / 1e9)
+        if len(table.encoders) > 1:
+            return SHARE_OF_WORK.format(share=row.expense / best.expense)
         return SHALLOWER.format(less=row.depth, more=best.depth)
     fewer = cli.count(len(row.run.columns), "embedding")
     return FEWER_EMBEDDINGS.format(fewer=fewer, more=len(best.run.columns))
@@ -232,7 +237,7 @@ def words(answer):
     found = answer.comparison
     number = answer.number(tfidf)
     low, high = -found.high[number], -found.low[number]
-    better = "the encoder earns its place" if answer.recommended else "the best row is significantly better"
+    better = "the best row is significantly better"
     average = answer.number(answer.references["average"])
     nothing = "not significantly different"
     return WORDS.format(
@@ -289,7 +294,7 @@ def learning_sentences(table):
     sentences = []
 
     shared = [size for size in steps if size in tfidf]
-    if shared:
+    if shared and shared == steps:  # else `--baselines` has not been asked for since
         # the sizes after the last one at which TF-IDF is significantly behind
         caught = list(shared)
         for place, size in enumerate(shared):
@@ -297,7 +302,8 @@ def learning_sentences(table):
             if low > 0:
                 caught = shared[place + 1 :]
         if caught:
-            sentences.append(CAUGHT.format(size=size_name(caught[0]), name=name))
+            template = CAUGHT if caught[0] else CAUGHT_WITH_ALL
+            sentences.append(template.format(size=size_name(caught[0]), name=name))
         else:
             sentences.append(NEVER_CAUGHT.format(name=name))
 
@@ -329,12 +335,10 @@ def notes(table, answer):
     repeats = table.options.repeats
     covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES]
-    # with more there is no such column
-    if len(table.encoders) == 1:
-        sentences.append(LOG_LOSS)
+    sentences.append(LOG_LOSS if len(table.encoders) == 1 else NO_LOG_LOSS)
     if table.has_flop and not has_report(table):
-        tokens = np.mean([row.run.config.tokens for row in table.rows])
-        sentences.append(WORK.format(tokens=tokens))
+        tokens = sorted({f"{row.run.config.tokens:.1f}" for row in table.rows})
+        sentences.append(WORK.format(tokens=" or ".join(tokens)))
     else:
         sentences.append(DEPTH)
     for row in table.rows:

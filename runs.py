@@ -286,7 +286,8 @@ def features_of(run, folders=None):
             return features
         wrong = f"not the features that the run was trained on, their {differs} differ"
         problems.append(f"{place}: {wrong}")
-    raise cli.Problem(f"{'; '.join(problems)}; name the run's features with --features")
+    needed = f"{run.folder.name} needs those of {run.encoder.name}" if run.encoder else "all runs need theirs"
+    raise cli.Problem(f"{'; '.join(problems)}; {needed}, name them with --features")
 
 
 def differing(run, manifest):

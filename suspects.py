@@ -21,16 +21,15 @@ def ensemble(table, answer):
     """
     # heads that collapsed know nothing
     rows = table.rows or table.learning_curve
-    sound = [row.run for row in rows if not row.run.figures.collapsed] or [row.run for row in rows]
-    best = min(sound, key=lambda run: run.figures.log_loss)
-    # whose probabilities are averaged, all of one list with one weight
+    sound = [row for row in rows if not row.run.figures.collapsed] or rows
+    best = min(sound, key=lambda row: row.run.figures.log_loss)
     # candidates: one row, all of them, and both with words
     voices = {best.name: [best]}
     if len(sound) > 1:
         voices[f"the average of {len(sound)} rows"] = sound
     found = {name: average(table, [own]) for name, own in voices.items()}
     if answer and "tfidf" in answer.references:
-        words = [answer.references["tfidf"].run]
+        words = [answer.references["tfidf"]]
         for name, own in voices.items():
             found[f"{name} with TF-IDF"] = average(table, [own, words])
     source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
@@ -38,12 +37,11 @@ def ensemble(table, answer):
 
 
 def average(table, parts):
-    """(probabilities, named) of several lists of runs: all lists, and all runs of a list, weigh the
-    same.
-    """
+    """(probabilities, named) of several lists of rows: all lists, and all rows of one, weigh the same."""
     probabilities = offsets = 0.0
     for part in parts:
-        for run in part:
+        for row in part:
+            run = row.run
             weight = 1 / len(parts) / len(part)
             probabilities = probabilities + weight * run.calibrated
             own = decision.title_offsets(run.offsets, table.folds)
@@ -51,6 +49,19 @@ def average(table, parts):
             if own is not None:
                 offsets = offsets + weight * own.mean(0) / run.figures.pooled_temperature
     return probabilities, decision.decide(probabilities, offsets)
+
+
+HEADER = "row,title,label,predicted,probability_of_label,probability_of_predicted"
+
+
+def check_path(path):
+    """Refuse to replace a file that is no list of suspects: it may be the user's only copy of the titles."""
+    if path.suffix.lower() != ".csv":
+        raise cli.Problem(f"--suspects {path}: the name must end in .csv")
+    if path.is_file():
+        with open(path, encoding="utf-8", errors="replace") as file:
+            if file.readline().strip() != HEADER:
+                raise cli.Problem(f"--suspects {path}: it is there already, and no list of suspects; name another file")
 
 
 def write(path, table, answer, features):

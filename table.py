@@ -24,7 +24,7 @@ class Row:
     run: runs.Run
     name: str  # layers and head in words, or the baseline; with its encoder where there are several
     encoder: str | None  # the encoder's short name where there are several, and not for baselines
-    expense: float  # FLOP a title, or the share of the encoder's depth where some run lacks the former
+    expense: float  # FLOP a title; where some run does not know them, layers to run · hidden size²
     depth: float  # share of the encoder's layers that have to run
     predictions: np.ndarray  # (repeats, titles) ints, out of fold
     influence: comparison.Influence
@@ -108,7 +108,9 @@ def read_tables(results):
         run = runs.open_run(path.parent)
         kind = baselines if run.baseline else trained
         kind.setdefault((run.config.data.titles, run.options.protocol), []).append(run)
-    return [make_table(own, baselines.get(key, [])) for key, own in trained.items()]
+    # the one with most runs first: a stray run is not what somebody wants to see
+    ordered = sorted(trained.items(), key=lambda item: -len(item[1]))
+    return [make_table(own, baselines.get(key, [])) for key, own in ordered]
 
 
 def make_table(trained, baselines):
@@ -194,7 +196,8 @@ def make_row(run, arrays, encoders, has_flop):
     encoder = None
     expense = 0.0
     if not run.baseline:
-        expense = run.config.flop if has_flop else run.depth
+        # without FLOP, what they are about in proportion to
+        expense = run.config.flop if has_flop else max(run.layers) * run.encoder.hidden**2
         if len(encoders) > 1:
             encoder = encoders[encoder_key(run)]
             name = f"{encoder}, {run.name}"

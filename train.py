@@ -79,7 +79,7 @@ def parse_arguments(argv=None):
 
 def add_protocol_options(add):
     """The options that decide which titles a head is scored on: rows of one table share them."""
-    add("--folds", type=cli.number(int, 2), default=Options.folds, help="parts that are held out in turn")
+    add("--folds", type=cli.number(int, 2, 1000), default=Options.folds, help="parts that are held out in turn")
     add(
         "--repeats",
         type=cli.number(int, 1, 1000),
@@ -116,7 +116,7 @@ def add_mlp_options(add):
     at_least_1 = cli.number(int, 1)
     add("--hidden", type=at_least_1, help=f"width of the hidden layer (default: {Options.hidden})")
     add("--epochs", type=at_least_1, help=f"passes over the training folds (default: {Options.epochs})")
-    add("--batch-size", type=at_least_1, help=f"titles a step (default: {Options.batch_size})")
+    add("--batch-size", type=cli.number(int, 1, 1 << 20), help=f"titles a step (default: {Options.batch_size})")
     add("--lr", type=cli.number(float, 1e-9), help=f"learning rate of Adam (default: {Options.lr})")
 
 

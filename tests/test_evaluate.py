@@ -176,12 +176,13 @@ def test_rows_of_two_encoders_are_compared_and_the_work_decides(two_encoders):
     assert max(len(line) for line in done.out.splitlines()) <= 120
 
 
-def test_without_flop_in_some_run_the_share_of_depth_is_the_cost(two_encoders):
+def test_without_flop_in_some_run_layers_and_their_size_are_the_cost(two_encoders):
     folder, _ = two_encoders
     write_run(folder, THREE, of_class(THREE, 0.4, 3), layers=(1,), depth=6, encoder={"name": "old", "weights": "old"})
     text = evaluate(folder)
     assert "GFLOP" not in text and "Depth is the share" in unwrapped(text)
-    assert recommendation(text).startswith("**Recommended: large, layer 12")  # the small one's layers are as deep
+    said = recommendation(text)
+    assert said.startswith("**Recommended: small, layer 6") and "about 50% of its encoder's work" in said
 
 
 def test_two_encoders_of_one_name_are_told_apart(tmp_path):
@@ -467,7 +468,7 @@ def test_what_words_alone_do_is_said(tmp_path):
     assert "`--baselines` adds TF-IDF" in evaluate(tmp_path / "a")
     write_baseline(run, "majority", np.full(600, np.bincount(THREE).argmax()))
     write_baseline(run, "tfidf", of_class(THREE, 0.3, 2))
-    assert "the encoder earns its place" in unwrapped(evaluate(tmp_path / "a"))
+    assert "the best row is significantly better" in unwrapped(evaluate(tmp_path / "a"))
     run = write_run(tmp_path / "b", THREE, of_class(THREE, 0.3, 1))
     write_baseline(run, "tfidf", of_class(THREE, 0.05, 2))
     text = evaluate(tmp_path / "b")
@@ -736,6 +737,22 @@ def test_suspects_are_not_blurred_by_what_knows_little(tmp_path):
     done = call("evaluate", "--results", tmp_path / "results", "--suspects", tmp_path / "s.csv")
     assert "with a label that layer 2 (report's head) contradicts" in done.err
     assert {int(row["row"]) - 1 for row in suspects(tmp_path / "s.csv")} == set(np.flatnonzero(knowing != labels))
+
+
+def test_suspects_replace_no_file_but_older_suspects(tmp_path):
+    """A slip of the hand may name the only copy of the titles."""
+    labels = np.arange(40) % 2
+    features = write_features(tmp_path / "f", [f"title {i}" for i in range(40)], [f"c{label}" for label in labels])
+    write_run(tmp_path / "r", labels, of_class(labels, 0.5, 1), features=features)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("title,category\nmy only copy,art\n")
+    done = call("evaluate", "--results", tmp_path / "r", "--suspects", mine)
+    refused(done, "mine.csv", "no list of suspects")
+    assert "my only copy" in mine.read_text() and done.out == ""
+    refused(call("evaluate", "--results", tmp_path / "r", "--suspects", tmp_path / "s.txt"), ".csv")
+    refused(call("evaluate", "--results", tmp_path / "r", "--suspects", "."), ".csv")
+    for _ in range(2):
+        evaluate(tmp_path / "r", "--suspects", tmp_path / "s.csv")
 
 
 def test_suspects_cannot_carry_formulas(tmp_path):
