@@ -158,6 +158,7 @@ def main(args):
     for answer in answers:
         if answer and answer.recommended:
             folder = answer.recommended.run.folder
+            # what is named as the next command has to work
             if "heads.safetensors" in answer.recommended.run.config.contents:
                 answer.recommended.run.file("heads.safetensors")
             following = cli.command("predict.py", "a title of your own", run=(folder, None))

@@ -51,6 +51,7 @@ def report(classes, titles, labels, probabilities, named, training):
     if training:
         copies = f"{seen.sum():,} were in training, as they are or as copies"
         parts.append(f"Of the {len(titles):,} titles, {copies}.")
+        # a figure that looks like a result, and is none
         if seen.all():
             parts.append("None of them is new, so this says nothing of new titles.")
     parts += cautions(test, smallest)
