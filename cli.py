@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from pathlib import Path
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 POOLINGS = ("cls", "mean")
 # whether this process prints nothing but results and errors
 STATE = {"quiet": False}

@@ -57,4 +57,5 @@ def test_training_takes_the_features_it_uses_and_little_more(corpora, tmp_path, 
         done = subprocess.run(list(map(str, measured)), text=True, capture_output=True, check=True)
         peaks[rows] = int(done.stdout) * 1024
     used = (50_000 - 2_000) * 2 * 512 * 4 * share
-    assert used * 0.8 < peaks[50_000] - peaks[2_000] < used + 120e6
+    holes = 180e6 if "--survey" in options else 120e6  # sets one after another leave holes in the heap
+    assert used * 0.8 < peaks[50_000] - peaks[2_000] < used + holes
