@@ -191,6 +191,11 @@ def command(script, *words, **options):
     return shlex.join(map(str, (python, Path(sys.argv[0]).with_name(script), *given, *words)))
 
 
+def at_least(value):
+    """A log loss with four digits; all zeros would promise more than any titles can show."""
+    return f"{value:.4f}" if value >= 0.00005 else "< 0.0001"
+
+
 def count(number, what):
     """A number with its noun: 1 title, 3,599 titles."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

@@ -33,7 +33,7 @@ def main_table(table, answer):
         line |= {score: f"{row.run.figures.macro_f1:.4f}", "95% interval": f"{low:.4f}–{high:.4f}"}
         line["Difference"] = difference(answer, number)
         if not several:  # else the table would be too wide
-            line["Log loss"] = at_least(row.run.figures.log_loss)
+            line["Log loss"] = cli.at_least(row.run.figures.log_loss)
         if table.has_flop and not reported:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.depth:.0%}"
@@ -50,11 +50,6 @@ def head_cell(row):
     if row.run.figures.collapsed and not row.run.baseline:
         head += ", collapsed"
     return head
-
-
-def at_least(value):
-    """A log loss with four digits; all zeros would promise more than any titles can show."""
-    return f"{value:.4f}" if value >= 0.00005 else "< 0.0001"
 
 
 def difference(answer, number):

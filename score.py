@@ -73,7 +73,7 @@ def figures(test, name, chosen):
     loss = "–"
     known = chosen & (test.labels < test.classes)
     if known.any():
-        loss = f"{metrics.log_loss(test.labels[known], test.probabilities[known]):.4f}"
+        loss = cli.at_least(metrics.log_loss(test.labels[known], test.probabilities[known]))
     error = metrics.expected_calibration_error(test.labels[chosen], test.probabilities[chosen])
     score = (f"{found.value:.4f}", f"{low:.4f} to {high:.4f}")
     return [name, f"{chosen.sum():,}", *score, loss, f"{error:.4f}"]
