@@ -10,7 +10,6 @@ import numpy as np
 import cli
 import decision
 import disk
-import figures
 import runs
 import splits
 from options import Options
@@ -26,7 +25,6 @@ def add(table, results, features):
     there = {(row.run.baseline, row.run.labels_per_category) for row in table.baselines}
     sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
     wanted = [("majority", None), ("tfidf", None), *(("tfidf", size) for size in sizes)]
-    # read once, where any baseline is missing
     opened = titles = None
     for kind, size in wanted:
         options = options_of(table, kind, size)
@@ -40,7 +38,7 @@ def add(table, results, features):
             titles, _ = opened.titles()
         # as a run of its own, so that it is there next time
         probabilities, offsets = out_of_fold(kind, titles, table, options)
-        measured = figures.measure(table.labels, probabilities, table.folds, len(table.classes), offsets)
+        measured = table.measure(probabilities, offsets)
         config = runs.Config(
             format=runs.FORMAT,
             classes=table.classes,
@@ -50,11 +48,7 @@ def add(table, results, features):
             results=measured,
             **disk.provenance(started, features=str(opened.folder.resolve())),
         )
-        arrays = {"labels": table.labels, "folds": table.folds, "groups": table.groups}
-        arrays["probabilities"] = probabilities
-        if offsets is not None:
-            arrays["offsets"] = offsets
-        runs.write(folder, config, arrays)
+        runs.write(folder, config, table.arrays | {"probabilities": probabilities, "offsets": offsets})
         which = f", {size} labels a category" if size else ""
         cli.say(f"{runs.BASELINES[kind]}{which}: macro-F1 {measured.macro_f1:.4f}")
 

@@ -150,7 +150,7 @@ def main(args):
             suspects.write(numbered(args.suspects, table, found[0]), table, answer, args.features)
 
     # what was done, and what to run next
-    count = sum(len(table.rows + table.learning_curve) for table in found)
+    count = sum(len(table.trained) for table in found)
     made = f"{cli.count(count, 'run')} in {cli.count(len(found), 'table')}"
     cli.say(f"{args.results}: {made}, {time.time() - started:.1f} s")
     for path in pictures:

@@ -1,13 +1,13 @@
-"""A run's folder in results/: its configuration, what else it holds, how it is written, found and
-read.
+"""A run's folder in results/: its configuration, what else it holds, how it is written and found.
 
-config.json                 options, columns (pooling and layer), classes, figures, checksums of the
-files below heads.safetensors           the heads of all repeats and folds, stacked (runs that
-train.py made) history.csv                 loss and macro-F1 of every epoch of every head (the
-report's head) probabilities.npy           (repeats, titles, classes) float32, out of fold
-offsets.npy                 (repeats, folds, classes) float32, see decision.py (where it decides for
-macro-F1) labels.npy, groups.npy      (titles,) int32; groups are copies of one another folds.npy
-(repeats, titles) int32 README.md                   a model card
+config.json             options, columns, classes, figures, checksums of the files below
+heads.safetensors       the heads of all repeats and folds, stacked (runs that train.py made)
+history.csv             loss and macro-F1 of every epoch of every head (the report's head)
+probabilities.npy       (repeats, titles, classes) float32, out of fold
+offsets.npy             (repeats, folds, classes) float32, where it decides for macro-F1
+labels.npy, groups.npy  (titles,) int32; groups are copies of one another
+folds.npy               (repeats, titles) int32
+README.md               a model card
 """
 
 import contextlib
@@ -178,9 +178,9 @@ class Run:
 def write(folder, config, arrays, heads=None, history=()):
     """Write a run's folder whole or not at all.
 
-    arrays: {name: array} that become .npy files; heads: {name: array}, the trained heads, with
-    which a model card is written; history: a (repeat, fold, epoch, loss, macro-F1) for each head
-    and epoch.
+    arrays: {name: array} that become .npy files, None where there is none; heads: {name: array},
+    the trained heads, with which a model card is written; history: a (repeat, fold, epoch, loss,
+    macro-F1) for each head and epoch.
     """
     temporary = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -188,7 +188,8 @@ def write(folder, config, arrays, heads=None, history=()):
     try:
         # arrays, heads, history
         for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            if array is not None:
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         if heads:
             save_file(heads, temporary / "heads.safetensors")
         if history:

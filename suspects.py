@@ -9,6 +9,8 @@ import disk
 import metrics
 import runs
 
+COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
+
 
 def ensemble(table, answer):
     """What is known of the titles' categories, out of fold: (probabilities, named, whose they are).
@@ -51,16 +53,13 @@ def average(table, parts):
     return probabilities, decision.decide(probabilities, offsets)
 
 
-HEADER = "row,title,label,predicted,probability_of_label,probability_of_predicted"
-
-
 def check_path(path):
     """Refuse to replace a file that is no list of suspects: it may be the user's only copy of the titles."""
     if path.suffix.lower() != ".csv":
         raise cli.Problem(f"--suspects {path}: the name must end in .csv")
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as file:
-            if file.readline().strip() != HEADER:
+            if file.readline().strip() != ",".join(COLUMNS):
                 raise cli.Problem(f"--suspects {path}: it is there already, and no list of suspects; name another file")
 
 
@@ -74,16 +73,9 @@ def write(path, table, answer, features):
     titles, names = runs.features_of(table.everything[0].run, features).titles()
     # a table of the titles whose label is contradicted
     rows = np.arange(len(titles))
-    frame = pd.DataFrame(
-        {
-            "row": rows + 1,
-            "title": titles,
-            "label": names,
-            "predicted": np.array(table.classes, dtype=object)[predicted],
-            "probability_of_label": probabilities[rows, table.labels],
-            "probability_of_predicted": probabilities[rows, predicted],
-        }
-    )
+    named = np.array(table.classes, dtype=object)[predicted]
+    sure = (probabilities[rows, table.labels], probabilities[rows, predicted])
+    frame = pd.DataFrame(dict(zip(COLUMNS, (rows + 1, titles, names, named, *sure), strict=True)))
     frame = frame[predicted != table.labels]
     frame = frame.sort_values("probability_of_label", kind="stable").round(4)
     for column in ("title", "label", "predicted"):

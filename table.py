@@ -60,12 +60,21 @@ class Table:
     baselines: list[Row]  # with all titles, and with each size of --labels
 
     @property
-    def everything(self):
-        return self.rows + self.learning_curve + self.baselines
-
-    @property
     def trained(self):
         return self.rows + self.learning_curve
+
+    @property
+    def everything(self):
+        return self.trained + self.baselines
+
+    @property
+    def arrays(self):
+        """ARRAYS by name."""
+        return {name: getattr(self, name) for name in ARRAYS}
+
+    def measure(self, probabilities, offsets):
+        """The Figures of a run on these titles; see figures.measure."""
+        return figures.measure(self.labels, probabilities, self.folds, len(self.classes), offsets)
 
     @property
     def has_flop(self):
@@ -265,10 +274,9 @@ def average_row(table, words, best):
         options=words.run.options,
         data=table.data,
         baseline="average",
-        results=figures.measure(table.labels, values, table.folds, len(table.classes), offsets),
+        results=table.measure(values, offsets),
     )
-    arrays = {"labels": table.labels, "groups": table.groups, "folds": table.folds}
-    row = make_row(runs.Run(None, config, values, offsets), arrays, table.encoders, False)
+    row = make_row(runs.Run(None, config, values, offsets), table.arrays, table.encoders, False)
     # words cost nothing, the best row does
     return replace(row, expense=best.expense, depth=best.depth)
 
@@ -287,8 +295,7 @@ def decision_gain(table, row):
     """
     likeliest = decision.predictions(row.run.probabilities, table.folds)
     influence = comparison.influence(table.labels, likeliest, len(table.classes), table.groups)
-    found = comparison.compare([influence, row.influence], 0)
-    return found.difference[1], found.low[1], found.high[1]
+    return gain(replace(row, influence=influence), row)
 
 
 def curves(table):

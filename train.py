@@ -185,9 +185,7 @@ def train_run(run, x, scale, task, draws, features):
 
     # the folder
     arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
-    arrays["probabilities"] = trained.probabilities
-    if trained.offsets is not None:
-        arrays["offsets"] = trained.offsets
+    arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
     heads = {name: value.numpy() for name, value in trained.state.items()}
     runs.write(run.folder, run.config, arrays, heads, trained.history)
     say_outcome(run)
@@ -207,7 +205,7 @@ def fit(config, x, scale, task, draws):
             return mlp.train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
     with cli.progress(len(draws), " heads", desc=layers) as bar:
         trained = probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
-        # where the search for penalties ended early
+        # the search reports nothing for the fit that follows it, nor where there is nothing to choose by
         bar.update(bar.total - bar.n)
         return trained
 

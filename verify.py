@@ -9,7 +9,6 @@ import pandas as pd
 
 import baselines
 import cli
-import figures
 import runs
 
 
@@ -40,7 +39,7 @@ def verify(table, features):
             raise cli.Problem(f"{run.folder}/probabilities.npy: {what}")
 
         # figures are what the probabilities give
-        measured = figures.measure(table.labels, stored, table.folds, len(table.classes), run.offsets)
+        measured = table.measure(stored, run.offsets)
         check_figures(run, dataclasses.replace(measured, layer_weights=weights))
         check_history(run)
         cli.say(f"{run.folder.name}: verified")
