@@ -273,3 +273,26 @@ def ambiguous_titles(hashes, labels):
     titles = len(np.unique(number[other]))
     where = f"first in rows {earlier[other[0]] + 1:,} and {other[0] + 1:,}"
     return [f"titles that stand in more than one category: {titles:,}, {where}"]
+
+
+def rare_categories(classes, folds):
+    """A sentence on categories that have fewer titles than there are folds, or None.
+
+    classes: {name: titles}. Each fold needs a title of every category.
+    """
+    rare = sorted((number, name) for name, number in classes.items() if number < folds)
+    if not rare:
+        return None
+    named = [f"{name[:60]!r} {number}" for number, name in rare[:5]]
+    if len(rare) > len(named):
+        named.append("…")
+    have = "have" if len(rare) > 1 else "has"
+    lack = f"{len(rare):,} of {len(classes):,} categories {have} fewer titles than {folds} folds need"
+    them = "them" if len(rare) > 1 else "it"
+    remedy = f"merge or drop {them} in the file of titles and run extract.py again"
+    # features of the titles that stay are kept
+    cost = "which takes seconds"
+    fewest = rare[0][0]
+    if fewest > 1:
+        cost += f", or train with --folds {fewest}"
+    return f"{lack}: {', '.join(named)}; {remedy}, {cost}"

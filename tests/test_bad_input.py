@@ -251,6 +251,34 @@ def test_likely_mistakes_are_said_and_kept(tmp_path, pairs, notes):
         assert words in note
 
 
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        ({"a": 5, "b": 6}, None),
+        ({"a": 5, "b": 4}, ["1 of 2 categories has", "than 5 folds", ": 'b' 4;", "merge or drop it", "--folds 4"]),
+        (
+            {"big": 900, **{f"kind {i}": 1 + i % 2 for i in range(40)}},
+            [
+                "40 of 41 categories have",
+                "'kind 0' 1, 'kind 10' 1, 'kind 12' 1",
+                ", …;",
+                "merge or drop them",
+                "seconds",
+            ],
+        ),
+    ],
+)
+def test_all_categories_that_are_too_rare_for_the_folds_are_named_in_one_line(classes, words):
+    text = data.rare_categories(classes, 5)
+    if words is None:
+        assert text is None
+        return
+    assert cli.one_line(text) == text and len(text) < 400
+    assert all(word in text for word in words), text
+    # with one title, there is no number of folds that helps
+    assert ("--folds" in text) == (min(classes.values()) > 1)
+
+
 # --- tables that are refused --------------------------------------------------------------------------------------
 
 JSON = json_lines(PAIRS)
