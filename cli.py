@@ -15,6 +15,9 @@ VERSION = "0.3.0"
 POOLINGS = ("cls", "mean")
 # whether this process prints nothing but results and errors
 STATE = {"quiet": False}
+# what moves a cursor (but to the next line or stop), changes colours or turns text around; and
+# surrogates, which are no characters
+UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Problem(Exception):
@@ -53,17 +56,25 @@ def begin(parse_arguments):
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
-    # threads that spin while they wait make training several times slower beside a busy process
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        # numpy's and scipy's own; 4 is the least
-        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
+    settle_threads()
     # None where the caller has closed it
     for stream in filter(None, (sys.stdout, sys.stderr)):
         # where a terminal knows no ≈
         stream.reconfigure(errors="backslashreplace")
     return parse_arguments()
+
+
+def settle_threads():
+    """Say how many threads there are to be, and that they do not spin while they wait: beside a
+    busy process, spinning makes everything several times slower.
+
+    Libraries read this when they are imported.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        # numpy's and scipy's own; 4 is the least
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
 
 
 def leave(*_):
@@ -182,10 +193,15 @@ def progress(total, unit, shown=True, **options):
 
 
 def command(script, *words, **options):
-    """A command to paste and run next. options: name=(value, default); left out if it is that."""
+    """A command to paste and run next. options: name=(value or list of values, default); left out
+    if it is that.
+    """
     given = []
     for name, (value, default) in options.items():
-        if str(value) != default:
+        if isinstance(value, list):
+            # a dash would begin an option
+            given += [f"--{name}", *(f"./{each}" if str(each).startswith("-") else each for each in value)]
+        elif str(value) != default:
             given += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", value]
     python = (sys.orig_argv or ["python"])[0]
     return shlex.join(map(str, (python, Path(sys.argv[0]).with_name(script), *given, *words)))
@@ -202,9 +218,18 @@ def count(number, what):
 
 
 def one_line(text):
-    """The text on one line, control characters as escapes: it may hold names from a file."""
+    """The text on one line, what a terminal would obey as escapes: it may hold names from a file.
+
+    Joiners stay, which Persian and families of emoji are written with, and so does what is newer
+    than Python's tables of characters.
+    """
     line = " ".join(str(text).split())
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], line)
+
+
+def quote(text):
+    """A name from a file in quotes, as in messages: one line, 60 characters of it."""
+    return f"'{one_line(text)[:60]}'"
 
 
 def escape_cell(text):
@@ -242,9 +267,11 @@ def markdown(columns, rows):
 
 
 def width(text):
-    """Columns of a terminal that a text takes: a wide character two, a combining mark none."""
+    """Columns of a terminal that a text takes: a wide character two, a combining mark or a
+    joiner none.
+    """
     columns = 0
     for character in text:
-        if unicodedata.category(character) not in ("Mn", "Me"):
+        if unicodedata.category(character) not in ("Mn", "Me", "Cf"):
             columns += 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
     return columns

@@ -72,3 +72,40 @@ def test_cells_are_no_formulas(given, kept):
 def test_a_log_loss_that_would_be_all_zeros_is_said_to_be_below():
     assert cli.at_least(0.12345) == "0.1235"
     assert cli.at_least(0.00004) == "< 0.0001" == cli.at_least(0.0)
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("two\nlines\tand\x85more\u2028", "two lines and more"),
+        ("red \x1b[31m \x9b1m \x07", "red \\x1b[31m \\x9b1m \\x07"),
+        ("\u202egnp.exe \u2067x\u2069 \u200fy\u200e \u061c", "\\u202egnp.exe \\u2067x\\u2069 \\u200fy\\u200e \\u061c"),
+        ("caf\udce9 \ud83d", "caf\\udce9 \\ud83d"),
+    ],
+)
+def test_what_a_terminal_obeys_is_shown_as_escapes(text, shown):
+    assert cli.one_line(text) == shown
+    assert cli.quote(text) == f"'{shown}'"
+    assert "\x1b" not in cli.escape_markdown(text) and "\u202e" not in cli.escape_markdown(text)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "غذاهای ایرانی\u200cها",
+        "👩\u200d👩\u200d👧",
+        "क\u094d\u200dष",
+        "\U0001fae9",
+        "\U0001fac8!",
+        "so\u00adft",
+        "\ue000",
+        "日本",
+    ],
+    ids=ascii,
+)
+def test_names_in_all_writing_systems_stay_what_they_are(name):
+    assert cli.one_line(name) == name
+    assert cli.escape_markdown(name) == name
+    assert cli.escape_cell(name) == name
+    # what joins two letters takes no column of a table
+    assert cli.width(name) == cli.width(name.replace("\u200d", "").replace("\u200c", "").replace("\u00ad", ""))
