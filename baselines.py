@@ -1,9 +1,9 @@
-"""What needs no encoder, on the folds of the runs: the majority class, and TF-IDF with logistic
-regression.
+"""What needs no encoder, on the folds of the runs: the majority class, and TF-IDF of words and
+characters (words.py).
 """
 
+import shutil
 import time
-import warnings
 
 import numpy as np
 
@@ -12,6 +12,7 @@ import decision
 import disk
 import runs
 import splits
+import words
 from options import Options
 
 
@@ -20,7 +21,8 @@ def add(table, results, features):
     as runs.
 
     results: their folder; features: a folder with the titles, or None for the one that the runs
-    were trained on. TF-IDF decides as the table's rows do.
+    were trained on. TF-IDF decides as the table's rows do. With all titles, it is fitted to all of
+    them once more, and kept for predict.py.
     """
     there = {(row.run.baseline, row.run.labels_per_category) for row in table.baselines}
     sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
@@ -29,7 +31,8 @@ def add(table, results, features):
     for kind, size in wanted:
         options = options_of(table, kind, size)
         folder = results / folder_name(table, kind, options)
-        if (kind, size) in there or folder.exists():
+        # one that an earlier version made is no row of the table
+        if (kind, size) in there or (folder.exists() and not runs.open_run(folder).outdated):
             continue
         started = time.time()
         # titles are read where the first baseline is missing
@@ -38,19 +41,28 @@ def add(table, results, features):
             titles, _ = opened.titles()
         # as a run of its own, so that it is there next time
         probabilities, offsets = out_of_fold(kind, titles, table, options)
-        measured = table.measure(probabilities, offsets)
+        # new titles are predicted by one fit, not by a pool of many
+        measured = table.measure(probabilities, offsets, heads=1)
+        kept = None
+        if kind == "tfidf" and not size:
+            kept = words.files(words.fit(titles, table.labels, len(table.classes)))
         config = runs.Config(
             format=runs.FORMAT,
             classes=table.classes,
             options=options,
             data=table.data,
             baseline=kind,
+            features=words.IDENTITY if kind == "tfidf" else None,
             results=measured,
             **disk.provenance(started, features=str(opened.folder.resolve())),
         )
-        runs.write(folder, config, table.arrays | {"probabilities": probabilities, "offsets": offsets})
+        arrays = table.arrays | {"probabilities": probabilities, "offsets": offsets}
+        # what is replaced goes when all else is done
+        shutil.rmtree(folder, ignore_errors=True)
+        runs.write(folder, config, arrays, files=kept)
+        name = words.NAME if kind == "tfidf" else runs.BASELINES[kind]
         which = f", {size} labels a category" if size else ""
-        cli.say(f"{runs.BASELINES[kind]}{which}: macro-F1 {measured.macro_f1:.4f}")
+        cli.say(f"{name}{which}: macro-F1 {measured.macro_f1:.4f}")
 
 
 def options_of(table, kind, size):
@@ -79,22 +91,21 @@ def out_of_fold(kind, titles, table, options):
     titles, classes) float32, out of fold; offsets: (repeats, folds, classes) float32, or None where
     the likeliest category is named.
     """
-    fit = fit_tfidf if kind == "tfidf" else fit_majority
-    titles = np.array(titles, dtype=object)
     labels, folds = table.labels, table.folds
     classes = len(table.classes)
+    fit = learner(kind, titles, labels, classes)
     probabilities = np.zeros((*folds.shape, classes), dtype=np.float32)
     offsets = np.zeros((len(folds), options.folds, classes), dtype=np.float32)
     draws = splits.draw_titles(labels, table.groups, folds, options.seed, options.labels)
     for (repeat, fold), draw in zip(np.ndindex(*offsets.shape[:2]), draws, strict=True):
         test = np.flatnonzero(folds[repeat] == fold)
-        probabilities[repeat, test] = fit(titles[draw.rows], labels[draw.rows], titles[test], classes)
+        probabilities[repeat, test] = fit(draw.rows, test)
         if options.decide == "macro-f1":
-            offsets[repeat, fold] = choose_offsets(fit, titles, labels, draw, classes)
+            offsets[repeat, fold] = choose_offsets(fit, labels, draw, classes)
     return probabilities, offsets if options.decide == "macro-f1" else None
 
 
-def choose_offsets(fit, titles, labels, draw, classes):
+def choose_offsets(fit, labels, draw, classes):
     """The offsets of a head's decision, (classes,), chosen on the last part of the titles it learns
     from.
     """
@@ -104,38 +115,27 @@ def choose_offsets(fit, titles, labels, draw, classes):
     test = draw.rows[held & np.isin(labels[draw.rows], labels[learn])]
     tau = 0.0
     if len(test):
-        values = fit(titles[learn], labels[learn], titles[test], classes)
-        tau = decision.choose_tau(labels[test], values, labels[draw.rows], classes)
+        tau = decision.choose_tau(labels[test], fit(learn, test), labels[draw.rows], classes)
     return decision.offsets_of(tau, labels[draw.rows], classes)
 
 
-def fit_majority(titles, labels, new, classes):
-    """The categories' shares among the training titles, as the probabilities of every new title.
+def learner(kind, titles, labels, classes):
+    """What learns from some titles and predicts others: a function of their rows, (learn, test).
 
-    Returns (new titles, classes) float64, as fit_tfidf does.
+    It returns (test, classes) float64 probabilities.
     """
-    shares = np.bincount(labels, minlength=classes) / len(labels)
-    return np.tile(shares, (len(new), 1))
 
+    def majority(learn, test):
+        shares = np.bincount(labels[learn], minlength=classes) / len(learn)
+        return np.tile(shares, (len(test), 1))
 
-def fit_tfidf(titles, labels, new, classes):
-    """Probabilities of new titles by TF-IDF of words and word pairs with logistic regression
-    (scikit-learn).
-    """
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
+    if kind == "majority":
+        return majority
+    # once for all folds
+    counts = words.count(titles)
 
-    has_words = any(character.isalnum() for title in titles for character in title)
-    # nothing to learn from, or to tell apart
-    if not has_words or len(np.unique(labels)) < 2:
-        return fit_majority(titles, labels, new, classes)
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    # many categories of few titles are no mistake
-    with warnings.catch_warnings(action="ignore"):
-        model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles), labels)
-    out = np.zeros((len(new), classes))
-    out[:, model.classes_] = model.predict_proba(words.transform(new))
-    return out
+    def tfidf(learn, test):
+        fitted = words.fit_rows(counts, learn, labels[learn], classes)
+        return words.row_probabilities(fitted, counts, test)
+
+    return tfidf

@@ -29,12 +29,12 @@ class Figures:
     grid_ends: int | None = None  # heads whose C is the smallest or the largest of the grid
 
 
-def measure(labels, probabilities, folds, classes, offsets=None):
+def measure(labels, probabilities, folds, classes, offsets=None, heads=None):
     """The Figures of a run: macro-F1, its temperature, and what that does to the probabilities.
 
     labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats,
-    titles) int; offsets: (repeats, folds, classes), or None where the likeliest category is named.
-    Log loss and calibration error are of probabilities pooled over repeats, and cross-fitted: each
+    titles) int; offsets: (repeats, folds, classes), or None where the likeliest category is named;
+    heads: how many are pooled for new titles, None for one of each fold of each repeat. Log loss and calibration error are of probabilities pooled over repeats, and cross-fitted: each
     fold's titles are sharpened by a temperature that the others have chosen. Where that does not
     lower the log loss, there is no temperature.
     """
@@ -54,7 +54,7 @@ def measure(labels, probabilities, folds, classes, offsets=None):
         temperature = metrics.fit_temperature(labels, pooled)
         single = [metrics.fit_temperature(labels, repeat) for repeat in probabilities]
         of_one = np.exp(np.mean(np.log(single)))
-        heads = len(folds) * (int(folds.max()) + 1)
+        heads = heads or len(folds) * (int(folds.max()) + 1)
         of_all = metrics.temperature_of_all(of_one, temperature, len(folds), heads)
     else:
         sharpened = pooled

@@ -2,6 +2,7 @@
 
 config.json             options, columns, classes, figures, checksums of the files below
 heads.safetensors       the heads of all repeats and folds, stacked (runs that train.py made)
+weights.safetensors     with terms.json and idf.npy: TF-IDF, fitted to all titles, see words.py
 history.csv             loss and macro-F1 of every epoch of every head (the report's head)
 probabilities.npy       (repeats, titles, classes) float32, out of fold
 offsets.npy             (repeats, folds, classes) float32, where it decides for macro-F1
@@ -27,6 +28,7 @@ import disk
 import metrics
 import naming
 import store
+import words
 from figures import Figures
 from options import MLP_OPTIONS, PROTOCOL, Options
 
@@ -46,7 +48,7 @@ class Config:
     columns: list[tuple[str, int]] | None = None  # (pooling, layer) of the features, as they stand side by side
     encoder: store.EncoderInfo | None = None
     settings: store.Settings | None = None
-    features: str | None = None  # digest of what decides the features' values, see store.identity
+    features: str | None = None  # digest of what decides the features' values, see store.identity, words.IDENTITY
     files: dict[str, str] | None = None  # name and sha256 of the feature files
     flop: float | None = None  # floating-point operations of the encoder for a title of mean length
     tokens: float | None = None  # that mean length
@@ -91,6 +93,11 @@ class Run:
     def baseline(self):
         """The kind of baseline, a key of BASELINES, or None for a run that train.py made."""
         return self.config.baseline
+
+    @property
+    def outdated(self):
+        """Whether it is TF-IDF as an earlier version made it: of other terms, and not kept."""
+        return self.baseline == "tfidf" and self.config.features != words.IDENTITY
 
     @property
     def labels_per_category(self):
@@ -175,18 +182,18 @@ class Run:
 # --- writing and reading ------------------------------------------------------------------------------------------
 
 
-def write(folder, config, arrays, heads=None, history=()):
+def write(folder, config, arrays, heads=None, history=(), files=None):
     """Write a run's folder whole or not at all.
 
     arrays: {name: array} that become .npy files, None where there is none; heads: {name: array},
     the trained heads, with which a model card is written; history: a (repeat, fold, epoch, loss,
-    macro-F1) for each head and epoch.
+    macro-F1) for each head and epoch; files: {name: bytes} of others.
     """
     temporary = folder.with_name(f".unfinished-{folder.name}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        # arrays, heads, history
+        # arrays, heads, history, and what else is to be kept
         for name, array in arrays.items():
             if array is not None:
                 np.save(temporary / f"{name}.npy", array, allow_pickle=False)
@@ -195,6 +202,8 @@ def write(folder, config, arrays, heads=None, history=()):
         if history:
             with open(temporary / "history.csv", "w", newline="") as file:
                 csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
+        for name, content in (files or {}).items():
+            (temporary / name).write_bytes(content)
         # the configuration, with a checksum of each of those
         contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
         disk.write_json(temporary / "config.json", written(config) | {"contents": contents})

@@ -72,9 +72,9 @@ class Table:
         """ARRAYS by name."""
         return {name: getattr(self, name) for name in ARRAYS}
 
-    def measure(self, probabilities, offsets):
+    def measure(self, probabilities, offsets, heads=None):
         """The Figures of a run on these titles; see figures.measure."""
-        return figures.measure(self.labels, probabilities, self.folds, len(self.classes), offsets)
+        return figures.measure(self.labels, probabilities, self.folds, len(self.classes), offsets, heads)
 
     @property
     def has_flop(self):
@@ -115,6 +115,9 @@ def read_tables(results):
     trained, baselines = {}, {}
     for path in sorted(results.glob("[!.]*/config.json")):
         run = runs.open_run(path.parent)
+        if run.outdated:
+            cli.say(f"{path.parent}: TF-IDF of an earlier version; evaluate.py --baselines makes it again")
+            continue
         kind = baselines if run.baseline else trained
         kind.setdefault((run.config.data.titles, run.options.protocol), []).append(run)
     # the one with most runs first: a stray run is not what somebody wants to see

@@ -10,6 +10,7 @@ import figures
 import naming
 import runs
 import store
+import words
 from options import Options
 
 
@@ -108,7 +109,8 @@ def write_baseline(run, kind, probabilities, size=None):
         other.config,
         baseline=kind,
         options=dataclasses.replace(other.options, head="mlp", labels=size, decide=decide),
-        **dict.fromkeys(("columns", "encoder", "settings", "features", "files", "contents")),
+        **dict.fromkeys(("columns", "encoder", "settings", "files", "contents")),
+        features=words.IDENTITY if kind == "tfidf" else None,
         results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes)),
     )
     runs.write(run.parent / f"baseline-{kind}-{size}", config, {"probabilities": probabilities, **arrays})

@@ -9,6 +9,7 @@ from conftest import call, refused
 from filelock import FileLock
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import FeatureUnion
 from synthetic import chances, guesses, write_baseline, write_features, write_run
 from test_evaluate import THREE, evaluate, of_class, recommendation, tables, unwrapped
 
@@ -44,7 +45,7 @@ def worded(labels, seed=0):
 
 def unequal(titles=240):
     """Titles in three unequal categories, in one repeat of 3 folds: (list of str, Titles)."""
-    labels = np.random.default_rng(4).choice(3, titles, p=[0.75, 0.15, 0.1])
+    labels = np.random.default_rng(9).choice(3, titles, p=[0.75, 0.15, 0.1])
     groups = np.arange(titles)
     folds = splits.repeat_folds(labels, groups, Options(folds=3, repeats=1))
     return worded(labels), Titles(labels, groups, folds, ["c0", "c1", "c2"])
@@ -53,8 +54,10 @@ def unequal(titles=240):
 def tfidf(titles, labels, new):
     """scikit-learn's probabilities of new titles, (new titles, classes)."""
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    model = LogisticRegression(C=30, max_iter=1000).fit(words.fit_transform(titles), labels)
-    return model.predict_proba(words.transform(new))
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    both = FeatureUnion([("words", words), ("characters", characters)])
+    model = LogisticRegression(C=30, max_iter=1000).fit(both.fit_transform(titles), labels)
+    return model.predict_proba(both.transform(new))
 
 
 # --- what words learn from ----------------------------------------------------------------------------------------
