@@ -185,6 +185,22 @@ def interval(row, level=0.95):
     return float(low), float(high)
 
 
+def share_interval(right, groups, level=0.95):
+    """The interval (low, high) of a share, such as accuracy: Wilson's (1927), for as many
+    independent titles as there would be if copies were always right or wrong together.
+
+    right: (titles,) bool, at least one; groups: (titles,) int, copies have one number.
+    """
+    copies = np.unique(groups, return_counts=True)[1]
+    # Kish's effective sample size (1965)
+    titles = copies.sum() ** 2 / (copies**2).sum()
+    share = right.mean()
+    pseudo = NormalDist().inv_cdf((1 + level) / 2) ** 2 / titles
+    middle = (share + pseudo / 2) / (1 + pseudo)
+    half = np.sqrt(pseudo * share * (1 - share) + pseudo**2 / 4) / (1 + pseudo)
+    return float(max(middle - half, 0)), float(min(middle + half, 1))
+
+
 def smoothed_variance(row, smooth):
     """The titles' variance of a row, made larger where it rests on few titles.
 

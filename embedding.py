@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,19 +45,6 @@ def tokenise(encoder, titles):
     ids = [tokens or nothing for tokens in ids]
     lengths = np.array([len(tokens) for tokens in ids])
     return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()), tokens=int(lengths[place].sum()))
-
-
-def windows_ahead(encoder, windows):
-    """Yield (key, Tokenised) for (key, titles), from a thread that stays one window ahead."""
-    with ThreadPoolExecutor(1) as thread:
-        begun = []
-        for key, titles in windows:
-            begun.append((key, thread.submit(tokenise, encoder, titles)))
-            if len(begun) > 1:
-                first, tokenised = begun.pop(0)
-                yield first, tokenised.result()
-        for last, tokenised in begun:
-            yield last, tokenised.result()
 
 
 class Enough(Exception):

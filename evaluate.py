@@ -45,7 +45,7 @@ def parse_arguments(argv=None):
     add(
         "--baselines",
         action="store_true",
-        help="add the majority class, TF-IDF and its average with the best row; they are kept for later",
+        help="add the majority class, TF-IDF and its averages with rows of an encoder; kept, and ready to predict",
     )
     add(
         "--verify",
@@ -60,6 +60,7 @@ if __name__ == "__main__":
 
 import time
 
+import answer as answers
 import baselines
 import disk
 import report
@@ -137,10 +138,10 @@ def main(args):
             verify.verify(table, args.features)
 
     # what is asked for of each table: the page on standard output, the rest in files
-    pictures, answers = [], []
+    pictures, compared = [], []
     for table in found:
-        answer = tables.compare(table, args.margin) if table.rows else None
-        answers.append(answer)
+        answer = answers.compare(table, args.margin) if table.rows else None
+        compared.append(answer)
         print(report.page(table, answer), end="\n\n", flush=True)
         if args.plot:
             import plot
@@ -155,14 +156,22 @@ def main(args):
     cli.say(f"{args.results}: {made}, {time.time() - started:.1f} s")
     for path in pictures:
         cli.say(f"Picture: {path}")
-    for answer in answers:
+    for answer in compared:
         if answer and answer.recommended:
-            folder = answer.recommended.run.folder
-            # what is named as the next command has to work
-            if "heads.safetensors" in answer.recommended.run.config.contents:
-                answer.recommended.run.file("heads.safetensors")
-            following = cli.command("predict.py", "a title of your own", run=(folder, None))
-            cli.say(f"Next: {following}")
+            say_next(answer.recommended.run)
+
+
+def say_next(run):
+    """Say how to use a run, or the runs of an average; a file of theirs that is damaged is a
+    Problem.
+    """
+    parts = run.parts or [run]
+    for part in parts:
+        # what is named as the next command has to work
+        for name in part.config.contents:
+            part.file(name)
+    folders = [part.folder for part in parts]
+    cli.say(f"Next: {cli.command('predict.py', 'a title of your own', run=(folders, None))}")
 
 
 if __name__ == "__main__":

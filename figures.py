@@ -34,36 +34,50 @@ def measure(labels, probabilities, folds, classes, offsets=None, heads=None):
 
     labels: (titles,) int; probabilities: (repeats, titles, classes), out of fold; folds: (repeats,
     titles) int; offsets: (repeats, folds, classes), or None where the likeliest category is named;
-    heads: how many are pooled for new titles, None for one of each fold of each repeat. Log loss and calibration error are of probabilities pooled over repeats, and cross-fitted: each
-    fold's titles are sharpened by a temperature that the others have chosen. Where that does not
-    lower the log loss, there is no temperature.
+    heads: how many are pooled for new titles, None for one of each fold of each repeat. Log loss
+    and calibration error are of probabilities pooled over repeats, see cross_fitted.
     """
-    # what a temperature does to titles that did not choose it
     pooled = metrics.pool(probabilities)
-    sharpened = np.empty_like(pooled)
-    for fold in range(int(folds.max()) + 1):
-        own = folds[0] == fold
-        temperature = metrics.fit_temperature(labels[~own], pooled[~own])
-        sharpened[own] = metrics.sharpen(pooled[own], temperature)
-    before = metrics.log_loss(labels, pooled)
-    after = metrics.log_loss(labels, sharpened)
-
+    sharpened = cross_fitted(labels, pooled, folds)
     # the temperature for all titles, and that for the larger pool which predicts new ones
     temperature = of_all = 1.0
-    if after < before - 1e-6:  # more than rounding
+    if sharpened is not pooled:
         temperature = metrics.fit_temperature(labels, pooled)
         single = [metrics.fit_temperature(labels, repeat) for repeat in probabilities]
         of_one = np.exp(np.mean(np.log(single)))
         heads = heads or len(folds) * (int(folds.max()) + 1)
         of_all = metrics.temperature_of_all(of_one, temperature, len(folds), heads)
-    else:
-        sharpened = pooled
     return Figures(
         **metrics.score(labels, decision.predictions(probabilities, folds, offsets), folds, classes),
         temperature=of_all,
         pooled_temperature=temperature,
-        log_loss=min(before, after),
-        log_loss_before=before,
-        calibration_error=metrics.expected_calibration_error(labels, sharpened),
-        calibration_error_before=metrics.expected_calibration_error(labels, pooled),
+        **calibration(labels, pooled, sharpened),
     )
+
+
+def cross_fitted(labels, pooled, folds):
+    """Pooled probabilities, (titles, classes), as a temperature leaves titles that did not choose
+    it: each fold's are sharpened by one that the others have chosen.
+
+    Where that does not lower the log loss, there is no temperature: `pooled` as it is.
+    """
+    sharpened = np.empty_like(pooled)
+    for fold in range(int(folds.max()) + 1):
+        own = folds[0] == fold
+        temperature = metrics.fit_temperature(labels[~own], pooled[~own])
+        sharpened[own] = metrics.sharpen(pooled[own], temperature)
+    gained = metrics.log_loss(labels, pooled) - metrics.log_loss(labels, sharpened)
+    # more than rounding
+    return sharpened if gained > 1e-6 else pooled
+
+
+def calibration(labels, before, after):
+    """The figures of probabilities, (titles, classes), before and after the temperature, by their
+    names in Figures.
+    """
+    return {
+        "log_loss": metrics.log_loss(labels, after),
+        "log_loss_before": metrics.log_loss(labels, before),
+        "calibration_error": metrics.expected_calibration_error(labels, after),
+        "calibration_error_before": metrics.expected_calibration_error(labels, before),
+    }

@@ -96,17 +96,38 @@ def size_name(size):
     return f"{size:,}" if size else "all"
 
 
-def category_table(table, row):
-    """Precision, recall and F1 of each category for a row, the worst ones first."""
-    f1 = row.influence.scores[0]
-    titles = np.bincount(table.labels, minlength=len(table.classes))
+def category_table(names, scores, titles):
+    """F1, precision and recall of each category, the worst ones first, and how many titles it has.
+
+    names: of the categories; scores: (3, categories), as comparison.Influence has them; titles:
+    (categories,) int.
+    """
     lines = []
-    for number in np.argsort(f1, kind="stable")[:SHOWN]:
-        line = {":Category": cli.escape_markdown(table.classes[number])}
-        for name, values in zip(("F1", "Precision", "Recall"), row.influence.scores, strict=True):
+    for number in np.argsort(scores[0], kind="stable")[:SHOWN]:
+        line = {":Category": cli.escape_markdown(names[number])}
+        for name, values in zip(("F1", "Precision", "Recall"), scores, strict=True):
             line[name] = f"{values[number]:.4f}"
         lines.append(line | {"Titles": f"{titles[number]:,}"})
     return fitted(lines, ":Category")
+
+
+def threshold_table(found):
+    """From which probability on answers may be accepted. found: thresholds.Threshold, a line each."""
+    lines = []
+    for each in found:
+        line = {"To be right in": f"{each.wanted:.0%}", "accept from": "not reachable"}
+        line |= {"answered": "", "right in, held out": ""}
+        if each.probability == 0:
+            line["accept from"] = "any"
+        elif each.probability is not None:
+            # rounded up, so that what is typed gives no answer more
+            rounded = min(np.ceil(each.probability * 1e4) / 1e4, 0.9999)
+            line["accept from"] = f"{rounded:.4f}"
+        if each.probability is not None:
+            line["answered"] = f"{each.coverage:.1%}"
+            line["right in, held out"] = f"{each.precision:.1%}"
+        lines.append(line)
+    return fitted(lines)
 
 
 def fitted(lines, *columns):

@@ -35,6 +35,18 @@ def class_counts(labels, predictions, classes):
     return hits, labelled, predicted
 
 
+def confused_pairs(labels, predictions, classes, most):
+    """The most confused pairs of classes, (pairs, 2) int of the true one and the predicted one, and how
+    often each occurs, (pairs,) int; the most frequent first, at most `most`.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    wrong = labels != predictions
+    cells = labels[wrong] * classes + np.asarray(predictions)[wrong]
+    pairs, counts = np.unique(cells, return_counts=True)
+    first = np.argsort(-counts, kind="stable")[:most]
+    return np.stack(np.divmod(pairs[first], classes), axis=1), counts[first]
+
+
 def divide(a, b):
     """a / b, and 0 where b is 0."""
     return np.where(b == 0, 0, a / np.where(b == 0, 1, b))

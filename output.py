@@ -19,16 +19,19 @@ UNSAFE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
 ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE}
 
 
-def columns(classes, probabilities, named, top=None):
+def columns(classes, probabilities, named, top=None, least=0.0):
     """What is added to a table of titles: {name of the column: list}.
 
     The category that is named, or so many up to `top`, see ranked, each with its probability, and
-    without `top` the probabilities of all. None and not-a-number stand where a title has no text.
+    without `top` the probabilities of all. None and not-a-number stand where a title has no text;
+    None stands for all categories of a title where the one that is named is less likely than
+    `least`.
     """
     order = ranked(probabilities, named, top or 1)
     values = np.take_along_axis(probabilities, order, 1)
     names = np.array(classes, dtype=object)[order]
-    names[np.isnan(values)] = None
+    # nor is not-a-number at least anything
+    names[~(values[:, 0] >= least)] = None
 
     added = {}
     for rank in range(order.shape[1]):
@@ -57,6 +60,7 @@ class Format:
     classes: list[str]
     top: int | None  # so many categories; None: all of them
     line_end: str  # of CSV
+    least: float  # no category is named whose probability is lower
 
     @property
     def columns(self):
@@ -66,13 +70,14 @@ class Format:
 
 def choose_format(args, classes):
     """The Format that the arguments ask for."""
+    least = args.at_least or 0.0
     if args.csv:
         # with both signs at the ends of lines, a lone return in one of the user's cells gets quotes
-        return Format("csv", classes, args.top, line_end="\r\n")
+        return Format("csv", classes, args.top, line_end="\r\n", least=least)
     top = args.top
     if args.format == "text" and not top:
         top = 1
-    return Format(args.format, classes, top, line_end="\n")
+    return Format(args.format, classes, top, line_end="\n", least=least)
 
 
 class Terminal:
@@ -97,7 +102,7 @@ def write_header(file, header, form):
 def write(file, window, form):
     """Write a predict.Window as a Format says."""
     if form.kind == "csv":
-        added = columns(form.classes, window.probabilities, window.named, form.top)
+        added = columns(form.classes, window.probabilities, window.named, form.top, form.least)
         sheet = csv.writer(file, lineterminator=form.line_end)
         for item, *values in zip(window.items, *added.values(), strict=True):
             sheet.writerow(item.cells + [as_cell(value) for value in values])
@@ -108,7 +113,7 @@ def write(file, window, form):
 
 
 def as_cell(value):
-    """A category or a probability as a cell of CSV, empty where the title has no text."""
+    """A category or a probability as a cell of CSV, empty where there is none."""
     if isinstance(value, str):
         return cli.escape_cell(value)
     if value is None or math.isnan(value):
@@ -127,11 +132,14 @@ def shown(window, form):
 
 
 def text_line(title, pairs, form):
-    """Categories with their probabilities, side by side, and the title."""
+    """Categories with their probabilities, side by side, and the title; a dash stands for a category
+    that is not likely enough to be named.
+    """
     width = min(30, max(map(len, form.classes)))
+    unsure = bool(pairs) and pairs[0][1] < form.least
     words = []
     for name, value in pairs or [("", 0.0)]:
-        words.append(f"{cli.one_line(name):<{width}}  {value:.3f}")
+        words.append(f"{'-' if unsure else cli.one_line(name):<{width}}  {value:.3f}")
     words.append(cli.one_line(title))
     return "  ".join(words).rstrip()
 
@@ -141,7 +149,7 @@ def json_line(title, pairs, form):
     label, probability = pairs[0] if pairs else (None, 0.0)
     item = {
         "title": title,
-        "prediction": label,
+        "prediction": label if probability >= form.least else None,
         "probability": round(probability, 6),
         "probabilities": {name: round(value, 6) for name, value in pairs},
     }

@@ -96,7 +96,7 @@ def readable(names, longest=16):
 
 def draw_rows(figure, table, answer):
     """Macro-F1 by layer; how the recommended row (or else the best) confuses, how sure it is."""
-    row = answer.recommended or answer.best
+    row = answer.recommended or answer.best_of_encoder
     width = 7.2 + 0.12 * max(0, len(table.rows) - 24)
     figure.set_size_inches(width + 4.6, 6.4)
     grid = figure.add_gridspec(2, 2, width_ratios=(width, 4.6), height_ratios=(2.7, 1))
@@ -119,16 +119,16 @@ def draw_scores(axes, table, answer):
     for kind, style in zip(kinds, kind_styles(kinds), strict=True):
         members = [row for row in table.rows if tables.kind(row) == kind]
         style["label"] = ", ".join(filter(None, kind))
-        handles.append(draw_kind(axes, members, [x[row] for row in members], style, answer.best))
+        handles.append(draw_kind(axes, members, [x[row] for row in members], style, answer.best_of_encoder))
 
     # baselines are lines; they need room, and so do the rows that are named at the edge
     low, high = axes.get_ylim()
     if axes.texts:
         low -= 0.15 * (high - low)
-    for kind, row in answer.references.items():
+    for row in answer.references:
         high = max(high, row.value + 0.03 * (high - low))
-        label = f"{row.run.head} ({row.value:.3f}{', below' if row.value < low else ''})"
-        style = {"color": GRAY, "linestyle": STYLES[kind], "linewidth": 1}
+        label = f"{row.name} ({row.value:.3f}{', below' if row.value < low else ''})"
+        style = {"color": GRAY, "linestyle": STYLES[row.run.baseline], "linewidth": 1}
         handles.append(axes.axhline(row.value, label=label, **style))
     axes.set(ylim=(low, high), xlim=(-0.5, max(places.values()) + 0.5))
     name_places(axes, table, places)
@@ -262,14 +262,13 @@ def draw_matrix(axes, table, row):
 def draw_confused_pairs(axes, table, row):
     """The most confused pairs of categories, as bars: titles of the one predicted as the other."""
     classes = len(table.classes)
-    cells = table.labels.astype(np.int64) * classes
-    wrong = [(cells + predicted)[predicted != table.labels] for predicted in row.predictions]
-    pairs, counts = np.unique(np.concatenate(wrong), return_counts=True)
-    most = np.argsort(-counts, kind="stable")[:PAIRS]
+    repeats = len(row.predictions)
+    labels = np.tile(table.labels, repeats)
+    pairs, counts = metrics.confused_pairs(labels, row.predictions.ravel(), classes, PAIRS)
     names = []
-    for pair in pairs[most]:
-        names.append(" → ".join(readable([table.classes[i] for i in divmod(int(pair), classes)])))
-    lengths = counts[most] / len(row.predictions)
+    for pair in pairs:
+        names.append(" → ".join(readable([table.classes[i] for i in pair])))
+    lengths = counts / repeats
     axes.barh(range(len(names)), lengths, color=COLORS[1], alpha=0.7)
     for place, length in enumerate(lengths):
         axes.text(length, place, f" {length:,.0f}", va="center", fontsize=8)

@@ -1,14 +1,15 @@
-"""Apply a trained run to new titles, or score it on a test file.
+"""Apply trained runs to new titles, or score them on a test file.
 
     python predict.py --run results/RUN "Street food in Rome" "How to paint a sunset"
     cat titles.txt | python predict.py --run results/RUN --format jsonl
-    python predict.py --run results/RUN --csv new.csv --out labelled.csv
+    python predict.py --run results/RUN --csv new.csv --out labelled.csv --at-least 0.9
     python predict.py --run results/RUN --csv test.csv --label-column category
+    python predict.py --run results/RUN results/ANOTHER "Street food in Rome"
 
-The probabilities of the run's heads are pooled, then its temperature is applied. A run that decides
-for macro-F1 may name a category that is not the likeliest; its probability is the calibrated one of
-that category. The encoder runs no deeper than the run needs. From Python:
-predict.table(predict.load("results/RUN"), ["a title"]).
+The probabilities of a run's heads are pooled, then its temperature is applied; of several runs, the
+average is taken. A run that decides for macro-F1 may name a category that is not the likeliest; its
+probability is the calibrated one of that category. An encoder runs no deeper than the runs need.
+From Python: predict.table(predict.load("results/RUN"), ["a title"]).
 """
 
 import cli
@@ -18,13 +19,30 @@ def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
-    add("--run", metavar="FOLDER", help="the run to apply: what train.py made, a copy of it, or results with one run")
-    add("--model", metavar="NAME", help="where the run's encoder is found here (default: the name in the run)")
+    add(
+        "--run",
+        nargs="+",
+        metavar="FOLDER",
+        help="the run to apply: what train.py or evaluate.py --baselines made, a copy of it, or results with one run; "
+        "of several, the average is taken",
+    )
+    add(
+        "--model",
+        nargs="+",
+        metavar="NAME",
+        help="where the encoder of the runs is found here; of several encoders, all (default: the names in the runs)",
+    )
     add("--csv", metavar="IN.csv", help="read titles from a CSV, TSV or JSON Lines file")
     add("--out", metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
     add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
     add("--features", metavar="FOLDER", help="with --label-column: the run's features (default: where they were)")
+    add(
+        "--at-least",
+        type=cli.number(float, 0, 1),
+        metavar="P",
+        help="name no category whose probability is lower; evaluate.py says how far that can be trusted",
+    )
     add("--format", choices=("text", "csv", "jsonl"), default="text", help="of what is printed")
     at_least_1 = cli.number(int, 1)
     add(
@@ -51,172 +69,52 @@ def parse_arguments(argv=None):
 
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
+else:
+    # before numpy and torch are imported, who read it then
+    cli.settle_threads()
 
 import io
-import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import data
-import decision
-import metrics
-import model
 import output
 import runs
 import score
 import splits
-from embedding import embed, windows_ahead
-from encoder import Encoder, load_encoder
-
-# --- a run that is ready to predict ---------------------------------------------------------------
-
-
-@dataclass
-class Classifier:
-    """A run and its encoder, ready to predict."""
-
-    run: runs.Run
-    encoder: Encoder
-    forward: Callable  # all heads at once, see model.stacked
-    state: dict[str, torch.Tensor]  # of the heads, on the encoder's device
-    offsets: np.ndarray | float  # (classes,) of the decision, the mean over heads, see decision.py
-
-
-def load(folder, name=None, device="auto", dtype=None):
-    """The Classifier of a run. What does not fit is a cli.Problem.
-
-    folder: a run, or results that hold one; name: where the encoder is found, as --model; dtype:
-    auto, float32, bfloat16 or float16, what the encoder computes in. Name and dtype are the run's
-    own where they are not given.
-    """
-    run = runs.find(folder)
-    head, state = model.read_heads(run)
-    # a wrong one is no fault of the encoder's
-    cli.choose_device(device)
-    try:
-        encoder = load_own_encoder(run, name or run.encoder.name, device, dtype)
-    except cli.Problem as error:
-        needed = run.encoder.name
-        if run.encoder.revision:
-            needed = f"{needed.partition('@')[0]}@{run.encoder.revision}"
-        hint = f"{run.folder} needs {needed}, or --model to say where that is"
-        raise cli.Problem(f"{error} ({hint})") from None
-    state = {key: value.to(encoder.device) for key, value in state.items()}
-    offsets = 0.0 if run.offsets is None else run.offsets.mean((0, 1))
-    return Classifier(run, encoder, model.stacked(head, shared=True), state, offsets)
-
-
-def load_own_encoder(run, name, device, dtype):
-    """The Encoder of this name, once it is known to be the one that the run was trained with."""
-    settings = run.config.settings
-    encoder = load_encoder(name, device, dtype or settings.dtype, settings.max_length, run.poolings)
-    for what in ("weights", "tokenizer"):
-        if getattr(encoder.info, what) != getattr(run.encoder, what):
-            wrong = f"not the encoder that the run was trained with, its {what} differ"
-            raise cli.Problem(f"{name}: {wrong}")
-    return encoder
-
-
-# --- from titles to probabilities -----------------------------------------------------------------
-
-
-@dataclass
-class Item:
-    """A title to predict."""
-
-    title: str
-    cells: list[str] = field(default_factory=list)  # of its row, to be written, too
-
-
-@dataclass
-class Window:
-    """Some titles with their predictions."""
-
-    items: list[Item]
-    probabilities: np.ndarray  # (items, classes) float64, not-a-number where a title has no text
-    named: np.ndarray  # (items,) int: the number of the category that is named
-    cut: int  # titles that are longer than the encoder reads
-
-
-def predict(classifier, blocks, size=4096):
-    """Yield Windows of at most `size` items; blocks: iterables of Items.
-
-    A window waits until the next one is there and can be tokenised beside it; the empty one after
-    each block lets the block's last one through.
-    """
-    classes = classifier.run.classes
-    for items, tokenised in windows_ahead(classifier.encoder, in_windows(blocks, size)):
-        probabilities = np.full((len(items), len(classes)), np.nan)
-        named = np.zeros(len(items), np.int64)
-        with_text = [i for i, item in enumerate(items) if not data.is_blank(item.title)]
-        if with_text:
-            probabilities[with_text], named[with_text] = classify(classifier, tokenised)
-        yield Window(items, probabilities, named, tokenised.cut)
-
-
-def in_windows(blocks, size):
-    """Yield (items, their texts): at most `size` items of a block, and no items after each block."""
-    for block in blocks:
-        left = iter(block)
-        items = list(itertools.islice(left, size))
-        while items:
-            yield items, texts_of(items)
-            items = list(itertools.islice(left, size))
-        yield [], texts_of([])
-
-
-def texts_of(items):
-    """The titles that have text, or a dash where none has. What is no title is a cli.Problem."""
-    texts = []
-    for item in items:
-        wrong = data.fault(item.title) if isinstance(item.title, str) else "no text"
-        if wrong:
-            raise cli.Problem(f"title {item.title!r:.80}: holds {wrong}")
-        if not data.is_blank(item.title):
-            texts.append(item.title)
-    return texts or ["-"]
-
-
-def classify(classifier, tokenised):
-    """(probabilities, named) of embedding.Tokenised titles: (titles, classes) float64, (titles,)
-    int.
-    """
-    run = classifier.run
-    values = embed(classifier.encoder, tokenised, run.layers, run.poolings)
-    # through the numbers that were stored: the heads know features of that precision
-    stored = [values[column].astype(run.config.settings.store) for column in run.columns]
-    if not all(np.isfinite(values).all() for values in stored):
-        raise cli.Problem("the encoder's features are not finite numbers; use --dtype float32")
-    x = torch.from_numpy(np.stack(stored, axis=1).astype(np.float32)).to(classifier.encoder.device)
-    pooled = model.mean_probabilities(classifier.forward, classifier.state, x).cpu().numpy()
-    named = decision.decide(pooled, classifier.offsets)
-    return metrics.sharpen(pooled, run.figures.temperature), named
-
+from classifier import Item, Window, load, predict
 
 # --- predictions as a table -----------------------------------------------------------------------
 
 
 def table(classifier, titles):
-    """A pandas DataFrame with a row for each of the titles.
+    """A pandas DataFrame with a row for each of the titles, a list or a Series of str.
 
     Columns: title, prediction, probability, and "probability of …" for each category. Where a
-    title has no text, the others are empty.
+    title has no text, the others are empty. A Series hands its index on. Anything else is a
+    TypeError.
     """
     import pandas
 
+    if not isinstance(titles, list | tuple | np.ndarray | pandas.Series):
+        kind = type(titles).__name__
+        raise TypeError(f"titles must be a list or a Series of str, not a {kind}; pass [title] for one")
+    for title in titles:
+        if not isinstance(title, str):
+            raise TypeError(f"each title must be a str, not {title!r:.80}; fill in or leave out what is missing")
+    index = titles.index if isinstance(titles, pandas.Series) else None
     titles = list(titles)
     windows = list(predict(classifier, [map(Item, titles)]))
     probabilities = np.concatenate([window.probabilities for window in windows])
     named = np.concatenate([window.named for window in windows])
-    predicted = output.columns(classifier.run.classes, probabilities, named)
-    return pandas.DataFrame({"title": titles, **predicted})
+    predicted = output.columns(classifier.classes, probabilities, named)
+    return pandas.DataFrame({"title": titles, **predicted}, index=index)
 
 
 # --- what comes in --------------------------------------------------------------------------------
@@ -265,6 +163,20 @@ def standard_input():
 # --- the script -----------------------------------------------------------------------------------
 
 
+def split_runs(given):
+    """(runs, titles) of what stood behind --run: runs, up to the first that is no folder."""
+    found = given[:1]
+    for place in given[1:]:
+        if not Path(place).is_dir():
+            break
+        found.append(place)
+    titles = given[len(found) :]
+    if titles and os.sep in titles[0] and " " not in titles[0]:
+        hint = "if it is a title, let it stand before --run"
+        raise cli.Problem(f"--run {titles[0]}: there is no such folder; {hint}")
+    return found, titles
+
+
 def check_arguments(args):
     """Refuse what contradicts itself before anything slow is done."""
     given = "titles as arguments" if args.titles else "--format"
@@ -290,16 +202,33 @@ def check_arguments(args):
             raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
-def training_keys(run, folder):
-    """The splits.group_key of every title that was in training; none where it cannot be known."""
-    try:
-        titles, _ = runs.features_of(run, folder and [folder]).titles()
-    except cli.Problem as error:
-        if folder:
-            raise
-        cli.say(f"which titles were in training cannot be checked: {error}")
-        return set()
-    return set(map(splits.group_key, titles))
+def check_labels(args, columns, classes):
+    """Read a test file once, and refuse it where none of its labels is known to the run."""
+    checked = data.copy_titles(args.csv, *columns, io.BytesIO(), least=1)
+    if not set(checked.classes) & set(classes):
+        there = ", ".join(repr(name[:40]) for name in list(checked.classes)[:3])
+        known = ", ".join(repr(name[:40]) for name in classes[:3])
+        wrong = f"none of its labels is known to the run: it holds {there}, the run knows {known}"
+        raise cli.Problem(f"{args.csv}: column {args.label_column!r}: {wrong}; name another --label-column")
+
+
+def training_keys(own, folder):
+    """The splits.group_key of every title that was in training; none where it cannot be known.
+
+    own: the runs; folder: of their features, None for where they were.
+    """
+    keys = set()
+    # runs on the same titles need them once
+    for run in {run.config.data.titles: run for run in own}.values():
+        try:
+            titles, _ = runs.features_of(run, folder and [folder]).titles()
+        except cli.Problem as error:
+            if folder:
+                raise
+            cli.say(f"which titles were in training cannot be checked: {error}")
+            return set()
+        keys.update(map(splits.group_key, titles))
+    return keys
 
 
 @dataclass
@@ -309,6 +238,7 @@ class Outcome:
     titles: int = 0
     cut: int = 0  # longer than the encoder reads
     blank: int = 0  # without text
+    unsure: int = 0  # less likely than --at-least
     seconds: float = 0.0
     windows: list[Window] = field(default_factory=list)  # all of them, where they are to be scored
 
@@ -330,47 +260,57 @@ def predict_all(classifier, source, args, form):
                 outcome.windows.append(window)
             outcome.titles += len(window.items)
             outcome.cut += window.cut
-            outcome.blank += int(np.isnan(window.probabilities[:, 0]).sum())
+            outcome.blank += int((~window.has_text).sum())
+            outcome.unsure += int((window.sure < form.least).sum())
             bar.update(len(window.items))
     outcome.seconds = time.time() - started
     return outcome
 
 
-def score_predictions(classes, windows, label, training):
-    """The score.report of a test file. label: number of the cell with the true category."""
+def score_predictions(own, windows, label, args, training):
+    """The score.report of a test file.
+
+    own: the runs; label: number of the cell with the true category; training: of training_keys.
+    """
     items = [item for window in windows for item in window.items]
-    titles = [item.title for item in items]
-    labels = [" ".join(item.cells[label].split()) for item in items]
-    probabilities = np.concatenate([window.probabilities for window in windows])
-    named = np.concatenate([window.named for window in windows])
-    return score.report(classes, titles, labels, probabilities, named, training)
+    known = score.Known(
+        titles=[item.title for item in items],
+        labels=[" ".join(item.cells[label].split()) for item in items],
+        probabilities=np.concatenate([window.probabilities for window in windows]),
+        named=np.concatenate([window.named for window in windows]),
+    )
+    return score.report(own, known, training, args.at_least)
 
 
-def say_outcome(outcome, encoder, out):
+def say_outcome(outcome, args):
     """Say how many titles were predicted, and what of them is worth knowing."""
     text = f"{cli.count(outcome.titles, 'title')} predicted in {outcome.seconds:.1f} s"
     if outcome.cut:
-        text += f", {outcome.cut:,} cut at {encoder.max_length} tokens"
+        text += f", {outcome.cut:,} cut, as they are longer than the encoder reads"
     if outcome.blank:
         text += f", {outcome.blank:,} without text"
-    if out:
-        text += f". Written to {out}"
+    if args.at_least:
+        text += f", {outcome.unsure:,} without an answer, as no category reaches a probability of {args.at_least:g}"
+    if args.out:
+        text += f". Written to {args.out}"
     cli.say(text)
 
 
 def main(args):
     # what is asked for
+    places, behind = split_runs(args.run or [None])
+    args.titles = behind + args.titles
     check_arguments(args)
-    run = runs.find(args.run)
-    form = output.choose_format(args, run.classes)
+    own = [runs.find(place) for place in places]
+    form = output.choose_format(args, own[0].classes)
 
     # the titles: a fault here should not cost the loading of an encoder
     columns = [args.text_column or "title"]
     training = set()
     if args.label_column:
         columns.append(args.label_column)
-        data.copy_titles(args.csv, *columns, io.BytesIO(), least=1)
-        training = training_keys(run, args.features)
+        check_labels(args, columns, own[0].classes)
+        training = training_keys(own, args.features)
     source = open_source(args, columns)
     taken = sorted(set(source.header) & set(form.columns))
     if args.out and taken:
@@ -378,12 +318,12 @@ def main(args):
         raise cli.Problem(f"{args.csv}: {wrong}")
 
     # the predictions, and how good they are
-    classifier = load(run.folder, args.model, args.device, args.dtype)
+    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
     outcome = predict_all(classifier, source, args, form)
     if args.label_column:
         label = source.header.index(args.label_column)
-        print(score_predictions(run.classes, outcome.windows, label, training))
-    say_outcome(outcome, classifier.encoder, args.out)
+        print(score_predictions(own, outcome.windows, label, args, training))
+    say_outcome(outcome, args)
 
 
 if __name__ == "__main__":

@@ -4,49 +4,37 @@ markdown.
 
 import numpy as np
 
+import answer as answers
 import cli
+import recommendation
 import runs
 import table as tables
-from layout import SHOWN, category_table, curve_sizes, has_report, learning_table, main_table, size_name, wrap
+import thresholds
+from layout import (
+    SHOWN,
+    category_table,
+    curve_sizes,
+    has_report,
+    learning_table,
+    main_table,
+    size_name,
+    threshold_table,
+    wrap,
+)
 
 REPORT_MODELS = ("bert-base-uncased", "google-bert/bert-base-uncased")
-# the probability from which on a prediction is called sure
-SURE = 0.9
 
 # --- the sentences, as they are printed ---------------------------------------------------------------------------
 
 HEADING = "## {name}"
 PROTOCOL = "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. {encoders}."
 ENCODER = "{name} has {layers} layers of {hidden} dimensions, computed in {dtypes}"
-RECOMMENDED_ONLY = "**Recommended: {name}**, macro-F1 {value:.4f}: the only row."
-RECOMMENDED_CHEAPEST = "**Recommended: {name}**, macro-F1 {value:.4f}: the best row, and no row is cheaper."
-RECOMMENDED_BEST = (
-    "**Recommended: {name}**, macro-F1 {value:.4f}: the best row. "
-    "No cheaper one is shown to be non-inferior within {margin:g}."
-)
-RECOMMENDED_CHEAPER = (
-    "**Recommended: {name}**, macro-F1 {value:.4f}: the cheapest row that is non-inferior within {margin:g} "
-    "to the best one, {best}. It loses {loss:.4f}, with 95% confidence at most {bound:.4f}, and takes {saving}."
-)
-RECOMMENDED_NONE = "**Recommended: none.** No row is shown to know more of the categories than chance does."
 NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `--labels all` adds that, for the comparison."
-TITLES_NEEDED = "About {titles:,} titles would show whether {name} is non-inferior."
-LESS_WORK = "{less:.3g} GFLOP a title instead of {more:.3g}"
-SHARE_OF_WORK = "about {share:.0%} of its encoder's work"
-SHALLOWER = "{less:.0%} of the encoder instead of {more:.0%}"
-FEWER_EMBEDDINGS = "as much of the encoder, but {fewer} a title instead of {more}"
-CORRECTED = "The figure of the best of {rows} rows is optimistic, as it was chosen; optimism-corrected: {value:.4f}."
-
-WORDS_BETTER = "**TF-IDF is significantly better than every row here: words alone will do.** Of the rows:"
-WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds TF-IDF on the same folds."
-NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it, on all that is worth comparing."
-WORDS = (
-    "TF-IDF with logistic regression reaches {value:.4f}; the best row differs from it by {difference:+.4f} "
-    "(95% interval {low:+.4f} to {high:+.4f}): {verdict}. The average of both rows' probabilities reaches "
-    "{average:.4f}, {gain:+.4f} ({least:+.4f} to {most:+.4f}) on the best row: {adds}."
+THRESHOLDS = (
+    "From which probability on may its answers be accepted (`predict.py --at-least`)? What is held out was answered by "
+    "thresholds that the other folds chose."
 )
-SURE_OF = "It is at least {level:.0%} sure of {share:.0%} of the titles, and right in {right:.1%} of those."
-NOWHERE_SURE = "It is nowhere {level:.0%} sure."
+NO_THRESHOLD = "No probability is known from which on its answers are right in {least:.0%} of the titles."
 CATEGORIES = "The recommended row by category, the lowest F1 first:"
 MORE_CATEGORIES = "and {count:,} more categories with higher F1"
 
@@ -80,11 +68,6 @@ DECISION_GAIN = (
 )
 DECISION_SAME = "For {name}, that changed nothing."
 GRID_ENDS = "At an end of the grid of penalties (C 1e-05 or 100): {names}."
-LEFT_OUT = (
-    "Left out of the comparison for the best row, as not shown to know more than chance does: {name}, "
-    "macro-F1 {value:.4f} ({low:.4f} to {high:.4f})."
-)
-ONE_REPEAT = "With one repeat, the choice of folds and first weights is not in this: `--repeats 3` adds it."
 ONE_DRAW = "With one repeat, the choice of the labelled titles is not in these intervals: `--repeats 3` adds it."
 SCARCE = "Too few titles for intervals that hold: {names}."
 COLLAPSED = "Collapsed: {name} {what}; try {remedy}."
@@ -103,8 +86,8 @@ def page(table, answer):
     """
     parts = [HEADING.format(name=cli.escape_markdown(tables.title(table))), wrap(protocol(table))]
     if answer:
-        parts.append(wrap(recommendation(table, answer)))
-        parts.append(wrap(words(answer)))
+        parts.append(wrap(recommendation.paragraph(table, answer)))
+        parts.append(wrap(recommendation.words(answer)))
         parts.append(main_table(table, answer))
     if table.learning_curve:
         parts.append(learning_table(table))
@@ -115,7 +98,7 @@ def page(table, answer):
         return "\n\n".join([*parts, NOTHING_TO_COMPARE])
     if answer.recommended:
         parts += categories(table, answer.recommended)
-        parts.append(wrap(sure_sentence(table, answer.recommended)))
+        parts += accepting(table, answer.recommended)
     parts.append(wrap(" ".join(notes(table, answer))))
     return "\n\n".join(parts)
 
@@ -144,143 +127,28 @@ def encoder_words(table, key, name):
     )
 
 
-# --- the recommendation -------------------------------------------------------------------------------------------
-
-
-def recommendation(table, answer):
-    """The row to take and what it costs against the best one, or why there is none: a paragraph."""
-    sentences = []
-    tfidf = answer.references.get("tfidf")
-    if tfidf and answer.comparison.low[answer.number(tfidf)] > 0 and tables.beats_chance(tfidf):
-        sentences.append(WORDS_BETTER)
-    if not answer.recommended:
-        return " ".join([*sentences, RECOMMENDED_NONE])
-    sentences.append(recommended(table, answer))
-    if answer.recommended is answer.best:
-        sentences += titles_needed(table, answer)
-    elif table.options.repeats == 1:
-        sentences.append(ONE_REPEAT)
-    for row in answer.left_out:
-        low, high = row.interval
-        sentences.append(LEFT_OUT.format(name=row.name, value=row.value, low=low, high=high))
-    if not any(row.run.options.head == "linear" for row in table.rows):
-        sentences.append(NO_PROBE)
-    if len(table.rows) > 1:
-        sentences.append(CORRECTED.format(rows=len(table.rows), value=answer.comparison.corrected))
-    return " ".join(sentences)
-
-
-def recommended(table, answer):
-    """The sentence that names the recommended row."""
-    row, best = answer.recommended, answer.best
-    if len(table.rows) == 1:
-        return RECOMMENDED_ONLY.format(name=row.name, value=row.value)
-    if row is not best:
-        number = answer.number(row)
-        return RECOMMENDED_CHEAPER.format(
-            name=row.name,
-            value=row.value,
-            margin=answer.margin,
-            best=best.name,
-            loss=abs(answer.comparison.difference[number]),
-            bound=max(answer.comparison.loss_bound[number], 0),
-            saving=saving(table, row, best),
-        )
-    if row is min(table.rows, key=lambda each: each.cost):
-        return RECOMMENDED_CHEAPEST.format(name=row.name, value=row.value)
-    return RECOMMENDED_BEST.format(name=row.name, value=row.value, margin=answer.margin)
-
-
-def saving(table, row, best):
-    """What a row takes of its encoder, and what the best one does."""
-    if row.expense < best.expense:
-        if len(table.encoders) > 1 and table.has_flop:
-            return LESS_WORK.format(less=row.expense / 1e9, more=best.expense / 1e9)
-        if len(table.encoders) > 1:
-            return SHARE_OF_WORK.format(share=row.expense / best.expense)
-        return SHALLOWER.format(less=row.depth, more=best.depth)
-    fewer = cli.count(len(row.run.columns), "embedding")
-    return FEWER_EMBEDDINGS.format(fewer=fewer, more=len(best.run.columns))
-
-
-def titles_needed(table, answer):
-    """A sentence, in a list, on the cheaper row that the fewest titles would show to be
-    non-inferior; or none.
-    """
-    needed = []
-    for number, row in enumerate(table.rows):
-        close = -answer.comparison.difference[number] < answer.margin
-        if close and row.cost < answer.best.cost:
-            titles = answer.comparison.titles_needed(number, answer.margin, table.data.rows)
-            if titles:
-                needed.append((titles, row.name))
-    if not needed:
-        return []
-    titles, name = min(needed)
-    return [TITLES_NEEDED.format(titles=titles, name=name)]
-
-
-def verdict(low, high, above, below, neither):
-    """The words for an interval that lies above 0, below it, or around it."""
-    if low > 0:
-        return above
-    return below if high < 0 else neither
-
-
-def words(answer):
-    """Whether the best row beats words alone, and whether it knows something that they do not: a
-    paragraph.
-    """
-    tfidf = answer.references.get("tfidf")
-    if not tfidf:
-        return WORDS_UNKNOWN
-    found = answer.comparison
-    number = answer.number(tfidf)
-    low, high = -found.high[number], -found.low[number]
-    better = "the best row is significantly better"
-    average = answer.number(answer.references["average"])
-    nothing = "not significantly different"
-    return WORDS.format(
-        value=tfidf.value,
-        difference=-found.difference[number],
-        low=low,
-        high=high,
-        verdict=verdict(low, high, better, "TF-IDF is significantly better", nothing),
-        average=answer.compared[average].value,
-        gain=found.difference[average],
-        least=found.low[average],
-        most=found.high[average],
-        adds=average_verdict(found, average),
-    )
-
-
-def average_verdict(found, number):
-    """Whether averaging with TF-IDF adds something to the best row, in words. found: a Comparison."""
-    if found.difference[number] <= 0:
-        return "averaging adds nothing"
-    return "significantly better" if found.significant[number] else "not significantly different"
-
-
 # --- what else the tables say ---------------------------------------------------------------------------------------
 
 
 def categories(table, row):
     """The table of categories with what stands around it: a list of paragraphs."""
-    parts = [CATEGORIES, category_table(table, row)]
+    titles = np.bincount(table.labels, minlength=len(table.classes))
+    parts = [CATEGORIES, category_table(table.classes, row.influence.scores, titles)]
     if len(table.classes) > SHOWN:
         parts.append(MORE_CATEGORIES.format(count=len(table.classes) - SHOWN))
     return parts
 
 
-def sure_sentence(table, row):
-    """How often a row is right where it is sure."""
-    probabilities = row.run.calibrated
-    named = row.run.named(table.folds)
-    sure = np.take_along_axis(probabilities, named[:, None], 1)[:, 0] >= SURE
+def accepting(table, row):
+    """From which probability on a row's answers may be accepted: a list of paragraphs."""
+    calibrated = row.run.calibrated
+    named = row.run.named(calibrated, table.folds)
+    sure = np.take_along_axis(calibrated, named[:, None], 1)[:, 0]
     right = named == table.labels
-    if not sure.any():
-        return NOWHERE_SURE.format(level=SURE)
-    return SURE_OF.format(level=SURE, share=sure.mean(), right=right[sure].mean())
+    found = [thresholds.find(sure, right, table.folds[0], wanted) for wanted in thresholds.WANTED]
+    if all(each.probability is None for each in found):
+        return [NO_THRESHOLD.format(least=thresholds.WANTED[0])]
+    return [wrap(THRESHOLDS), threshold_table(found)]
 
 
 def learning_sentences(table):
@@ -298,7 +166,7 @@ def learning_sentences(table):
         # the sizes after the last one at which TF-IDF is significantly behind
         caught = list(shared)
         for place, size in enumerate(shared):
-            _, low, _ = tables.gain(tfidf[size], best[size])
+            _, low, _ = answers.gain(tfidf[size], best[size])
             if low > 0:
                 caught = shared[place + 1 :]
         if caught:
@@ -309,7 +177,7 @@ def learning_sentences(table):
 
     if len(steps) > 1:
         before, after = steps[-2:]
-        gain, low, high = tables.gain(best[before], best[after])
+        gain, low, high = answers.gain(best[before], best[after])
         sentences.append(
             LAST_STEP.format(
                 before=size_name(before),
@@ -317,7 +185,9 @@ def learning_sentences(table):
                 gain=gain,
                 low=low,
                 high=high,
-                verdict=verdict(low, high, "it still rises", "it falls", "that it still rises is not shown"),
+                verdict=recommendation.verdict(
+                    low, high, "it still rises", "it falls", "that it still rises is not shown"
+                ),
             )
         )
         if table.options.repeats == 1:
@@ -350,13 +220,13 @@ def notes(table, answer):
     if decided:
         sentences.append(DECISION)
         row = max(decided, key=lambda each: each.value)
-        gain, low, high = tables.decision_gain(table, row)
+        gain, low, high = answers.decision_gain(table, row)
         template = DECISION_GAIN if low < high else DECISION_SAME
         sentences.append(template.format(name=row.name, gain=gain, low=low, high=high))
     ends = [row for row in table.rows if row.run.figures.grid_ends]
     if ends:
         sentences.append(GRID_ENDS.format(names=listed([grid_end(row) for row in ends], 2)))
-    scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best.influence.scarce]
+    scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best_of_encoder.influence.scarce]
     if scarce:
         sentences.append(SCARCE.format(names=listed(scarce)))
     if has_report(table):

@@ -33,7 +33,7 @@ from figures import Figures
 from options import MLP_OPTIONS, PROTOCOL, Options
 
 FORMAT = 3  # raised when older runs can no longer be read
-BASELINES = {"majority": "majority class", "tfidf": "TF-IDF", "average": "TF-IDF + best row"}
+BASELINES = {"majority": "majority class", "tfidf": "TF-IDF"}
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Config:
     classes: list[str]  # names, in the order of their numbers
     options: Options
     data: store.TitlesInfo
-    baseline: str | None = None  # a key of BASELINES; None for runs that train.py made
+    baseline: str | None = None  # a key of BASELINES, or "average"; None for runs that train.py made
     columns: list[tuple[str, int]] | None = None  # (pooling, layer) of the features, as they stand side by side
     encoder: store.EncoderInfo | None = None
     settings: store.Settings | None = None
@@ -72,6 +72,7 @@ class Run:
     config: Config
     computed: np.ndarray | None = None  # the probabilities of a run that has no folder
     computed_offsets: np.ndarray | None = None  # its offsets
+    parts: list["Run"] | None = None  # of an average, see ensemble.py: the runs that are averaged
 
     @property
     def options(self):
@@ -91,7 +92,7 @@ class Run:
 
     @property
     def baseline(self):
-        """The kind of baseline, a key of BASELINES, or None for a run that train.py made."""
+        """A key of BASELINES, "average", or None for a run that train.py made."""
         return self.config.baseline
 
     @property
@@ -126,12 +127,14 @@ class Run:
     @property
     def head(self):
         """The head, or the baseline, in words."""
+        if self.parts:
+            return " + ".join(part.head for part in self.parts)
         return BASELINES[self.baseline] if self.baseline else naming.head_in_words(self.columns, self.options)
 
     @property
     def name(self):
         """The row in words: its layers with the head in brackets, or the baseline."""
-        return self.head if self.baseline else naming.layers_in_words(self.columns, self.head)
+        return naming.layers_in_words(self.columns, self.head) if self.columns else self.head
 
     @property
     def probabilities(self):
@@ -141,6 +144,8 @@ class Run:
     @property
     def calibrated(self):
         """Out-of-fold probabilities, pooled over repeats and sharpened: (titles, classes) float64."""
+        if self.parts:
+            return sum(part.calibrated for part in self.parts) / len(self.parts)
         return metrics.sharpen(metrics.pool(self.probabilities), self.figures.pooled_temperature)
 
     @property
@@ -156,13 +161,20 @@ class Run:
         """
         return decision.predictions(self.probabilities, folds, self.offsets)
 
-    def named(self, folds):
-        """The category that is named for each title by probabilities pooled over repeats: (titles,)
-        ints.
+    def named(self, calibrated, folds):
+        """The category that is named for each title by its calibrated probabilities: (titles,) ints."""
+        offsets = self.mean_offsets(folds)
+        return decision.decide(calibrated, 0.0 if offsets is None else offsets)
+
+    def mean_offsets(self, folds):
+        """What the decision takes from the logarithms of calibrated probabilities, (titles,
+        classes); None: nothing.
         """
-        offsets = decision.title_offsets(self.offsets, folds)
-        pooled = metrics.pool(self.probabilities)
-        return decision.decide(pooled, 0.0 if offsets is None else offsets.mean(0))
+        if self.offsets is None:
+            return None
+        # they belong to log-probabilities, which the temperature divides
+        own = decision.title_offsets(self.offsets, folds).mean(0)
+        return own / self.figures.pooled_temperature
 
     def array(self, name):
         """One of the run's arrays, memory-mapped; one that is not what the configuration says is a
@@ -250,13 +262,21 @@ def open_run(folder):
 
 
 def find(place):
-    """The Run that --run names: a trained run's own folder, or the only one in a folder of results."""
+    """The Run that --run names: a run's own folder, or the only trained one in a folder of results."""
     folder = Path(place or "results")
     if place and (folder / "config.json").exists():
         run = open_run(folder)
-        if run.baseline:
-            kept = "a baseline, kept for the table only"
-            raise cli.Problem(f"--run {folder}: {kept}; name a run that train.py made")
+        if run.baseline == "majority":
+            kept = "the majority class, which says the same of every title"
+            raise cli.Problem(f"--run {folder}: {kept}; name another run")
+        if run.outdated:
+            again = cli.command("evaluate.py", "--baselines", results=(folder.parent, None))
+            raise cli.Problem(
+                f"--run {folder}: TF-IDF of an earlier version, which kept no weights; make it again: {again}"
+            )
+        if run.baseline and run.labels_per_category:
+            kept = "TF-IDF with few labels, measured for the table only"
+            raise cli.Problem(f"--run {folder}: {kept}; name the run with all titles")
         return run
 
     found = []

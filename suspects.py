@@ -30,8 +30,8 @@ def ensemble(table, answer):
     if len(sound) > 1:
         voices[f"the average of {len(sound)} rows"] = sound
     found = {name: average(table, [own]) for name, own in voices.items()}
-    if answer and "tfidf" in answer.references:
-        words = [answer.references["tfidf"]]
+    if answer and answer.words:
+        words = [answer.words]
         for name, own in voices.items():
             found[f"{name} with TF-IDF"] = average(table, [own, words])
     source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
@@ -43,13 +43,11 @@ def average(table, parts):
     probabilities = offsets = 0.0
     for part in parts:
         for row in part:
-            run = row.run
             weight = 1 / len(parts) / len(part)
-            probabilities = probabilities + weight * run.calibrated
-            own = decision.title_offsets(run.offsets, table.folds)
-            # they belong to log-probabilities before the temperature
+            probabilities = probabilities + weight * row.run.calibrated
+            own = row.run.mean_offsets(table.folds)
             if own is not None:
-                offsets = offsets + weight * own.mean(0) / run.figures.pooled_temperature
+                offsets = offsets + weight * own
     return probabilities, decision.decide(probabilities, offsets)
 
 

@@ -1,12 +1,11 @@
-"""Runs as tables: which runs belong together, how their rows compare, and which row is recommended."""
+"""Runs as tables: which runs belong together, and what a row of a table knows of its run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 import cli
 import comparison
-import decision
 import figures
 import naming
 import runs
@@ -23,7 +22,7 @@ class Row:
 
     run: runs.Run
     name: str  # layers and head in words, or the baseline; with its encoder where there are several
-    encoder: str | None  # the encoder's short name where there are several, and not for baselines
+    encoder: str | None  # the encoder's short name where there are several, and the row has one
     expense: float  # FLOP a title; where some run does not know them, layers to run · hidden size²
     depth: float  # share of the encoder's layers that have to run
     predictions: np.ndarray  # (repeats, titles) ints, out of fold
@@ -37,10 +36,10 @@ class Row:
 
     @property
     def cost(self):
-        """What the row costs, to be compared: the encoder's work, then embeddings a title, then the
-        better value.
+        """What the row costs, to be compared: the encoder's work, then embeddings a title, then
+        whether it is one run or an average, then the better value.
         """
-        return self.expense, len(self.run.columns), -self.value
+        return self.expense, len(self.run.columns), len(self.run.parts or []), -self.value
 
 
 @dataclass(eq=False)
@@ -80,27 +79,6 @@ class Table:
     def has_flop(self):
         """Whether all rows know what their encoder computes for a title."""
         return all(row.run.config.flop is not None for row in self.trained)
-
-
-@dataclass(eq=False)
-class Answer:
-    """What the comparison of a table's rows says."""
-
-    margin: float  # the loss of macro-F1 that counts as none
-    compared: list[Row]  # the table's rows, then the baselines, their average with the best row last
-    comparison: comparison.Comparison  # of these rows, in their order
-    best: Row  # the row with the highest macro-F1, of those that are shown to beat chance, if any is
-    recommended: Row | None  # the cheapest one that is non-inferior to it; None where no row beats chance
-    left_out: list[Row]  # rows above the best one that are not shown to beat chance
-
-    def number(self, row):
-        """The place of a row in `compared`, and so in the arrays of the comparison."""
-        return self.compared.index(row)
-
-    @property
-    def references(self):
-        """The baselines that are compared, by kind: {kind: Row}."""
-        return {row.run.baseline: row for row in self.compared if row.run.baseline}
 
 
 # --- reading ------------------------------------------------------------------------------------------------------
@@ -207,7 +185,7 @@ def make_row(run, arrays, encoders, has_flop):
     name = run.name
     encoder = None
     expense = 0.0
-    if not run.baseline:
+    if run.columns:
         # without FLOP, what they are about in proportion to
         expense = run.config.flop if has_flop else max(run.layers) * run.encoder.hidden**2
         if len(encoders) > 1:
@@ -221,84 +199,7 @@ def make_row(run, arrays, encoders, has_flop):
     return Row(run, name, encoder, expense, run.depth, predictions, influence, comparison.interval(influence))
 
 
-# --- comparing ----------------------------------------------------------------------------------------------------
-
-
-def compare(table, margin):
-    """The Answer of a table with at least one row that was trained on all titles."""
-    # the best of the rows that are shown to know something
-    known = [row for row in table.rows if beats_chance(row, len(table.rows))]
-    candidates = known or table.rows
-    best = max(candidates, key=lambda row: row.value)
-    # baselines that learned from all titles, and their average with the best row
-    references = {row.run.baseline: row for row in table.baselines if not row.run.labels_per_category}
-    if "tfidf" in references:
-        references["average"] = average_row(table, references["tfidf"], best)
-    ordered = [references[kind] for kind in runs.BASELINES if kind in references]
-
-    # baselines, and rows that may know nothing, are compared with the best row, but do not compete
-    compared = [*table.rows, *ordered]
-    competes = np.array([row in candidates for row in compared])
-    found = comparison.compare([row.influence for row in compared], compared.index(best), competes)
-
-    # the cheapest of those that are non-inferior to it
-    non_inferior = []
-    for row in known:
-        if row is best or found.loss_bound[compared.index(row)] <= margin:
-            non_inferior.append(row)
-    return Answer(
-        margin=margin,
-        compared=compared,
-        comparison=found,
-        best=best,
-        recommended=min(non_inferior, key=lambda row: row.cost, default=None),
-        left_out=[row for row in table.rows if row.value > best.value],
-    )
-
-
-def beats_chance(row, rows=1):
-    """Whether a row is shown to know more than chance does, with 95% confidence for all rows
-    together.
-    """
-    # of an interval with two ends: each row has a chance to be lucky
-    level = 1 - 0.1 / rows
-    low, _ = comparison.interval(row.influence, level)
-    return low > row.influence.chance
-
-
-def average_row(table, words, best):
-    """The average of TF-IDF's and the best row's probabilities, as a Row that is on no disk."""
-    values = (words.run.probabilities + best.run.probabilities) / 2
-    both = [row.run.offsets for row in (words, best) if row.run.offsets is not None]
-    offsets = sum(both) / 2 if both else None
-    config = runs.Config(
-        format=runs.FORMAT,
-        classes=table.classes,
-        options=words.run.options,
-        data=table.data,
-        baseline="average",
-        results=table.measure(values, offsets),
-    )
-    row = make_row(runs.Run(None, config, values, offsets), table.arrays, table.encoders, False)
-    # words cost nothing, the best row does
-    return replace(row, expense=best.expense, depth=best.depth)
-
-
-def gain(first, second):
-    """How much more macro-F1 the second row has than the first, with its 95% interval: (gain, low,
-    high).
-    """
-    found = comparison.compare([first.influence, second.influence], 0)
-    return found.difference[1], found.low[1], found.high[1]
-
-
-def decision_gain(table, row):
-    """What deciding for macro-F1 brought a row against naming the likeliest: (gain, low, high), see
-    gain.
-    """
-    likeliest = decision.predictions(row.run.probabilities, table.folds)
-    influence = comparison.influence(table.labels, likeliest, len(table.classes), table.groups)
-    return gain(replace(row, influence=influence), row)
+# --- parts of a table ---------------------------------------------------------------------------------------------
 
 
 def curves(table):

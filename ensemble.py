@@ -1,0 +1,51 @@
+"""The average of several runs' calibrated probabilities, as a run that is on no disk.
+
+predict.py with the same runs gives this average for new titles.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+import decision
+import figures
+import metrics
+import runs
+
+
+def average(parts, labels, folds):
+    """The Run that averages `parts`, Runs on the same titles and folds.
+
+    labels: (titles,) int; folds: (repeats, titles) int. It has the columns and the encoder of the
+    first part, for its name.
+    """
+    first = parts[0]
+    count = len(parts)
+    # one repeat after the other: float64 for all of them at once would be large
+    probabilities = np.zeros(first.probabilities.shape, np.float32)
+    for part in parts:
+        for repeat, values in enumerate(part.probabilities):
+            probabilities[repeat] += metrics.sharpen(values, part.figures.pooled_temperature) / count
+    offsets = average_offsets(parts)
+
+    classes = len(first.classes)
+    predictions = decision.predictions(probabilities, folds, offsets)
+    plain = sum(metrics.pool(part.probabilities) for part in parts) / count
+    calibrated = sum(figures.cross_fitted(labels, metrics.pool(part.probabilities), folds) for part in parts) / count
+    measured = figures.Figures(
+        **metrics.score(labels, predictions, folds, classes),
+        # there is nothing left to sharpen
+        temperature=1.0,
+        pooled_temperature=1.0,
+        **figures.calibration(labels, plain, calibrated),
+    )
+    config = replace(first.config, baseline="average", results=measured, contents=None)
+    return runs.Run(None, config, probabilities, offsets, list(parts))
+
+
+def average_offsets(parts):
+    """The mean of the parts' offsets by calibrated probabilities, (repeats, folds, classes); None
+    without any.
+    """
+    own = [part.offsets / part.figures.pooled_temperature for part in parts if part.offsets is not None]
+    return sum(own) / len(parts) if own else None

@@ -1,0 +1,64 @@
+"""From which probability on an answer may be accepted, to be right as often as is wanted.
+
+A threshold is the smallest probability from which on so many of the answers are right, one more
+wrong answer added (as in conformal prediction): so a few answers that happen to be right promise
+nothing. How many answers it gives, and how many of them are right, is what held-out titles show:
+the titles of each fold are answered by a threshold that the other folds have chosen.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WANTED = (0.9, 0.95, 0.98, 0.99)
+
+
+@dataclass
+class Threshold:
+    """What it takes to be right in a share of the titles that are answered."""
+
+    wanted: float  # that share
+    probability: float | None  # accept answers from here on; None: no probability does it
+    coverage: float = 0.0  # share of held-out titles that are answered
+    precision: float = 0.0  # share of these that are right
+
+
+def find(sure, right, folds, wanted):
+    """The Threshold for a share of right answers.
+
+    sure: (titles,) float, the probability of the category that is named; right: (titles,) bool;
+    folds: (titles,) int.
+    """
+    answered = np.zeros(len(sure), bool)
+    count = int(folds.max()) + 1
+    without = 0
+    for fold in range(count):
+        own = folds == fold
+        chosen = choose(sure[~own], right[~own], wanted)
+        if chosen is None:
+            without += 1
+        else:
+            answered[own] = sure[own] >= chosen
+    probability = choose(sure, right, wanted)
+    # what half of the folds do not reach is no promise
+    if probability is None or 2 * without >= count or not answered.any():
+        return Threshold(wanted, None)
+    return Threshold(wanted, probability, answered.mean(), right[answered].mean())
+
+
+def choose(sure, right, wanted):
+    """The smallest probability from which on a share of the answers is right, or None.
+
+    One more wrong answer counts with them, unless all titles can be answered without it.
+    """
+    if not len(sure):
+        return None
+    if right.mean() >= wanted:
+        return 0.0
+    order = np.argsort(-sure, kind="stable")
+    answers = np.arange(1, len(sure) + 1)
+    share = np.cumsum(right[order]) / (answers + 1)
+    # titles of one probability are answered together
+    last_of_its_kind = np.append(np.diff(sure[order]) < 0, True)
+    reached = np.flatnonzero((share >= wanted) & last_of_its_kind)
+    return float(sure[order][reached[-1]]) if len(reached) else None
