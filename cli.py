@@ -233,10 +233,15 @@ def quote(text):
 
 
 def escape_cell(text):
-    """A cell that no spreadsheet takes for a formula: an apostrophe in front, if it is no number."""
+    """A cell that no spreadsheet runs: an apostrophe in front of what would be a formula.
+
+    What begins with a sign, as many tweets do, is one if it has no space, or calls a function,
+    another program or another file; numbers are none.
+    """
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
         return text
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    is_formula = re.match(r"[=\t\r]|[+@-](\S*$|.*(\w\(|\||'!|\]))", text, re.DOTALL)
+    return f"'{text}" if is_formula else text
 
 
 def escape_markdown(text):

@@ -10,6 +10,8 @@ import metrics
 import runs
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
+# of a label's probability, below which suspects are counted
+LEVELS = (0.01, 0.05, 0.1)
 
 
 def ensemble(table, answer):
@@ -33,7 +35,7 @@ def ensemble(table, answer):
     if answer and answer.words:
         words = [answer.words]
         for name, own in voices.items():
-            found[f"{name} with TF-IDF"] = average(table, [own, words])
+            found[f"{name} with {runs.BASELINES['tfidf']}"] = average(table, [own, words])
     source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
     return *found[source], source
 
@@ -62,8 +64,8 @@ def check_path(path):
 
 
 def write(path, table, answer, features):
-    """Write the titles that the ensemble contradicts, the least likely labels first; says how many,
-    and whose it is.
+    """Write the titles that the ensemble contradicts, the least likely labels first, and say how many
+    there are, and whose probabilities these are.
 
     features: the folder of the runs' features, or None for the one that they were trained on.
     """
@@ -76,8 +78,26 @@ def write(path, table, answer, features):
     frame = pd.DataFrame(dict(zip(COLUMNS, (rows + 1, titles, names, named, *sure), strict=True)))
     frame = frame[predicted != table.labels]
     frame = frame.sort_values("probability_of_label", kind="stable").round(4)
-    for column in ("title", "label", "predicted"):
-        frame[column] = frame[column].map(cli.escape_cell)
+    # and as a file
+    escaped = frame[["title", "label", "predicted"]].map(cli.escape_cell)
+    changed = int((escaped["title"] != frame["title"]).sum())
     with disk.atomic(path, "w", encoding="utf-8", newline="") as file:
-        frame.to_csv(file, index=False, lineterminator="\n")
-    cli.say(f"{path}: {cli.count(len(frame), 'title')} with a label that {source} contradicts")
+        # with both signs at the ends of lines, a lone return in a title gets quotes
+        frame.assign(**escaped).to_csv(file, index=False, lineterminator="\r\n")
+    say(path, frame, source, changed)
+
+
+def say(path, frame, source, changed):
+    """Say what stands in the file of suspects.
+
+    frame: its rows; source: whose probabilities they are; changed: titles with an apostrophe in
+    front.
+    """
+    below = ", ".join(f"{(frame.probability_of_label < limit).sum():,} below {limit:g}" for limit in LEVELS)
+    cli.say(
+        f"{path}: {cli.count(len(frame), 'title')} with a label that is not the one that is named; the label's "
+        f"probability is {below} (out of fold, by {source}, which has the lowest log loss here). "
+        "Row 1 is the first title below the header."
+    )
+    if changed:
+        cli.say(f"{path}: {cli.count(changed, 'title')} that a spreadsheet would run got an apostrophe in front")

@@ -191,7 +191,20 @@ def test_names_keep_what_people_know_them_by():
 def test_no_cell_is_a_formula():
     for text in ("=1+1", "+1+1", "-A1", "-٣", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://example.org")'):
         assert cli.escape_cell(text) == "'" + text
-    for text in ("", "1+1", "-1", "+2.5", "how to = what", "'quoted'", "日本", " plain"):
+    for text in ("@a see SUM(A1)", "-1 +cmd|' /C calc'!A0", "+ 'http://example.org/[a.xls]b'!A1", "-\t1+hyperlink(1)"):
+        assert cli.escape_cell(text) == "'" + text
+    for text in (
+        "",
+        "1+1",
+        "-1",
+        "+2.5",
+        "how to = what",
+        "'quoted'",
+        "日本",
+        " plain",
+        "@someone hello (again)!",
+        "- a list",
+    ):
         assert cli.escape_cell(text) == text
 
 
