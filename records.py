@@ -1,0 +1,232 @@
+"""Tables whose rows are records with names: JSON Lines, JSON arrays, Parquet."""
+
+import json
+import math
+import re
+
+import cli
+import unpack
+
+# NaN is how some write null
+DECODER = json.JSONDecoder(parse_constant=lambda name: None)
+SEPARATOR = re.compile(r"[\s,]*")
+# what is said of wrong JSON
+HOW = "write one on each line, as pandas does with to_json(…, orient='records', lines=True)"
+NO_OBJECT = f"is not a JSON object with a text in each column; {HOW}"
+HALF = "half of a surrogate pair (such as \\ud83d), which is no character"
+# characters that are read at once, and of the largest object in an array
+CHUNK = 1 << 20
+LARGEST = 1 << 26
+# different keys: as many as nobody wants as columns
+MOST_KEYS = 10_000
+# rows of Parquet that are in memory together
+BATCH = 4096
+
+
+def as_text(value):
+    """A value as the text of a cell: empty for null and not-a-number, JSON for what is nested."""
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    # a date, for example
+    return str(value)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def is_json(first, name):
+    """True for JSON. first: the beginning of the text; name: of the file, in small letters."""
+    begins = first.lstrip()
+    if re.search(r"\.(json|jsonl|ndjson)\b", name) or re.match(r"\[\s*\{", begins):
+        return True
+    return begins.startswith("{") and isinstance(decoded(begins.splitlines()[0]), dict)
+
+
+def decoded(text):
+    """What a JSON text says, or None."""
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_keys(path):
+    """The keys of all objects of a file, in the order in which they appear."""
+    keys = {}
+    number = 0
+    try:
+        with unpack.open_text(path) as text:
+            for item in objects(text.lines):
+                if not item.keys() <= keys.keys():
+                    keys.update(dict.fromkeys(item))
+                if len(keys) > MOST_KEYS:
+                    raise cli.Problem(f"makes it more than {MOST_KEYS:,} keys; {HOW}")
+                number += 1
+    except unpack.FAULTS as error:
+        raise unpack.problem(path, f"row {number + 1}", error) from None
+    if not keys:
+        raise cli.Problem(f"{path}: holds no JSON objects; {HOW}")
+    return list(keys)
+
+
+def json_cells(path, keys, columns):
+    """Yield the cells of each object, in the order of the keys; a missing key is an empty cell.
+
+    What is no text becomes its JSON text, but lists and objects in `columns` are refused.
+    """
+    with unpack.open_text(path) as text:
+        for item in objects(text.lines):
+            if any(isinstance(item.get(key), dict | list) for key in columns):
+                raise cli.Problem(NO_OBJECT)
+            yield [as_text(item.get(key)) for key in keys]
+
+
+def objects(lines):
+    """Yield the JSON objects of an open text: those of an array, or one on each line."""
+    first = ""
+    while not first.strip():
+        first = lines.readline(CHUNK)
+        if not first:
+            return
+    # two files that were joined have a byte order mark in the middle
+    if first.lstrip("\ufeff \t\r\n").startswith("["):
+        yield from array_objects(first, lines)
+        return
+    yield parsed(first + ("" if first.endswith(("\n", "\r")) else lines.readline()))
+    for line in lines:
+        if not line.isspace():
+            yield parsed(line)
+
+
+def parsed(line):
+    """The JSON object on a line."""
+    item = decoded(line.strip("\ufeff \t\r\n"))
+    check_object(item, line)
+    return item
+
+
+def check_object(item, source):
+    """Refuse what is not an object, or not text. source: the JSON text that it was read from."""
+    if not isinstance(item, dict):
+        raise cli.Problem(NO_OBJECT)
+    if not source.isascii() and unpack.SURROGATE.search(source):
+        raise cli.Problem("holds bytes that are not UTF-8; save the file in UTF-8")
+    # any other surrogate was written as \ud83d, and such halves cannot be written to a file
+    if "\\u" in source and unpack.SURROGATE.search(json.dumps(item, ensure_ascii=False)):
+        raise cli.Problem(f"holds {HALF}; write the whole pair, or leave it out")
+
+
+def array_objects(first, text):
+    """Yield the objects of a JSON array, of which only a part is in memory.
+
+    first: its beginning; text: the open file with the rest.
+    """
+    buffer = first
+    place = buffer.index("[") + 1
+    while True:
+        place = SEPARATOR.match(buffer, place).end()
+        if buffer.startswith("]", place):
+            break
+        item, end = decoded_at(buffer, place)
+        if end is None:
+            more = text.read(max(CHUNK, len(buffer)))
+            if not more or len(buffer) > LARGEST:
+                wrong = "is larger than 64 MB" if more else "is not whole"
+                raise cli.Problem(f"{wrong}, or it is not JSON; {HOW}")
+            buffer = buffer[place:] + more
+            place = 0
+            continue
+        check_object(item, buffer[place:end])
+        yield item
+        place = end
+    if (buffer[place + 1 :] + text.read(CHUNK)).strip():
+        raise cli.Problem(f"comes after the end of the JSON list; {HOW}")
+
+
+def decoded_at(buffer, place):
+    """(value, its end) of the JSON text that begins there, or (None, None) where more is needed."""
+    try:
+        return DECODER.raw_decode(buffer, place)
+    except ValueError:
+        return None, None
+    except RecursionError:
+        raise cli.Problem(NO_OBJECT) from None
+
+
+# --- Parquet --------------------------------------------------------------------------------------
+
+
+def parquet_parts(path):
+    """The Parquet files that a path stands for: itself, or those in a folder; else none."""
+    if path.is_dir():
+        return sorted(path.glob("*.parquet"))
+    if not path.is_file():
+        return []
+    with open(path, "rb") as file:
+        return [path] if file.read(4) == b"PAR1" else []
+
+
+def parquet_names(parts):
+    """The names of the columns, the same in all parts."""
+    names = None
+    for part in parts:
+        with opened(part) as file:
+            own = file.schema_arrow.names
+        if names is None:
+            names = own
+        if len(set(own)) != len(own):
+            raise cli.Problem(f"{part}: two of its columns have one name; rename one")
+        if sorted(own) != sorted(names):
+            other = "its columns are not those of"
+            raise cli.Problem(f"{part}: {other} {parts[0].name}; move it out of the folder")
+    return names
+
+
+def opened(part):
+    """The pyarrow.parquet.ParquetFile of a file."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        needed = "pyarrow is needed for Parquet, and not installed"
+        remedy = "`pip install pyarrow`, or save the table as CSV"
+        raise cli.Problem(f"{part}: {needed}; {remedy}") from None
+    try:
+        return pyarrow.parquet.ParquetFile(part)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise damaged(part, error) from None
+
+
+def damaged(part, error):
+    """The Problem that a Parquet file cannot be read."""
+    why = cli.one_line(error)[:200]
+    return cli.Problem(f"{part}: damaged ({why}); copy or save the file again")
+
+
+def parquet_cells(parts, names, columns):
+    """Yield the cells of each row, in the order of the names; lists in `columns` are refused."""
+    wanted = [names.index(column) for column in columns]
+    for part in parts:
+        with opened(part) as file:
+            for batch in batches(part, file, names):
+                values = [batch.column(name).to_pylist() for name in names]
+                for row in zip(*values, strict=True):
+                    if any(isinstance(row[number], dict | list) for number in wanted):
+                        raise cli.Problem("holds a list, not a text; name a column of texts")
+                    yield [as_text(value) for value in row]
+
+
+def batches(part, file, names):
+    """Yield the record batches of an open Parquet file."""
+    from pyarrow import ArrowException
+
+    try:
+        yield from file.iter_batches(BATCH, columns=names)
+    except (ArrowException, OSError) as error:
+        raise damaged(part, error) from None

@@ -1,0 +1,141 @@
+"""Files as text: unpacked where they are packed, in UTF-8 or UTF-16; other kinds are named."""
+
+import bz2
+import contextlib
+import csv
+import gzip
+import io
+import lzma
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import cli
+
+# the first bytes of files that are no text, and what to do with them
+UNREADABLE = {
+    b"\x28\xb5\x2f\xfd": "is packed with zstd; unpack it with `zstd -d`",
+    b"7z\xbc\xaf\x27\x1c": "is packed with 7-Zip; unpack it, or pack it with gzip",
+    b"Rar!": "is packed with RAR; unpack it, or pack it with gzip",
+    b"\xd0\xcf\x11\xe0": "is an old spreadsheet or document; save it as CSV in UTF-8",
+    b"SQLite format 3\0": "is a database; export the table as CSV in UTF-8",
+    b"ARROW1": "is an Arrow file; save the table as Parquet or as CSV",
+}
+SURROGATE = re.compile("[\ud800-\udfff]")
+# those that open_text does not make
+HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+# what may be raised where a file is read that is damaged; an OSError with a number is the system's
+PACKED = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+DAMAGE = (csv.Error, UnicodeError, *PACKED)
+FAULTS = (cli.Problem, *DAMAGE)
+
+
+@dataclass
+class Text:
+    """An open file, or the member of an archive, as text."""
+
+    lines: io.TextIOWrapper  # ends of lines as they are
+    name: str  # in small letters
+    encoding: str  # utf-8 or utf-16
+    mark: bool  # whether a byte order mark stood at its beginning
+
+
+@contextlib.contextmanager
+def open_text(path):
+    """A context with the Text of a file; what cannot be decoded becomes surrogates."""
+    with contextlib.ExitStack() as stack:
+        file, name = open_bytes(path, stack)
+        first = file.peek(16)[:16]
+        for magic, words in UNREADABLE.items():
+            if first.startswith(magic):
+                raise cli.Problem(words)
+        encoding = "utf-8"
+        decoder = "utf-8-sig"
+        mark = first.startswith(b"\xef\xbb\xbf")
+        if first[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            encoding = decoder = "utf-16"
+            mark = True
+        lines = io.TextIOWrapper(file, decoder, "surrogateescape", newline="")
+        yield Text(lines, name.lower(), encoding, mark)
+
+
+def open_bytes(path, stack):
+    """(file, name) of the bytes to read, unpacked. stack: the ExitStack that will close them."""
+    with open(path, "rb") as file:
+        first = file.read(6)
+    if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return open_member(path, stack)
+    opener = open
+    if first.startswith(b"\x1f\x8b"):
+        opener = gzip.open
+    elif first.startswith(b"BZh"):
+        opener = bz2.open
+    elif first.startswith(b"\xfd7zXZ\0"):
+        opener = lzma.open
+    return stack.enter_context(opener(path, "rb")), path.name
+
+
+def open_member(path, stack):
+    """As open_bytes, for a zip archive, which must hold one file."""
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    names = [name for name in archive.namelist() if is_wanted(name)]
+    if "[Content_Types].xml" in names or "mimetype" in names:
+        raise cli.Problem("is a spreadsheet or a document; save it as CSV in UTF-8")
+    if len(names) != 1:
+        there = ", ".join(map(cli.quote, names[:3])) or "none"
+        there += ", …" if len(names) > 3 else ""
+        holds = f"is a zip archive of {cli.count(len(names), 'file')}"
+        raise cli.Problem(f"{holds} ({there}), not of one; unpack it")
+    try:
+        return stack.enter_context(archive.open(names[0])), names[0]
+    # a password, or a way of packing that Python does not know
+    except RuntimeError as error:
+        why = f"cannot be read here ({error})"
+        raise cli.Problem(f"is a zip archive that {why}; unpack it") from None
+
+
+def is_wanted(name):
+    """True for a member of an archive that is a file, and not one that a Macintosh adds."""
+    return not name.endswith("/") and not re.search(r"(^|/)(__MACOSX/|\._|\.DS_Store$)", name)
+
+
+def problem(path, place, error):
+    """What to raise for one of FAULTS: a Problem, but where the system failed. place: what was
+    being read, in words.
+    """
+    # it names the file already, or one in the folder
+    if str(error).startswith(str(path)):
+        return error
+    if isinstance(error, cli.Problem):
+        return cli.Problem(f"{path}: {place} {error}")
+    # such as a disk that is not there any more
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    hint = "copy or save the file again"
+    if isinstance(error, csv.Error):
+        hint = f"look for a quote that is not closed, or {hint}"
+    return cli.Problem(f"{path}: damaged near {place} ({error}); {hint}")
+
+
+# --- what is no text ------------------------------------------------------------------------------
+
+
+def fault(text):
+    """What keeps a text from being one, or None."""
+    if "\0" in text:
+        return "a NUL byte"
+    if text.isascii() or not SURROGATE.search(text):
+        return None
+    if HALF.search(text):
+        return "half of a surrogate pair, which is no character"
+    return "bytes that are not UTF-8"
+
+
+def check_text(text):
+    """Refuse what has been decoded, but is no text."""
+    wrong = fault(text)
+    if wrong and wrong.startswith("half"):
+        raise cli.Problem(f"holds {wrong}; write the whole pair, or leave it out")
+    if wrong:
+        raise cli.Problem(f"holds {wrong}; save the file as CSV in UTF-8")
