@@ -57,7 +57,8 @@ import splits
 import store
 import usual
 from embedding import embed, tokenise
-from encoder import choose_dtype, find_model, load_encoder
+from encoder import choose_dtype, load_encoder
+from loading import find_model
 from options import Options
 
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")

