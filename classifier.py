@@ -155,17 +155,18 @@ class Window:
         return np.take_along_axis(self.probabilities, self.named[:, None], 1)[:, 0]
 
 
-def predict(classifier, blocks, size=4096):
-    """Yield Windows of at most `size` items; blocks: iterables of Items.
+def predict(classifier, batches):
+    """Yield (key, Window) for each (key, items) in batches, lists of Items.
 
-    A window waits until the next one is there and can be made ready beside it; the empty one after
-    each block lets the block's last one through.
+    A batch waits until the next one is there and can be made ready beside it; one without items
+    lets the last one through.
     """
 
     def prepare(titles):
         return [part.prepare(titles) for part in classifier.parts]
 
-    for items, prepared in windows.ahead(prepare, in_windows(blocks, size)):
+    texts = (((key, items), texts_of(items)) for key, items in batches)
+    for (key, items), prepared in windows.ahead(prepare, texts):
         probabilities = np.full((len(items), len(classifier.classes)), np.nan)
         named = np.zeros(len(items), np.int64)
         cut = 0
@@ -173,7 +174,7 @@ def predict(classifier, blocks, size=4096):
         if with_text:
             probabilities[with_text], cut = average(classifier, prepared)
             named[with_text] = decision.decide(probabilities[with_text], classifier.offsets)
-        yield Window(items, probabilities, named, cut)
+        yield key, Window(items, probabilities, named, cut)
 
 
 def average(classifier, prepared):
@@ -189,15 +190,14 @@ def average(classifier, prepared):
     return total / len(classifier.runs), cut
 
 
-def in_windows(blocks, size):
-    """Yield (items, their texts): at most `size` items of a block, and no items after each block."""
-    for block in blocks:
-        left = iter(block)
-        items = list(itertools.islice(left, size))
-        while items:
-            yield items, texts_of(items)
-            items = list(itertools.islice(left, size))
-        yield [], texts_of([])
+def batches_of(items, size):
+    """Yield (number, list of at most `size` items) for an iterable of Items."""
+    left = iter(items)
+    for number in itertools.count():
+        batch = list(itertools.islice(left, size))
+        if not batch:
+            return
+        yield number, batch
 
 
 def texts_of(items):

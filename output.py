@@ -1,16 +1,15 @@
 """How predictions are written: as columns of a table, as text and as JSON Lines."""
 
-import contextlib
 import csv
 import json
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 import cli
-import disk
+import tables
 
 # what moves a terminal's cursor, changes its colours or turns text around
 UNSAFE = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F]
@@ -59,8 +58,8 @@ class Format:
     kind: str  # text, csv or jsonl
     classes: list[str]
     top: int | None  # so many categories; None: all of them
-    line_end: str  # of CSV
     least: float  # no category is named whose probability is lower
+    table: tables.Form  # of CSV
 
     @property
     def columns(self):
@@ -68,16 +67,23 @@ class Format:
         return list(columns(self.classes, np.empty((0, len(self.classes))), [], self.top))
 
 
-def choose_format(args, classes):
-    """The Format that the arguments ask for."""
+def choose_format(args, classes, source=None):
+    """The Format that the arguments ask for. source: the tables.Form of --csv, which --out keeps."""
     least = args.at_least or 0.0
-    if args.csv:
-        # with both signs at the ends of lines, a lone return in one of the user's cells gets quotes
-        return Format("csv", classes, args.top, line_end="\r\n", least=least)
+    if source:
+        return Format("csv", classes, args.top, least, form_of(args.out, source))
     top = args.top
     if args.format == "text" and not top:
         top = 1
-    return Format(args.format, classes, top, line_end="\n", least=least)
+    return Format(args.format, classes, top, least, tables.Form(line_end="\n"))
+
+
+def form_of(out, source):
+    """The tables.Form of a file that is written: that of the source, but tabs in .tsv only."""
+    is_tsv = str(out).lower().endswith(".tsv")
+    if is_tsv == (source.delimiter == "\t"):
+        return replace(source, kind="csv")
+    return replace(source, kind="csv", delimiter="\t" if is_tsv else ",", quoting=csv.QUOTE_MINIMAL, hint=False)
 
 
 class Terminal:
@@ -87,25 +93,29 @@ class Terminal:
         print(text.translate(ESCAPES), end="")
 
 
-def open_file(args):
-    """A context with the file to write to: None where a test file is only scored."""
-    if args.out:
-        return disk.atomic(args.out, "w", encoding="utf-8", errors="surrogateescape", newline="")
-    return contextlib.nullcontext(None if args.csv else Terminal())
+def encoding_of(form):
+    """How open() encodes a file of this tables.Form; in other columns, bytes may be no text."""
+    if form.encoding == "utf-16":
+        return {"encoding": "utf-16-le", "errors": "surrogatepass", "newline": ""}
+    return {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 def write_header(file, header, form):
-    """Write the names of the columns of a table. header: those that stand before the predictions."""
-    csv.writer(file, lineterminator=form.line_end).writerow(header + form.columns)
+    """Write what stands above the rows. header: the columns that stand before the predictions."""
+    if form.table.mark:
+        file.write("\ufeff")
+    if form.table.hint:
+        file.write(f"sep={form.table.delimiter}{form.table.line_end}")
+    tables.row_writer(file, form.table)(header + form.columns)
 
 
 def write(file, window, form):
-    """Write a predict.Window as a Format says."""
+    """Write a classifier.Window as a Format says."""
     if form.kind == "csv":
         added = columns(form.classes, window.probabilities, window.named, form.top, form.least)
-        sheet = csv.writer(file, lineterminator=form.line_end)
+        write_row = tables.row_writer(file, form.table)
         for item, *values in zip(window.items, *added.values(), strict=True):
-            sheet.writerow(item.cells + [as_cell(value) for value in values])
+            write_row(item.cells + [as_cell(value) for value in values])
         return
     line = text_line if form.kind == "text" else json_line
     for item, pairs in zip(window.items, shown(window, form), strict=True):

@@ -77,18 +77,20 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+import bulk
 import data
+import disk
 import output
 import runs
 import score
+import shares
 import splits
-from classifier import Item, Window, load, predict
+import tables
+from classifier import Item, batches_of, load, predict
 
 # --- predictions as a table -----------------------------------------------------------------------
 
@@ -110,7 +112,9 @@ def table(classifier, titles):
             raise TypeError(f"each title must be a str, not {title!r:.80}; fill in or leave out what is missing")
     index = titles.index if isinstance(titles, pandas.Series) else None
     titles = list(titles)
-    windows = list(predict(classifier, [map(Item, titles)]))
+    # the last one is there where there are no titles, too
+    batches = [*batches_of(map(Item, titles), 4096), (None, [])]
+    windows = [window for _, window in predict(classifier, batches)]
     probabilities = np.concatenate([window.probabilities for window in windows])
     named = np.concatenate([window.named for window in windows])
     predicted = output.columns(classifier.classes, probabilities, named)
@@ -120,28 +124,17 @@ def table(classifier, titles):
 # --- what comes in --------------------------------------------------------------------------------
 
 
-@dataclass
-class Source:
-    """Where titles come from."""
-
-    header: list[str]  # names of the Items' cells
-    blocks: Iterable[Iterable[Item]]  # each is predicted before the next one is asked for
-
-
-def open_source(args, columns):
-    """The Source that the arguments name. columns: what --csv may be given to read."""
-    if args.csv:
-        rows = data.read_table(args.csv, columns)
-        header = next(rows)
-        place = header.index(columns[0])
-        return Source(header, [(Item(cells[place], cells) for _, cells in rows)])
-    lists = [args.titles] if args.titles else standard_input()
-    return Source(["title"], map(typed_items, lists))
-
-
-def typed_items(titles):
-    """Items for titles that come without a table."""
-    return [Item(title, [cli.escape_cell(title)]) for title in titles]
+def read_titles(args, table):
+    """Yield (number, Items) of what is to be predicted together. table: of --csv, or None."""
+    if table:
+        text, *_ = table.places
+        yield from batches_of((Item(cells[text], cells) for _, cells in table.rows), args.window)
+        return
+    for titles in [args.titles] if args.titles else standard_input():
+        typed = [Item(title, [cli.escape_cell(title)]) for title in titles]
+        yield from batches_of(typed, args.window)
+        # lets the last one through
+        yield None, []
 
 
 def standard_input():
@@ -192,10 +185,12 @@ def check_arguments(args):
         raise cli.Problem("--text-column needs --csv, the file to read")
     if args.features and not args.label_column:
         raise cli.Problem("--features needs --label-column: it tells what was in training")
-    if args.out and Path(args.out).suffix.lower() != ".csv":
-        raise cli.Problem(f"--out {args.out}: the name must end in .csv")
-    if args.csv and not Path(args.csv).is_file():
+    if args.out and Path(args.out).suffix.lower() not in (".csv", ".tsv"):
+        raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
+    if args.csv and not (Path(args.csv).is_file() or Path(args.csv).is_dir()):
         raise cli.Problem(f"--csv {args.csv}: there is no such file, or it is not a plain one")
+    if shares.WORLD > 1 and (args.label_column or not args.out):
+        raise cli.Problem("several processes share --csv with --out only, without --label-column; run one")
     if args.out:
         cli.check_output("--out", args.out)
         if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
@@ -231,39 +226,43 @@ def training_keys(own, folder):
     return keys
 
 
-@dataclass
-class Outcome:
-    """What was predicted."""
-
-    titles: int = 0
-    cut: int = 0  # longer than the encoder reads
-    blank: int = 0  # without text
-    unsure: int = 0  # less likely than --at-least
-    seconds: float = 0.0
-    windows: list[Window] = field(default_factory=list)  # all of them, where they are to be scored
-
-
-def predict_all(classifier, source, args, form):
-    """Predict and write every title of a Source: an Outcome."""
-    started = time.time()
-    outcome = Outcome()
-    bar = cli.progress(None, " titles", shown=bool(args.csv), desc="predict")
-    with bar, output.open_file(args) as file:
-        if file and form.kind == "csv":
-            output.write_header(file, source.header, form)
-        for window in predict(classifier, source.blocks, args.window):
-            if file:
-                output.write(file, window, form)
+def predict_all(classifier, args, form, table=None):
+    """Predict all titles, and print them, or keep them to be scored: (bulk.Outcome, Windows)."""
+    outcome = bulk.Outcome()
+    kept = []
+    if form.kind == "csv" and not table:
+        output.write_header(output.Terminal(), ["title"], form)
+    with cli.progress(None, " titles", shown=bool(table), desc="predict") as bar:
+        for _, window in predict(classifier, read_titles(args, table)):
+            if table:
+                kept.append(window)
+            else:
+                output.write(output.Terminal(), window, form)
                 # who feeds standard input may wait for it
                 print(end="", flush=True)
-            if args.label_column:
-                outcome.windows.append(window)
-            outcome.titles += len(window.items)
-            outcome.cut += window.cut
-            outcome.blank += int((~window.has_text).sum())
-            outcome.unsure += int((window.sure < form.least).sum())
+            outcome.add(window, form.least)
             bar.update(len(window.items))
-    outcome.seconds = time.time() - started
+    return outcome, kept
+
+
+def score_file(args, own):
+    """Predict a test file, print how good that is, and, with --out, write it: a bulk.Outcome."""
+    columns = [args.text_column or "title", args.label_column]
+    # a fault here should not cost the loading of an encoder
+    check_labels(args, columns, own[0].classes)
+    training = training_keys(own, args.features)
+    table = tables.open_table(args.csv, columns)
+    form = output.choose_format(args, own[0].classes, table.form)
+    if args.out:
+        bulk.check_header(args, table, form)
+    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+    outcome, kept = predict_all(classifier, args, form, table)
+    if args.out:
+        with disk.atomic(args.out, "w", **output.encoding_of(form.table)) as file:
+            output.write_header(file, table.header, form)
+            for window in kept:
+                output.write(file, window, form)
+    print(score_predictions(own, kept, table.places[1], args, training))
     return outcome
 
 
@@ -282,9 +281,9 @@ def score_predictions(own, windows, label, args, training):
     return score.report(own, known, training, args.at_least)
 
 
-def say_outcome(outcome, args):
+def say_outcome(outcome, seconds, args):
     """Say how many titles were predicted, and what of them is worth knowing."""
-    text = f"{cli.count(outcome.titles, 'title')} predicted in {outcome.seconds:.1f} s"
+    text = f"{cli.count(outcome.titles, 'title')} predicted in {seconds:.1f} s"
     if outcome.cut:
         text += f", {outcome.cut:,} cut, as they are longer than the encoder reads"
     if outcome.blank:
@@ -297,33 +296,22 @@ def say_outcome(outcome, args):
 
 
 def main(args):
-    # what is asked for
     places, behind = split_runs(args.run or [None])
     args.titles = behind + args.titles
     check_arguments(args)
     own = [runs.find(place) for place in places]
-    form = output.choose_format(args, own[0].classes)
-
-    # the titles: a fault here should not cost the loading of an encoder
-    columns = [args.text_column or "title"]
-    training = set()
+    started = time.time()
     if args.label_column:
-        columns.append(args.label_column)
-        check_labels(args, columns, own[0].classes)
-        training = training_keys(own, args.features)
-    source = open_source(args, columns)
-    taken = sorted(set(source.header) & set(form.columns))
-    if args.out and taken:
-        wrong = f"rename its column {taken[0]!r}; predictions would add one of that name"
-        raise cli.Problem(f"{args.csv}: {wrong}")
-
-    # the predictions, and how good they are
-    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-    outcome = predict_all(classifier, source, args, form)
-    if args.label_column:
-        label = source.header.index(args.label_column)
-        print(score_predictions(own, outcome.windows, label, args, training))
-    say_outcome(outcome, args)
+        outcome = score_file(args, own)
+    elif args.csv:
+        outcome = bulk.predict_file(args, own)
+    else:
+        form = output.choose_format(args, own[0].classes)
+        classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+        started = time.time()
+        outcome, _ = predict_all(classifier, args, form)
+    if outcome:
+        say_outcome(outcome, time.time() - started, args)
 
 
 if __name__ == "__main__":
