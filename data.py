@@ -90,14 +90,6 @@ def read_table(path, columns):
     yield from table.rows
 
 
-def checksum(path):
-    """The sha256 of a file of titles, or of those of the files in a folder."""
-    if not path.is_dir():
-        return disk.sha256(path)
-    parts = [disk.sha256(part) for part in records.parquet_parts(path)]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
-
-
 def fault(text):
     """What keeps a text from being one, or None."""
     return unpack.fault(text)

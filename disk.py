@@ -57,7 +57,10 @@ def locked(folder, what):
 
 
 def sha256(path):
-    """The sha256 of a file, as hexadecimal digits."""
+    """The sha256 of a file, as hexadecimal digits; of a folder, that of those of its files."""
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).iterdir() if file.is_file())
+        return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -158,13 +161,44 @@ def from_json(kind, value, path, place=""):
 
 
 @dataclass
+class Source:
+    """A file of the user's that something was made from, and how to tell whether it has changed."""
+
+    path: str  # absolute
+    bytes: int
+    modified: int  # nanoseconds since 1970
+    sha256: str
+
+
+@dataclass
 class Made:
-    """When, in how many seconds and by which command something was made."""
+    """When, in how many seconds, by which command and from what something was made."""
 
     command: str
     at: str = ""
     seconds: float = 0.0
     features: str | None = None  # of a run: the folder of the features that it was trained on
+    source: Source | None = None  # of features: the titles
+
+
+def source(path):
+    """The Source that a file is now."""
+    status = path.stat()
+    return Source(str(path.resolve()), status.st_size, status.st_mtime_ns, sha256(path))
+
+
+def has_changed(known):
+    """Whether the file of a Source is there and holds something else; it is read only where it was
+    written to.
+    """
+    path = Path(known.path)
+    try:
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) == (known.bytes, known.modified):
+            return False
+        return sha256(path) != known.sha256
+    except OSError:  # it is elsewhere, or not for us to read
+        return False
 
 
 def provenance(started, features=None, **machine):

@@ -43,7 +43,8 @@ def as_text(value):
 def is_json(first, name):
     """True for JSON. first: the beginning of the text; name: of the file, in small letters."""
     begins = first.lstrip()
-    if re.search(r"\.(json|jsonl|ndjson)\b", name) or re.match(r"\[\s*\{", begins):
+    named = re.search(r"\.(json|jsonl|ndjson)(\.(gz|bz2|xz))?$", name)
+    if named or re.match(r"\[\s*\{", begins):
         return True
     return begins.startswith("{") and isinstance(decoded(begins.splitlines()[0]), dict)
 

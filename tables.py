@@ -26,7 +26,7 @@ UNQUOTED = "\t|"
 
 @dataclass
 class Form:
-    """How a table is written; for JSON and Parquet, how its cells would be as CSV."""
+    """How a table is written as CSV; the usual way for JSON and Parquet."""
 
     kind: str = "csv"  # csv, json or parquet
     delimiter: str = ","
@@ -151,8 +151,11 @@ def check_no_header(cells, header):
 
 
 def folded(name):
-    """A column's name without what is not seen: how accents are encoded, which spaces there are."""
-    return " ".join(unicodedata.normalize("NFC", name).split())
+    """A column's name without what is not seen: how accents are encoded, which spaces there are,
+    a byte order mark too many.
+    """
+    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.split())
 
 
 def find_columns(header, columns):
@@ -211,8 +214,7 @@ def read_head(path, columns):
         form.delimiter = hint[1]
         return Head(lines[1:], form)
     if records.is_json("".join(lines), text.name):
-        form.kind = "json"
-        return Head(lines, form)
+        return Head(lines, Form("json"))
     # with which the header names the columns, or else with which it names most
     likely = "\t,;|" if ".tsv" in text.name else ",;\t|"
     form.delimiter = max(likely, key=lambda delimiter: fitness(lines, delimiter, columns))

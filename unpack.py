@@ -20,6 +20,7 @@ UNREADABLE = {
     b"Rar!": "is packed with RAR; unpack it, or pack it with gzip",
     b"\xd0\xcf\x11\xe0": "is an old spreadsheet or document; save it as CSV in UTF-8",
     b"SQLite format 3\0": "is a database; export the table as CSV in UTF-8",
+    b"PAR1": "is a Parquet file that is packed; unpack it",
     b"ARROW1": "is an Arrow file; save the table as Parquet or as CSV",
 }
 SURROGATE = re.compile("[\ud800-\udfff]")

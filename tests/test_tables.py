@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import cli
 import data
+import disk
 import records
 import tables
 
@@ -132,6 +133,11 @@ def test_accents_in_headers_may_be_encoded_either_way(tmp_path, written, asked):
     assert next(data.read_table(path, [asked])) == [asked, "category"]
     both = save(tmp_path, "ti\u0301tulo,título,category\na,b,c\n")
     assert tables.open_table(both, [asked]).places == [int(asked == "título")]
+
+
+def test_a_second_byte_order_mark_hides_no_column(tmp_path):
+    path = save(tmp_path, "\ufeff\ufefftitle,category\na,b\n")
+    assert read(path)[1] == [["a", "b"]]
 
 
 @pytest.mark.parametrize("again", ["title,category", "\ufefftitle,category", '\ufeff"title","category"'])
@@ -282,8 +288,9 @@ LOCKED = LOCKED.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
         (b"7z\xbc\xaf\x27\x1c rest", ["7-Zip", "unpack"]),
         (b"\xd0\xcf\x11\xe0\xa1 rest", ["old spreadsheet", "CSV"]),
         (gzip.compress(b"SQLite format 3\0 rest"), ["database", "CSV"]),
+        (zipped({"t.parquet": b"PAR1 rest"}), ["Parquet", "unpack"]),
     ],
-    ids=["two members", "no member", "xlsx", "password", "zstd", "7z", "xls", "sqlite"],
+    ids=["two members", "no member", "xlsx", "password", "zstd", "7z", "xls", "sqlite", "zipped parquet"],
 )
 def test_what_cannot_be_read_is_named(tmp_path, content, words):
     refused(save(tmp_path, content), *words)
@@ -338,11 +345,11 @@ def test_a_folder_of_parquet_parts_is_one_table(tmp_path):
     assert header == ["category", "title"]
     assert [title for _, title in rows] == titles[::3] + titles[1::3] + titles[2::3]
     assert len(notes) == 1 and "3 files" in notes[0] and "train-00002-of-00003.parquet" in notes[0]
-    before = data.checksum(folder)
-    assert before == data.checksum(folder)
+    before = disk.sha256(folder)
+    assert before == disk.sha256(folder)
 
     parquet(folder / "train-00002-of-00003.parquet", {"title": ["other"], "category": ["a"]})
-    assert data.checksum(folder) != before
+    assert disk.sha256(folder) != before
     parquet(folder / "other.parquet", {"text": ["x"]})
     refused(folder, "train-00000-of-00003.parquet", "columns are not those of other.parquet")
 
