@@ -11,12 +11,6 @@ import numpy as np
 import cli
 import tables
 
-# what moves a terminal's cursor, changes its colours or turns text around
-UNSAFE = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0x61C, 0x200E, 0x200F]
-UNSAFE += [*range(0x2028, 0x202F), *range(0x2066, 0x206A)]
-# as JSON and Python write them
-ESCAPES = {code: f"\\u{code:04x}" for code in UNSAFE}
-
 
 def columns(classes, probabilities, named, top=None, least=0.0):
     """What is added to a table of titles: {name of the column: list}.
@@ -90,7 +84,8 @@ class Terminal:
     """Standard output, as far as print and csv.writer need a file, without what a terminal obeys."""
 
     def write(self, text):
-        print(text.translate(ESCAPES), end="")
+        # as JSON and Python write them
+        print(cli.UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), end="")
 
 
 def encoding_of(form):
