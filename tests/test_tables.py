@@ -12,6 +12,7 @@ import types
 import zipfile
 
 import pytest
+from conftest import call
 from generated import many
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ import cli
 import data
 import disk
 import records
+import store
 import tables
 
 PAIRS = [["Pasta in Rome", "food"], ["The fall of Troy", "history"], ["Cake, twice", "food"]]
@@ -465,3 +467,22 @@ def test_messages_show_joiners_as_they_are(tmp_path):
     path = save(tmp_path, "title,category\na,ایرانی\u200cها\nb,ایرانی\u200cها\n")
     with open(tmp_path / "copy.csv", "wb") as out, pytest.raises(cli.Problem, match="'ایرانی\u200cها'"):
         data.copy_titles(path, "title", "category", out)
+
+
+# --- the scripts --------------------------------------------------------------------------------------------------
+
+
+def test_extract_reads_parquet_and_says_how_a_file_was_read(tmp_path, bert):
+    pairs = [(f"how to cook {i}", "ab"[i % 2]) for i in range(10)]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for part in range(2):
+        titles, labels = zip(*pairs[5 * part : 5 * part + 5], strict=True)
+        parquet(parts / f"{part}.parquet", {"title": titles, "id": range(5), "category": labels})
+    plain = save(tmp_path, "title\tcategory\n" + "".join(f"{a}\t{b}\n" for a, b in pairs) + '"odd" one\ta\n', "t.tsv")
+    for path, titles, words in ((parts, pairs, "2 files"), (plain, [*pairs, ('"odd" one', "a")], "row 11")):
+        out = tmp_path / f"features-{path.name}"
+        result = call("extract", "--data", path, "--model", bert, "--dtype", "float32", "--out", out)
+        assert result.code == 0, result.err
+        assert words in result.err
+        assert list(zip(*store.open_features(out).titles(), strict=True)) == titles
