@@ -3,11 +3,13 @@
     python extract.py --layers all
     python extract.py --data titles.csv --label-column topic --pooling cls mean
     python extract.py --data titles.csv --model ../my-encoder --pooling mean --out features-mine
-    torchrun --nproc-per-node 2 extract.py --layers all
+    torchrun --nproc-per-node 2 -- extract.py --layers all
 
 Layers are numbered from 1, the first, or from -1, the last; 0 is the embedding output. Titles pass
 through in windows: tokenised, copies computed once, sorted by length, batched by tokens. A window
 is written, recorded and computed by one process; an interrupted run goes on after its last one.
+Where titles or labels of the file have changed, the same command encodes what is new and keeps the
+rest.
 """
 
 import cli
@@ -52,26 +54,25 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
-import datetime
+import functools
 import itertools
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
 import data
 import disk
 import jobs
+import shares
 import store
-from embedding import embed, windows_ahead
+import windows
+from embedding import embed, tokenise
 from encoder import cost, load_encoder
-
-# torchrun says how many processes there are, and which of them this is
-WORLD = int(os.environ.get("WORLD_SIZE", "1"))
-RANK = int(os.environ.get("RANK", "0"))
+from options import Options
 
 
 def check_titles(args, out):
@@ -81,7 +82,10 @@ def check_titles(args, out):
     path = data.find_titles(args.data)
     with open(out / jobs.CHECKED, "wb") as file:
         titles = data.copy_titles(path, args.text_column, args.label_column, file)
-        jobs.flush(file)
+        shares.flush(file)
+    rare = data.rare_categories(titles.classes, Options.folds)
+    if rare:
+        cli.say(rare)
     return path, titles
 
 
@@ -91,18 +95,18 @@ def plan(args, path, titles, encoder):
     columns = itertools.product(sorted(set(args.pooling)), layers)
     names = [store.feature_file(pooling, layer) for pooling, layer in columns]
     name = args.data if args.data in ("youtube", "sample") else cli.one_line(path.name)
-    checksum = disk.sha256(path)
+    source = disk.source(path)
     headers = (args.text_column, args.label_column)
-    source = store.TitlesInfo(name, checksum, titles.titles, titles.rows, *headers, titles.classes)
+    info = store.TitlesInfo(name, source.sha256, titles.titles, titles.rows, *headers, titles.classes)
     dtype = str(encoder.dtype).removeprefix("torch.")
     settings = store.Settings(args.max_length, dtype, args.store, args.window, encoder.device.type)
-    return jobs.Job(format=store.FORMAT, encoder=encoder.info, data=source, settings=settings, files={}, names=names)
+    return jobs.Job(store.FORMAT, encoder.info, info, settings, files={}, names=names, source=source)
 
 
-def own_windows(job, out):
+def own_windows(job, work):
     """Yield (number, titles) for each window that this process is to compute."""
-    mine = set(job.left[RANK::WORLD])
-    titles = (title for title, _ in store.titles_in(out / "titles.csv"))
+    mine = set(job.left[shares.RANK :: shares.WORLD])
+    titles = (title for title, _ in store.titles_in(work / "titles.csv"))
     for window in range(job.windows):
         block = list(itertools.islice(titles, job.settings.window))
         if window in mine:
@@ -111,47 +115,94 @@ def own_windows(job, out):
 
 def extract_windows(job, encoder, out):
     """Compute this process's share of the windows that are left, writing and recording each."""
+    work = jobs.workplace(job, out)
     columns = [store.column_of(name) for name in job.names]
     poolings = sorted({pooling for pooling, _ in columns})
     layers = sorted({layer for _, layer in columns})
+    sources = jobs.sources(job, work)
+    earlier = earlier_features(job, columns, out)
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(out / name, "r+b")) for name in job.names]
-        log = stack.enter_context(open(out / f"done-{RANK:05d}.log", "a"))
-        done = jobs.recorded(out).titles
+        files = [stack.enter_context(open(work / name, "r+b")) for name in job.names]
+        log = stack.enter_context(shares.log_of(work))
+        done = jobs.recorded(work).titles
         bar = cli.progress(job.data.rows, " titles", desc="extract", initial=done)
         stack.enter_context(bar)
-        first = True
+        is_said = False
         begun = time.time()
-        for window, tokenised in windows_ahead(encoder, own_windows(job, out)):
-            features = embed(encoder, tokenised, layers, poolings, bar.update)
+        read = functools.partial(tokenise, encoder)
+        for window, tokenised in windows.ahead(read, own_windows(job, work)):
+            # encode what is new, copy what is not
+            first = window * job.settings.window
+            rows = sources[first : first + len(tokenised.place)]
+            new = np.flatnonzero(rows < 0)
+            encoded = embed(encoder, only(tokenised, new), layers, poolings, bar.update)
             for column, file in zip(columns, files, strict=True):
-                write_window(job, window, column, features[column], file)
+                values = merge(encoded[column], rows, earlier[column])
+                write_window(job, window, column, values, file)
             # only now is all of it on the disk
-            log.write(f"\n{window} {len(tokenised.place)} {tokenised.cut} {tokenised.tokens}.")
-            jobs.flush(log)
-            if first:
-                say_how_long(job, done, time.time() - begun)
-                first = False
+            shares.record(log, window, len(rows), tokenised.cut, tokenised.tokens)
+            if len(new) and not is_said:
+                say_how_long(job, sources, time.time() - begun)
+                is_said = True
+            if not is_said:
+                begun = time.time()
             if not bar.disable:
                 # with what other processes have done
-                bar.update(jobs.recorded(out).titles - bar.n)
+                bar.update(jobs.recorded(work).titles - bar.n)
 
 
-def say_how_long(job, done, seconds):
+def earlier_features(job, columns, out):
+    """The layers of the earlier titles that rows are copied from: {column: (titles, hidden)}, or None
+    in their place.
+    """
+    if not job.follows:
+        return dict.fromkeys(columns)
+    there = store.open_features(out)
+    held = {column: column[1] in there.layers(column[0]) for column in columns}
+    # every byte was compared by the process that prepared the job
+    return {column: there.read(*column, check=False) if held[column] else None for column in columns}
+
+
+def only(tokenised, rows):
+    """Tokenised of some rows, (n,) int, of a window."""
+    if len(rows) == len(tokenised.place):
+        return tokenised
+    numbers, place = np.unique(tokenised.place[rows], return_inverse=True)
+    return replace(tokenised, ids=[tokenised.ids[number] for number in numbers], place=place)
+
+
+def merge(encoded, rows, earlier):
+    """The features of a window, (titles, hidden): those that are encoded where `rows`, (titles,) int,
+    is -1, else these rows of `earlier`.
+    """
+    is_kept = rows >= 0
+    if not is_kept.any():
+        return encoded
+    values = np.empty((len(rows), encoded.shape[1]), earlier.dtype)
+    values[is_kept] = store.take(earlier, rows[is_kept])
+    values[~is_kept] = encoded
+    return values
+
+
+def left_to_encode(job, sources):
+    """How many titles are to be encoded in each window that is left: (windows,) int."""
+    starts = np.arange(0, job.data.rows, job.settings.window)
+    return np.add.reduceat(sources < 0, starts, dtype=np.int64)[job.left]
+
+
+def say_how_long(job, sources, seconds):
     """Say how long all that is left will take, where one window took so many seconds of this
     process.
-
-    done: titles that were there before.
     """
-    # windows are of one size, but for the last one
-    whole = seconds * len(job.left[RANK::WORLD])
+    left = left_to_encode(job, sources)
+    # windows are of one size, but for the last one; copying takes no time
+    whole = seconds * np.count_nonzero(left[shares.RANK :: shares.WORLD])
     if whole <= 60:
         return
     duration = cli.count(round(whole / 60), "minute")
     if whole >= 7200:
         duration = f"{whole / 3600:,.0f} hours"
-    left = cli.count(job.data.rows - done, "title")
-    cli.say(f"{left} will take about {duration}")
+    cli.say(f"{cli.count(left.sum(), 'title')} will take about {duration}")
 
 
 def write_window(job, window, column, values, file):
@@ -166,36 +217,30 @@ def write_window(job, window, column, values, file):
     # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
     file.seek((first - job.data.rows) * block[0].nbytes, os.SEEK_END)
     file.write(block)
-    jobs.flush(file)
+    shares.flush(file)
 
 
 def compute(job, encoder, out, started):
     """Do this process's share of a job; the manifest, or None in all processes but the first."""
-    done = jobs.recorded(out).titles
+    work = jobs.workplace(job, out)
+    done = jobs.recorded(work).titles
     if done:
         cli.say(f"going on after {done:,} of {job.data.rows:,} titles")
     try:
-        extract_windows(job, encoder, out)
-        together(dist.barrier)
-        if RANK > 0:
+        # none, where only labels have changed
+        if job.names:
+            extract_windows(job, encoder, out)
+        shares.wait()
+        if shares.RANK > 0:
             return None
         # float32 where the processor has no instructions for what the weights are rounded to
         arithmetic = str(encoder.model.dtype).removeprefix("torch.")
         threads = torch.get_num_threads()
-        expense = job.cost or cost(encoder, jobs.recorded(out).mean_tokens)
-        return jobs.finish(job, out, expense, started, threads=threads, processes=WORLD, arithmetic=arithmetic)
+        expense = job.cost or cost(encoder, jobs.recorded(work).mean_tokens)
+        return jobs.finish(job, out, expense, started, threads=threads, processes=shares.WORLD, arithmetic=arithmetic)
     except KeyboardInterrupt:
-        safe = f"stopped after {jobs.recorded(out).titles:,} of {job.data.rows:,} titles"
+        safe = f"stopped after {jobs.recorded(work).titles:,} of {job.data.rows:,} titles"
         raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
-
-
-def together(call, *args, **options):
-    """Do what needs all processes; where another has ended, end this one, too, with no traceback."""
-    if dist.is_initialized():
-        try:
-            call(*args, **options)
-        except RuntimeError:
-            raise cli.Problem("another process has ended; its message says why") from None
 
 
 def main(args):
@@ -204,36 +249,25 @@ def main(args):
     # the report's titles are for the report's head, others for all that is worth comparing
     survey = [] if args.data == "youtube" else ["--survey"]
     following = f"Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}"
-    if RANK > 0:
-        cli.STATE["quiet"] = True
-    with contextlib.ExitStack() as stack:
-        if WORLD > 1:
-            # who dies is noticed at once; who is slow, or lays out huge files, is waited for
-            try:
-                dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-            except (ValueError, RuntimeError) as error:
-                raise cli.Problem(f"WORLD_SIZE is {WORLD}, but processes do not meet ({error}); use torchrun") from None
-            stack.callback(dist.destroy_process_group)
-
+    with shares.meeting(), contextlib.ExitStack() as stack:
         # check: wrong titles should not cost the loading, or the download, of an encoder
-        if RANK == 0:
+        if shares.RANK == 0:
             stack.enter_context(disk.locked(out, "an extraction"))
             stack.callback(jobs.clear, out, jobs.CHECKED)
             path, titles = check_titles(args, out)
 
         # load
         encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
-        shared = [None]
-        if RANK == 0:
-            shared = [jobs.prepare(plan(args, path, titles, encoder), out)]
-        together(dist.broadcast_object_list, shared, src=0)
-        job = shared[0]
+        job = None
+        if shares.RANK == 0:
+            job = jobs.prepare(plan(args, path, titles, encoder), out)
+        job = shares.from_first(job)
         if job is None:
             cli.say(f"{out} holds all of that already. {following}")
             return
 
         # embed and write
-        left = job.data.rows - jobs.recorded(out).titles
+        to_encode = left_to_encode(job, jobs.sources(job, jobs.workplace(job, out))).sum()
         begun = time.time()
         manifest = compute(job, encoder, out, started)
         seconds = time.time() - begun
@@ -247,11 +281,13 @@ def main(args):
         cut = cli.count(manifest.truncated, "title")
         cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
     made = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
+    if not job.names:
+        made = "new labels beside the same features"
     taken = f"{time.time() - started:.1f} s"
-    if WORLD > 1:
-        taken += f" on {WORLD} processes"
-    if left:
-        taken += f", {left / seconds:,.{int(left < 10 * seconds)}f} titles a second once loaded"
+    if shares.WORLD > 1:
+        taken += f" on {shares.WORLD} processes"
+    if to_encode:
+        taken += f", {to_encode / seconds:,.{int(to_encode < 10 * seconds)}f} titles a second once loaded"
     cli.say(f"{out}: {job.data.rows:,} titles of {job.data.name}, {made}, {taken}. {following}")
 
 
