@@ -20,6 +20,8 @@ csv.field_size_limit(1 << 30)
 # lines that are looked at to tell what a file is, and characters of each
 HEAD_LINES = 32
 HEAD_CHARACTERS = 1 << 20
+# a byte order mark in the middle keeps quotes from enclosing a name
+AROUND = '\ufeff" '
 # mostly written without quotes
 UNQUOTED = "\t|"
 
@@ -65,6 +67,8 @@ def open_table(path, columns, others=True):
         if parts:
             place = "its schema"
             return open_parquet(path, parts, columns, others)
+        if path.is_dir():
+            raise cli.Problem(f"{path}: this is a folder without *.parquet files in it")
         head = read_head(path, columns)
         if head.form.kind == "json":
             place = "its objects"
@@ -104,7 +108,7 @@ def open_csv(path, columns, head):
     """The Table in CSV."""
     form = head.form
     form.quoting, notes = choose_quoting(path, columns, head)
-    cells = csv_cells(path, form)
+    cells = csv_cells(path, form, notes)
     header = next(cells, [])
     places = find_columns(header, columns)
     # how it is to be written, which makes no difference for reading
@@ -120,6 +124,8 @@ def checked_rows(path, cells, header, places):
     """
     done = 0
     columns = len(header)
+    names = bare(header)
+    last = set(names)
     try:
         # blank lines do not count
         for row, found in enumerate(filter(None, cells), 1):
@@ -130,19 +136,23 @@ def checked_rows(path, cells, header, places):
                 text = found[place]
                 if not text.isascii() or "\0" in text:
                     unpack.check_text(text)
-            if found[-1].endswith(header[-1]):
-                check_no_header(found, header)
+            if found[-1].strip(AROUND).casefold() in last:
+                check_no_header(found, names)
             yield row, found
             done = row
     except unpack.FAULTS as error:
         raise unpack.problem(path, f"row {done + 1}", error) from None
 
 
-def check_no_header(cells, header):
-    """Refuse a row that names the columns again."""
-    first = cells[0].lstrip("\ufeff").strip('"')
-    joined = cells[0].startswith("\ufeff") or len(header) > 1
-    if joined and [first, *cells[1:]] == header:
+def bare(cells):
+    """Cells in any order and case, without what may stand around names where files were joined."""
+    return sorted(cell.strip(AROUND).casefold() for cell in cells)
+
+
+def check_no_header(cells, names):
+    """Refuse a row that names the columns again. names: theirs, bare."""
+    joined = cells[0].startswith("\ufeff") or len(names) > 1
+    if joined and bare(cells) == names:
         why = "two files seem to have been joined"
         raise cli.Problem(f"names the columns again; {why}: delete that line")
 
@@ -168,7 +178,7 @@ def find_columns(header, columns):
         if len(found) != 1:
             there = ", ".join(map(cli.quote, header[:20]))
             there += ", …" if len(header) > 20 else ""
-            must = f"must name the column {cli.quote(column)} once; it names {there}"
+            must = f"must name the column {cli.quote(column)} once; the names are {there}"
             raise cli.Problem(f"{must}; pass --text-column and --label-column")
         places += found
     return places
@@ -203,18 +213,20 @@ def read_head(path, columns):
         # what is damaged below is named with its row where that is read
         with contextlib.suppress(*unpack.DAMAGE):
             lines.extend(text.lines.readline(HEAD_CHARACTERS) for _ in range(HEAD_LINES - 1))
-    if not first.strip():
-        raise cli.Problem("is empty; it must hold the column names")
     unpack.check_text(first)
+    if records.is_json("".join(lines), text.name):
+        return Head(lines, Form("json"))
     line_end = re.search(r"\r?\n?$", first)[0] or "\n"
     form = Form("csv", encoding=text.encoding, mark=text.mark, line_end=line_end)
     hint = re.fullmatch(r'"?sep=([^"])"?\s*', first, re.IGNORECASE)
     if hint:
         form.hint = True
         form.delimiter = hint[1]
-        return Head(lines[1:], form)
-    if records.is_json("".join(lines), text.name):
-        return Head(lines, Form("json"))
+        lines = lines[1:]
+    if not lines or not lines[0].strip():
+        raise cli.Problem("is empty; it must hold the column names")
+    if hint:
+        return Head(lines, form)
     # with which the header names the columns, or else with which it names most
     likely = "\t,;|" if ".tsv" in text.name else ",;\t|"
     form.delimiter = max(likely, key=lambda delimiter: fitness(lines, delimiter, columns))
@@ -235,13 +247,35 @@ def header_names(lines, delimiter):
         return next(csv.reader(lines[:1], delimiter=delimiter), [])
 
 
-def csv_cells(path, form):
-    """Yield the cells of each row, the header's first."""
+def csv_cells(path, form, notes):
+    """Yield the cells of each row, the header's first; add to the notes what looks like rows that a
+    quote has swallowed.
+    """
     with unpack.open_text(path) as text:
         if form.hint:
             text.lines.readline()
         options = {"delimiter": form.delimiter, "quoting": form.quoting, "strict": True}
-        yield from csv.reader(text.lines, **options)
+        reader = csv.reader(text.lines, **options)
+        if form.delimiter not in UNQUOTED or form.quoting == csv.QUOTE_NONE:
+            yield from reader
+            return
+        lines = 0
+        row = -1
+        noted = False
+        for cells in reader:
+            row += bool(cells)
+            over_lines = reader.line_num - lines > 1
+            if over_lines and not noted and any(is_swallowed(cell, form) for cell in cells):
+                noted = True
+                what = f"row {row:,} runs over lines, with the sign between cells in it"
+                notes.append(f"{what}; look for a missing quote")
+            lines = reader.line_num
+            yield cells
+
+
+def is_swallowed(cell, form):
+    """Whether a cell holds what ends a cell and what ends a line."""
+    return form.delimiter in cell and len(cell.splitlines()) > 1
 
 
 def is_all_quoted(header, head):

@@ -47,10 +47,12 @@ def open_text(path):
     """A context with the Text of a file; what cannot be decoded becomes surrogates."""
     with contextlib.ExitStack() as stack:
         file, name = open_bytes(path, stack)
-        first = file.peek(16)[:16]
+        first = file.peek(262)
         for magic, words in UNREADABLE.items():
             if first.startswith(magic):
-                raise cli.Problem(words)
+                raise cli.Problem(f"{path}: this {words}")
+        if first[257:262] == b"ustar":
+            raise cli.Problem(f"{path}: this is a tar archive; unpack it")
         encoding = "utf-8"
         decoder = "utf-8-sig"
         mark = first.startswith(b"\xef\xbb\xbf")
@@ -82,18 +84,18 @@ def open_member(path, stack):
     archive = stack.enter_context(zipfile.ZipFile(path))
     names = [name for name in archive.namelist() if is_wanted(name)]
     if "[Content_Types].xml" in names or "mimetype" in names:
-        raise cli.Problem("is a spreadsheet or a document; save it as CSV in UTF-8")
+        raise cli.Problem(f"{path}: this is a spreadsheet or a document; save it as CSV in UTF-8")
     if len(names) != 1:
         there = ", ".join(map(cli.quote, names[:3])) or "none"
         there += ", …" if len(names) > 3 else ""
-        holds = f"is a zip archive of {cli.count(len(names), 'file')}"
-        raise cli.Problem(f"{holds} ({there}), not of one; unpack it")
+        holds = f"this is a zip archive of {cli.count(len(names), 'file')}"
+        raise cli.Problem(f"{path}: {holds} ({there}), not of one; unpack it")
     try:
         return stack.enter_context(archive.open(names[0])), names[0]
     # a password, or a way of packing that Python does not know
     except RuntimeError as error:
-        why = f"cannot be read here ({error})"
-        raise cli.Problem(f"is a zip archive that {why}; unpack it") from None
+        why = f"this zip archive cannot be read here ({error})"
+        raise cli.Problem(f"{path}: {why}; unpack it") from None
 
 
 def is_wanted(name):

@@ -89,6 +89,14 @@ def test_where_lines_between_commas_may_be_rows_a_note_says_so(tmp_path):
     assert len(notes) == 1 and "row 1 runs over several lines" in notes[0]
 
 
+@pytest.mark.parametrize("header", ["title\tcategory", '"title"\t"category"'])
+def test_rows_that_a_quote_may_have_swallowed_are_named(tmp_path, header):
+    path = save(tmp_path, f'{header}\nBread\ta\n\n"Dinner\tfood\nno tab\nstone 12"\thistory\nTroy\thistory\n')
+    _, rows, notes = read(path)
+    assert rows[1] == ["Dinner\tfood\nno tab\nstone 12", "history"] and len(rows) == 3
+    assert len(notes) == 1 and "row 2 runs over lines" in notes[0] and "missing quote" in notes[0]
+
+
 unquoted = st.text(st.sampled_from('ab ",;é🎸'), min_size=1, max_size=8)
 
 
@@ -142,7 +150,10 @@ def test_a_second_byte_order_mark_hides_no_column(tmp_path):
     assert read(path)[1] == [["a", "b"]]
 
 
-@pytest.mark.parametrize("again", ["title,category", "\ufefftitle,category", '\ufeff"title","category"'])
+@pytest.mark.parametrize(
+    "again",
+    ["title,category", "\ufefftitle,category", '\ufeff"title","category"', "Title, CATEGORY", "\ufeffcategory,title"],
+)
 def test_two_files_joined_are_refused_with_the_row(tmp_path, again):
     path = save(tmp_path, f"title,category\na,b\n\n{again}\nc,d\n")
     refused(path, "row 2", "joined", "delete that line")
@@ -173,7 +184,7 @@ CELLS = [
 @pytest.mark.parametrize("layout", ["lines", "array", "pretty array", "array of lines"])
 def test_json_is_known_by_what_it_holds_and_no_key_is_lost(tmp_path, name, layout):
     text = {
-        "lines": "\n\r\n".join(map(json.dumps, OBJECTS)),
+        "lines": "\n" + "\n\r\n".join(map(json.dumps, OBJECTS)),
         "array": json.dumps(OBJECTS),
         "pretty array": json.dumps(OBJECTS, indent=2),
         "array of lines": "[" + ",\n".join(map(json.dumps, OBJECTS)) + "\n]\n",
@@ -291,8 +302,22 @@ LOCKED = LOCKED.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
         (b"\xd0\xcf\x11\xe0\xa1 rest", ["old spreadsheet", "CSV"]),
         (gzip.compress(b"SQLite format 3\0 rest"), ["database", "CSV"]),
         (zipped({"t.parquet": b"PAR1 rest"}), ["Parquet", "unpack"]),
+        (gzip.compress(b"t.csv".ljust(257, b"\0") + b"ustar\0" + b"\0" * 250), ["tar archive", "unpack"]),
+        ("sep=;\n", ["is empty", "column names"]),
     ],
-    ids=["two members", "no member", "xlsx", "password", "zstd", "7z", "xls", "sqlite", "zipped parquet"],
+    ids=[
+        "two members",
+        "no member",
+        "xlsx",
+        "password",
+        "zstd",
+        "7z",
+        "xls",
+        "sqlite",
+        "zipped parquet",
+        "tar",
+        "hint only",
+    ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, content, words):
     refused(save(tmp_path, content), *words)
@@ -354,6 +379,13 @@ def test_a_folder_of_parquet_parts_is_one_table(tmp_path):
     assert disk.sha256(folder) != before
     parquet(folder / "other.parquet", {"text": ["x"]})
     refused(folder, "train-00000-of-00003.parquet", "columns are not those of other.parquet")
+
+
+def test_a_folder_without_parquet_is_named(tmp_path):
+    save(tmp_path, "title,category\na,b\n")
+    refused(tmp_path, "folder without *.parquet")
+    with pytest.raises(cli.Problem, match=r"folder without \*\.parquet"):
+        data.find_titles(str(tmp_path))
 
 
 def test_damaged_parquet_is_refused(tmp_path):
