@@ -10,6 +10,7 @@ import pandas as pd
 import baselines
 import cli
 import runs
+import words
 
 
 def verify(table, features):
@@ -39,9 +40,10 @@ def verify(table, features):
             raise cli.Problem(f"{run.folder}/probabilities.npy: {what}")
 
         # figures are what the probabilities give
-        measured = table.measure(stored, run.offsets)
+        measured = table.measure(stored, run.offsets, heads=1 if run.baseline else None)
         check_figures(run, dataclasses.replace(measured, layer_weights=weights))
         check_history(run)
+        check_words(run, titles, table)
         cli.say(f"{run.folder.name}: verified")
 
 
@@ -76,6 +78,17 @@ def check_history(run):
     history = pd.read_csv(run.folder / "history.csv")
     last = history[history.epoch == run.options.epochs]
     check_equal(run, "last epoch in history.csv", last.macro_f1.tolist(), np.ravel(run.figures.fold_macro_f1))
+
+
+def check_words(run, titles, table):
+    """Raise a Problem unless the TF-IDF that a run keeps, if any, is what the titles give."""
+    if words.FILES[0] not in run.config.contents:
+        return
+    fitted = words.fit(titles, table.labels, len(table.classes))
+    stored = words.read(run)
+    same = stored.words + stored.characters == fitted.words + fitted.characters
+    if not same or not np.allclose(stored.weights, fitted.weights, rtol=0, atol=1e-4):
+        raise cli.Problem(f"{run.folder}/weights.safetensors: not the weights that all titles give")
 
 
 def check_equal(run, name, old, new):

@@ -171,42 +171,41 @@ def fit_rows(counts, rows, labels, classes):
 
     rows: (rows,) int; labels: (rows,) int, of these rows.
     """
-    matrix, idf = weighted(counts, rows)
-    weights = np.zeros((len(idf), classes), dtype=np.float32)
-    bias = np.full(classes, -np.inf)
-    known = np.flatnonzero(idf)
-    present, number = np.unique(labels, return_counts=True)
+    # how many of the rows have each term
+    parts = [slice(counts.starts[row], counts.starts[row + 1]) for row in rows]
+    terms = np.concatenate([counts.terms[part] for part in parts])
+    first = len(counts.words)
+    total = first + len(counts.characters)
+    having = np.bincount(terms, minlength=total)
+    idf = np.where(having, np.log((1 + len(rows)) / (1 + having)) + 1, 0)
+
     # without anything to learn from, or to tell apart, it is the categories' shares
-    if len(known) == 0 or len(present) < 2:
+    weights = np.zeros((total, classes), dtype=np.float32)
+    bias = np.full(classes, -np.inf)
+    present, number = np.unique(labels, return_counts=True)
+    if len(terms) == 0 or len(present) < 2:
         bias[present] = np.log(number / len(labels))
     else:
-        weights[np.ix_(known, present)], bias[present] = solve(matrix[:, known], labels)
+        values = [weigh(counts.terms[part], counts.counts[part], idf, first) for part in parts]
+        known = np.flatnonzero(having)
+        places = np.searchsorted(known, terms)
+        weights[np.ix_(known, present)], bias[present] = solve(values, places, labels)
     return Words(counts.words, counts.characters, idf, weights, bias)
 
 
-def weighted(counts, rows):
-    """(the values of rows of Counts as a scipy matrix, their terms' idf): (rows, terms) float64."""
-    from scipy.sparse import csr_matrix
-
-    taken = [slice(counts.starts[row], counts.starts[row + 1]) for row in rows]
-    terms = np.concatenate([counts.terms[part] for part in taken])
-    total = len(counts.words) + len(counts.characters)
-    having = np.bincount(terms, minlength=total)
-    idf = np.where(having, np.log((1 + len(rows)) / (1 + having)) + 1, 0)
-    first = len(counts.words)
-    values = [weigh(counts.terms[part], counts.counts[part], idf, first) for part in taken]
-    starts = np.cumsum([0, *map(len, values)])
-    return csr_matrix((np.concatenate(values), terms, starts), shape=(len(rows), total)), idf
-
-
-def solve(matrix, labels):
-    """(weights, bias) of logistic regression: (terms, categories) and (categories,), of the
+def solve(values, places, labels):
+    """(weights, bias) of logistic regression: (columns, categories) and (categories,), of the
     categories that are there.
+
+    values: an array for each title; places: (all values,) int, their columns; labels: (titles,).
     """
     try:
+        from scipy.sparse import csr_matrix
         from sklearn.linear_model import LogisticRegression
     except ImportError:
         raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
+    starts = np.cumsum([0, *map(len, values)])
+    matrix = csr_matrix((np.concatenate(values), places, starts))
     # many categories of few titles are no mistake
     with warnings.catch_warnings(action="ignore"):
         model = LogisticRegression(C=PENALTY, max_iter=1000).fit(matrix, labels)

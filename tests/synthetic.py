@@ -4,6 +4,10 @@ import csv
 import dataclasses
 
 import numpy as np
+import regex
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import FeatureUnion
 
 import disk
 import figures
@@ -12,6 +16,18 @@ import runs
 import store
 import words
 from options import Options
+
+
+def scikit_learn(titles, labels, new):
+    """scikit-learn's TF-IDF of words and characters: (new titles, classes) probabilities; words are
+    found by another library of patterns.
+    """
+    own = regex.compile(r"\w[\w\p{Mn}\p{Mc}]*").findall
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, tokenizer=own, token_pattern=None)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    both = FeatureUnion([("words", words), ("characters", characters)])
+    model = LogisticRegression(C=30, max_iter=1000).fit(both.fit_transform(titles), labels)
+    return model.predict_proba(both.transform(new))
 
 
 def guesses(labels, classes, right, seed=1, repeats=1):
@@ -97,7 +113,7 @@ def write_features(folder, titles, names):
 
 
 def write_baseline(run, kind, probabilities, size=None):
-    """Write a baseline beside a run, on its titles and folds; probabilities as for write_run."""
+    """Write a baseline beside a run, on its titles and folds, and return its folder; probabilities as for write_run."""
     other = runs.open_run(run)
     arrays = {name: np.array(other.array(name)) for name in ("labels", "groups", "folds")}
     probabilities = np.asarray(probabilities)
@@ -111,6 +127,8 @@ def write_baseline(run, kind, probabilities, size=None):
         options=dataclasses.replace(other.options, head="mlp", labels=size, decide=decide),
         **dict.fromkeys(("columns", "encoder", "settings", "files", "contents")),
         features=words.IDENTITY if kind == "tfidf" else None,
-        results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes)),
+        results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes), heads=1),
     )
-    runs.write(run.parent / f"baseline-{kind}-{size}", config, {"probabilities": probabilities, **arrays})
+    place = run.parent / f"baseline-{kind}-{size}"
+    runs.write(place, config, {"probabilities": probabilities, **arrays})
+    return place

@@ -1,24 +1,19 @@
 """Baselines: words learn from what the heads beside them learn from, and decide as they do, out of fold."""
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from conftest import call, refused
 from filelock import FileLock
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import FeatureUnion
-from synthetic import chances, guesses, write_baseline, write_features, write_run
+from synthetic import chances, guesses, scikit_learn, write_baseline, write_features, write_run
 from test_evaluate import THREE, evaluate, of_class, recommendation, tables, unwrapped
 
 import baselines
 import decision
+import runs
 import splits
 from options import Options
-
-FIGURE = r"\d\.\d+"
 
 
 @dataclass
@@ -51,15 +46,6 @@ def unequal(titles=240):
     return worded(labels), Titles(labels, groups, folds, ["c0", "c1", "c2"])
 
 
-def tfidf(titles, labels, new):
-    """scikit-learn's probabilities of new titles, (new titles, classes)."""
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
-    both = FeatureUnion([("words", words), ("characters", characters)])
-    model = LogisticRegression(C=30, max_iter=1000).fit(both.fit_transform(titles), labels)
-    return model.predict_proba(both.transform(new))
-
-
 # --- what words learn from ----------------------------------------------------------------------------------------
 
 
@@ -74,7 +60,7 @@ def test_with_few_labels_words_learn_from_the_titles_that_the_heads_learn_from(t
     for fold, draw in enumerate(draws):
         assert len(draw.rows) == 3 * 4
         test = folds[0] == fold
-        expected = tfidf(titles[draw.rows], labels[draw.rows], titles[test])
+        expected = scikit_learn(titles[draw.rows], labels[draw.rows], titles[test])
         np.testing.assert_allclose(stored[0, test], expected, atol=1e-5)
 
 
@@ -87,7 +73,7 @@ def test_words_decide_by_titles_that_they_learn_from_but_that_were_held_out():
     draws = splits.draw_titles(table.labels, table.groups, table.folds, 0)
     for own, draw in zip(offsets[0], draws, strict=True):
         learn, held = draw.rows[draw.parts < 3], draw.rows[draw.parts == 3]
-        values = tfidf(titles[learn], table.labels[learn], titles[held])
+        values = scikit_learn(titles[learn], table.labels[learn], titles[held])
         learned = table.labels[draw.rows]
         tau = decision.choose_tau(table.labels[held], values, learned, 3)
         np.testing.assert_allclose(own, decision.offsets_of(tau, learned, 3), rtol=1e-5)
@@ -112,31 +98,32 @@ def test_held_out_titles_change_nothing_of_the_decision_of_words():
 
 @pytest.mark.parametrize("best", [1, 2, 3])
 def test_words_are_averaged_with_the_best_row_wherever_it_stands(tmp_path, best):
-    words = chances(of_class(THREE, 0.3, 9), 3, 0.6)
+    """It is the mean of both rows' calibrated probabilities."""
+    written = {}
     for layer in (1, 2, 3):
         share = 0.05 if layer == best else 0.4
-        run = write_run(tmp_path, THREE, chances(of_class(THREE, share, layer), 3, 0.7), layers=(layer,), depth=3)
-        if layer == best:
-            mean = (words + chances(of_class(THREE, share, layer), 3, 0.7)) / 2
-    write_baseline(run, "tfidf", words)
-    average = [row for row in tables(evaluate(tmp_path))[0] if row["Head"] == "TF-IDF + best row"]
-    write_run(tmp_path / "mean", THREE, mean)
+        values = chances(of_class(THREE, share, layer), 3, 0.7)
+        written[layer] = write_run(tmp_path, THREE, values, layers=(layer,), depth=3)
+    written["words"] = write_baseline(written[1], "tfidf", chances(of_class(THREE, 0.3, 9), 3, 0.6))
+    both = [runs.open_run(written[key]) for key in (best, "words")]
+    mean = sum(run.calibrated for run in both) / 2
+    average = [row for row in tables(evaluate(tmp_path))[0] if row["Head"] == "report's + TF-IDF"]
+    write_run(tmp_path / "mean", THREE, mean[None])
+    assert average[0]["Layers"] == str(best)
     score = "F1-macro, last epoch"
     assert average[0][score] == tables(evaluate(tmp_path / "mean"))[0][0][score]
 
 
-def test_baselines_do_not_compete_for_the_best_row(tmp_path):
-    """Words that are nearly always right change nothing of what is recommended, and of its figures."""
-    for layer, share in ((4, 0.1), (3, 0.105), (2, 0.11), (1, 0.3)):
-        run = write_run(tmp_path, THREE, of_class(THREE, share, 1), layers=(layer,), depth=4)
-    before = recommendation(evaluate(tmp_path, "--margin", 0.05))
-    write_baseline(run, "majority", np.full(600, np.bincount(THREE).argmax()))
-    write_baseline(run, "tfidf", of_class(THREE, 0.01, 3))
-    words, _, after = recommendation(evaluate(tmp_path, "--margin", 0.05)).partition(" Of the rows: ")
-    assert "words alone will do" in words and "**Recommended: layer 2 (" in after
-    assert re.sub(FIGURE, "", after) == re.sub(FIGURE, "", before)
-    figures = [[float(figure) for figure in re.findall(FIGURE, said)] for said in (before, after)]
-    np.testing.assert_allclose(*figures, atol=1e-3)  # a bound rests on random draws
+def test_words_compete_with_the_rows(tmp_path):
+    """Where they are better than all rows, they are recommended; where they are worse, nothing changes."""
+    for name, share in (("better", 0.01), ("worse", 0.6)):
+        for layer in (1, 2):
+            run = write_run(tmp_path / name, THREE, of_class(THREE, 0.1 * layer, layer), layers=(layer,))
+        before = recommendation(evaluate(tmp_path / name))
+        write_baseline(run, "tfidf", of_class(THREE, share, 3))
+        after = recommendation(evaluate(tmp_path / name))
+        assert "**Recommended: layer 1 (" in before
+        assert f"**Recommended: {'TF-IDF' if name == 'better' else 'layer 1 ('}" in after
 
 
 # --- where they are kept ------------------------------------------------------------------------------------------
