@@ -59,7 +59,7 @@ class Counts:
 
     words: list[str]
     characters: list[str]
-    starts: np.ndarray  # (titles + 1,) int64: where each title's terms begin, and the last one's end
+    starts: np.ndarray  # (titles + 1,) int64: where each title's terms begin; then where all end
     terms: np.ndarray  # int32 numbers of the terms, ascending within a title
     counts: np.ndarray  # int64, of the same length
 
@@ -73,8 +73,9 @@ def word_pattern():
 
     Python's \\w has no marks, such as the vowel signs of Hindi and the tones of Thai.
     """
-    marks = [chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code)) in ("Mn", "Mc")]
-    return re.compile(rf"\w[\w{''.join(marks)}]*")
+    characters = map(chr, range(0x300, 0x20000))
+    marks = "".join(each for each in characters if unicodedata.category(each) in ("Mn", "Mc"))
+    return re.compile(rf"\w[\w{marks}]*")
 
 
 def words_in(text):
@@ -85,7 +86,9 @@ def words_in(text):
 
 
 def characters_in(part):
-    """All runs of one to four characters in a part of a text between spaces, a space at both ends."""
+    """All runs of one to four characters in a part of a text between spaces, with a space at both
+    ends.
+    """
     padded = f" {part} "
     found = []
     # one character has two spaces beside it: no run is longer than that
@@ -143,7 +146,8 @@ def count(titles):
 
 
 def weigh(terms, counts, idf, first):
-    """The values of a title's terms: (1 + log count) · idf; words and characters have length 1 each.
+    """The values of a title's terms: (1 + log count) · idf, with length 1 for words and for
+    characters.
 
     first: number of the first term that is characters.
     """
@@ -203,7 +207,8 @@ def solve(values, places, labels):
         from scipy.sparse import csr_matrix
         from sklearn.linear_model import LogisticRegression
     except ImportError:
-        raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
+        remedy = "pip install scikit-learn"
+        raise cli.Problem(f"--baselines: TF-IDF needs scikit-learn: {remedy}") from None
     starts = np.cumsum([0, *map(len, values)])
     matrix = csr_matrix((np.concatenate(values), places, starts))
     # many categories of few titles are no mistake
@@ -221,7 +226,7 @@ def solve(values, places, labels):
 
 
 def probabilities(words, titles):
-    """The probability of each category for titles, an iterable of str: (titles, classes) float64."""
+    """The probability of each category for titles, a list of str: (titles, classes) float64."""
     return apply(words, [words.vocabulary.count(title) for title in titles])
 
 
@@ -232,7 +237,7 @@ def row_probabilities(words, counts, rows):
 
 
 def apply(words, counted):
-    """Probabilities of titles of which the terms are counted: pairs as Vocabulary.count gives them."""
+    """Probabilities of titles of which the terms are counted, as Vocabulary.count does it."""
     logits = np.tile(words.bias, (len(counted), 1))
     for logit, (terms, counts) in zip(logits, counted, strict=True):
         values = weigh(terms, counts, words.idf, len(words.words))
@@ -276,5 +281,6 @@ def read(run):
     except (SafetensorError, ValueError, TypeError, KeyError, EOFError):
         fits = False
     if not fits:
-        raise cli.Problem(f"{weights}: these are not the weights that config.json describes; {disk.AGAIN}")
+        wrong = "these are not the weights that config.json describes"
+        raise cli.Problem(f"{weights}: {wrong}; {disk.AGAIN}")
     return found

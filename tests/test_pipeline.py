@@ -224,7 +224,7 @@ def test_the_runtime_needs_four_packages_with_exact_versions():
     assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
     allowed = {"numpy", "pandas", "torch", "transformers"}
     allowed |= {"tqdm", "safetensors", "huggingface_hub", "filelock"}  # come along with these
-    allowed |= {"sklearn", "matplotlib", "sentence_transformers"}  # optional
+    allowed |= {"sklearn", "scipy", "matplotlib", "sentence_transformers"}  # optional; scipy comes with sklearn
     allowed |= sys.stdlib_module_names | {path.stem for path in ROOT.glob("*.py")}
     for path in ROOT.glob("*.py"):
         assert packages_of(path) <= allowed, path
