@@ -248,34 +248,36 @@ def header_names(lines, delimiter):
 
 
 def csv_cells(path, form, notes):
-    """Yield the cells of each row, the header's first; add to the notes what looks like rows that a
-    quote has swallowed.
+    """Yield the cells of each row, the header's first; add to the notes a row that may be several
+    which a quote has swallowed.
     """
     with unpack.open_text(path) as text:
         if form.hint:
             text.lines.readline()
         options = {"delimiter": form.delimiter, "quoting": form.quoting, "strict": True}
         reader = csv.reader(text.lines, **options)
-        if form.delimiter not in UNQUOTED or form.quoting == csv.QUOTE_NONE:
-            yield from reader
-            return
-        lines = 0
+        # the header's
         row = -1
+        lines = 0
         noted = False
         for cells in reader:
             row += bool(cells)
-            over_lines = reader.line_num - lines > 1
-            if over_lines and not noted and any(is_swallowed(cell, form) for cell in cells):
+            if reader.line_num > lines + 1 and not noted and is_doubtful(cells, form):
                 noted = True
-                what = f"row {row:,} runs over lines, with the sign between cells in it"
-                notes.append(f"{what}; look for a missing quote")
+                doubt = f"row {row:,} runs over lines that may be rows"
+                notes.append(f"{doubt}; look for a missing quote")
             lines = reader.line_num
             yield cells
 
 
-def is_swallowed(cell, form):
-    """Whether a cell holds what ends a cell and what ends a line."""
-    return form.delimiter in cell and len(cell.splitlines()) > 1
+def is_doubtful(cells, form):
+    """Whether a row over several lines may be several rows: a cell holds what ends a cell and what
+    ends a line, where tabs or pipes do; elsewhere, each line has as many cells as the row.
+    """
+    if form.delimiter in UNQUOTED:
+        return any(form.delimiter in cell and len(cell.splitlines()) > 1 for cell in cells)
+    lines = form.delimiter.join(cells).splitlines()
+    return all(line.count(form.delimiter) == len(cells) - 1 for line in lines)
 
 
 def is_all_quoted(header, head):
@@ -289,11 +291,13 @@ def is_all_quoted(header, head):
 def choose_quoting(path, columns, head):
     """(QUOTE_MINIMAL or QUOTE_NONE, notes): whether quotes enclose cells or are part of the text.
 
-    It is what makes every row have as many cells as the header. Where both do, rows of tabs and
-    pipes, which mostly come without quotes, do not run over lines; those of commas and semicolons
-    may. A note says where that matters.
+    Tabs and pipes mostly come without quotes: there it is what makes every row have as many cells
+    as the header, and where both do, rows do not run over lines. A note says what was taken where
+    that matters. Commas and semicolons need quotes.
     """
     delimiter = head.form.delimiter
+    if delimiter not in UNQUOTED:
+        return csv.QUOTE_MINIMAL, []
     plain = next(csv.reader(head.lines[:1], delimiter=delimiter, quoting=csv.QUOTE_NONE))
     quoted = header_names(head.lines, delimiter)
     if names_all(quoted, columns) and not names_all(plain, columns):
@@ -306,11 +310,8 @@ def choose_quoting(path, columns, head):
     # nothing to tell apart
     if not odd:
         return csv.QUOTE_MINIMAL, []
-    if delimiter in UNQUOTED:
-        why = f"row {odd:,} has one that encloses no cell, and each of {lines:,} lines is a row"
-        return csv.QUOTE_NONE, [f"quotes are read as part of the text: {why}"]
-    runs = f"row {odd:,} runs over several lines, as a quote stands before and after them"
-    return csv.QUOTE_MINIMAL, [f"{runs}; if each of the lines is a row, remove those quotes"]
+    why = f"row {odd:,} has one that encloses no cell, and each of {lines:,} lines is a row"
+    return csv.QUOTE_NONE, [f"quotes are read as part of the text: {why}"]
 
 
 def holds_quotes(path):
@@ -328,6 +329,10 @@ def count_lines(path, form, columns):
     columns if quotes are text; (0, 0) where one is not.
     """
     delimiter = form.delimiter
+    # a row in which quotes enclose cells, or there are none before the text of a cell
+    between = re.escape(f"{delimiter}\r\n")
+    cell = f'(?:"[^"{between}]*(?:""[^"{between}]*)*"|[^"{between}][^{between}]*|)'
+    whole = re.compile(f"{cell}(?:{re.escape(delimiter)}{cell})*[\r\n]*")
     odd = count = 0
     with unpack.open_text(path) as text:
         below = itertools.islice(text.lines, 2 if form.hint else 1, None)
@@ -337,17 +342,9 @@ def count_lines(path, form, columns):
             if line.count(delimiter) != columns - 1:
                 return 0, 0
             count += 1
-            if not odd and '"' in line and not is_whole(line, delimiter, columns):
+            if not odd and '"' in line and not whole.fullmatch(line):
                 odd = count
     return count, odd
-
-
-def is_whole(line, delimiter, columns):
-    """Whether a line alone is a row where quotes enclose cells."""
-    try:
-        return len(next(csv.reader([line], delimiter=delimiter, strict=True))) == columns
-    except csv.Error:
-        return False
 
 
 def row_writer(file, form):

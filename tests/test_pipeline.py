@@ -224,7 +224,8 @@ def test_the_runtime_needs_four_packages_with_exact_versions():
     assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
     allowed = {"numpy", "pandas", "torch", "transformers"}
     allowed |= {"tqdm", "safetensors", "huggingface_hub", "filelock"}  # come along with these
-    allowed |= {"sklearn", "scipy", "matplotlib", "sentence_transformers"}  # optional; scipy comes with sklearn
+    # optional; scipy comes with sklearn
+    allowed |= {"sklearn", "scipy", "matplotlib", "sentence_transformers", "pyarrow"}
     allowed |= sys.stdlib_module_names | {path.stem for path in ROOT.glob("*.py")}
     for path in ROOT.glob("*.py"):
         assert packages_of(path) <= allowed, path

@@ -86,7 +86,7 @@ def test_where_lines_between_commas_may_be_rows_a_note_says_so(tmp_path):
     text = 'title,category\n"Dinner is served,food\nThe stone of 12",history\nTroy,history\n'
     _, rows, notes = read(save(tmp_path, text))
     assert rows == [["Dinner is served,food\nThe stone of 12", "history"], ["Troy", "history"]]
-    assert len(notes) == 1 and "row 1 runs over several lines" in notes[0]
+    assert len(notes) == 1 and "row 1 runs over lines" in notes[0] and "missing quote" in notes[0]
 
 
 @pytest.mark.parametrize("header", ["title\tcategory", '"title"\t"category"'])
