@@ -181,23 +181,29 @@ class Made:
     source: Source | None = None  # of features: the titles
 
 
-def source(path):
-    """The Source that a file is now."""
-    status = path.stat()
-    return Source(str(path.resolve()), status.st_size, status.st_mtime_ns, sha256(path))
+def source(path, known=None):
+    """The Source that a file, or a folder of Parquet files, is now.
+
+    known: an earlier Source, whose sha256 is taken where size and time are those of before.
+    """
+    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    states = [part.stat() for part in parts]
+    size = sum(state.st_size for state in states)
+    modified = max(state.st_mtime_ns for state in states)
+    if known and (size, modified) == (known.bytes, known.modified):
+        return known
+    sums = [sha256(part) for part in parts]
+    whole = digest(sums) if path.is_dir() else sums[0]
+    return Source(str(path.resolve()), size, modified, whole)
 
 
 def has_changed(known):
     """Whether the file of a Source is there and holds something else; it is read only where it was
     written to.
     """
-    path = Path(known.path)
     try:
-        status = path.stat()
-        if (status.st_size, status.st_mtime_ns) == (known.bytes, known.modified):
-            return False
-        return sha256(path) != known.sha256
-    except OSError:  # it is elsewhere, or not for us to read
+        return source(Path(known.path), known).sha256 != known.sha256
+    except (OSError, ValueError):  # it is elsewhere, or not for us to read
         return False
 
 

@@ -96,11 +96,19 @@ def plan(args, path, titles, encoder):
     names = [store.feature_file(pooling, layer) for pooling, layer in columns]
     name = args.data if args.data in ("youtube", "sample") else cli.one_line(path.name)
     source = disk.source(path)
-    headers = (args.text_column, args.label_column)
-    info = store.TitlesInfo(name, source.sha256, titles.titles, titles.rows, *headers, titles.classes)
+    info = store.TitlesInfo(
+        name=name,
+        sha256=source.sha256,
+        titles=titles.titles,
+        rows=titles.rows,
+        text_column=args.text_column,
+        label_column=args.label_column,
+        classes=titles.classes,
+    )
     dtype = str(encoder.dtype).removeprefix("torch.")
     settings = store.Settings(args.max_length, dtype, args.store, args.window, encoder.device.type)
-    return jobs.Job(store.FORMAT, encoder.info, info, settings, files={}, names=names, source=source)
+    made_by = (store.FORMAT, encoder.info, info, settings)
+    return jobs.Job(*made_by, files={}, names=names, source=source)
 
 
 def own_windows(job, work):
@@ -152,15 +160,15 @@ def extract_windows(job, encoder, out):
 
 
 def earlier_features(job, columns, out):
-    """The layers of the earlier titles that rows are copied from: {column: (titles, hidden)}, or None
-    in their place.
-    """
-    if not job.follows:
-        return dict.fromkeys(columns)
-    there = store.open_features(out)
-    held = {column: column[1] in there.layers(column[0]) for column in columns}
-    # every byte was compared by the process that prepared the job
-    return {column: there.read(*column, check=False) if held[column] else None for column in columns}
+    """What rows are copied from: {column: (earlier titles, hidden) or None}."""
+    found = dict.fromkeys(columns)
+    if job.follows:
+        there = store.open_features(out)
+        for pooling, layer in columns:
+            if layer in there.layers(pooling):
+                # every byte was compared by the process that prepared the job
+                found[pooling, layer] = there.read(pooling, layer, check=False)
+    return found
 
 
 def only(tokenised, rows):
@@ -172,8 +180,9 @@ def only(tokenised, rows):
 
 
 def merge(encoded, rows, earlier):
-    """The features of a window, (titles, hidden): those that are encoded where `rows`, (titles,) int,
-    is -1, else these rows of `earlier`.
+    """The features of a window, (titles, hidden): rows of `earlier`, or encoded where they are -1.
+
+    rows: (titles,) int.
     """
     is_kept = rows >= 0
     if not is_kept.any():
@@ -236,8 +245,9 @@ def compute(job, encoder, out, started):
         # float32 where the processor has no instructions for what the weights are rounded to
         arithmetic = str(encoder.model.dtype).removeprefix("torch.")
         threads = torch.get_num_threads()
+        machine = {"threads": threads, "processes": shares.WORLD, "arithmetic": arithmetic}
         expense = job.cost or cost(encoder, jobs.recorded(work).mean_tokens)
-        return jobs.finish(job, out, expense, started, threads=threads, processes=shares.WORLD, arithmetic=arithmetic)
+        return jobs.finish(job, out, expense, started, **machine)
     except KeyboardInterrupt:
         safe = f"stopped after {jobs.recorded(work).titles:,} of {job.data.rows:,} titles"
         raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
@@ -287,7 +297,8 @@ def main(args):
     if shares.WORLD > 1:
         taken += f" on {shares.WORLD} processes"
     if to_encode:
-        taken += f", {to_encode / seconds:,.{int(to_encode < 10 * seconds)}f} titles a second once loaded"
+        digits = int(to_encode < 10 * seconds)
+        taken += f", {to_encode / seconds:,.{digits}f} titles a second once loaded"
     cli.say(f"{out}: {job.data.rows:,} titles of {job.data.name}, {made}, {taken}. {following}")
 
 

@@ -1,10 +1,12 @@
 """What train.py is to train: options, sets of layers, a run for each, and which runs are there."""
 
+import contextlib
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 import cli
+import data
 import disk
 import naming
 import runs
@@ -74,6 +76,8 @@ def check_survey(args):
 def open_all(folders):
     """The Features of some folders; other titles than those of the first are a Problem."""
     every = [store.open_features(folder) for folder in folders]
+    for features in every:
+        say_if_changed(features)
     first = every[0]
     for other in every[1:]:
         if other.manifest.data.titles != first.manifest.data.titles:
@@ -83,12 +87,31 @@ def open_all(folders):
     return every
 
 
+def say_if_changed(features):
+    """Say so where the user's file holds something else than when its features were extracted."""
+    made = features.manifest.made
+    if made and made.source and disk.has_changed(made.source):
+        path = made.source.path
+        again = store.extract_command(features, path)
+        changed = f"{path} has changed since {features.folder} was made"
+        cli.say(f"{changed}; the features follow with: {again}")
+
+
 def read_task(features, options):
-    """Read titles and labels, tell which titles are copies, and share them among folds."""
+    """Read titles and labels, tell which titles are copies, and share them among folds.
+
+    Categories that are too rare for that are a Problem.
+    """
     titles, names = features.titles()
     classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
     classes = classes.tolist()
     groups = splits.numbered(map(splits.group_key, titles))
+    counts = np.bincount(labels)
+    if options.split == "grouped":
+        counts = splits.distinct_titles(labels, groups)
+    rare = data.rare_categories(dict(zip(classes, counts.tolist(), strict=True)), options.folds)
+    if rare:
+        raise cli.Problem(f"{features.folder}: {rare}")
     folds = splits.repeat_folds(labels, groups, options, classes)
     return Task(classes, labels, groups, folds)
 
@@ -238,10 +261,12 @@ def configure(features, columns, classes, options):
 def find_missing(results, layer_sets):
     """The LayerSets of what is still to be trained, each run with its folder; says what is there.
 
-    Another run in the place of one is a Problem.
+    Runs of an earlier state of the titles are trained again. Another run in the place of one is a
+    Problem.
     """
     planned = {}  # configurations by folder
     missing = []
+    outdated = find_outdated(results, [layer_set.features for layer_set in layer_sets])
     for layer_set in layer_sets:
         own = []
         for run in layer_set.runs:
@@ -254,11 +279,55 @@ def find_missing(results, layer_sets):
                     raise cli.Problem(f"{folder}: {wrong}; {remedy}")
                 continue
             planned[folder] = run.config
-            if not is_trained(folder, run.config):
+            if folder in outdated or not is_trained(folder, run.config):
                 own.append(replace(run, folder=folder))
         if own:
             missing.append(LayerSet(layer_set.features, own))
+    say_outdated(outdated, planned)
     return missing
+
+
+def find_outdated(results, every):
+    """The runs that were trained on some features before their titles changed: {folder: Run}."""
+    now = {str(features.folder.resolve()): features.manifest for features in every}
+    found = {}
+    for path in sorted(results.glob("[!.]*/config.json")):
+        # a damaged run is in nobody's way here
+        with contextlib.suppress(cli.Problem):
+            run = runs.open_run(path.parent)
+            manifest = now.get(run.config.made.features)
+            if manifest and is_earlier(run, manifest):
+                found[run.folder] = run
+    return found
+
+
+def is_earlier(run, manifest):
+    """Whether a run is of the same encoder and the same file of titles as features, but of other
+    titles or labels.
+    """
+    if run.baseline or run.encoder.weights != manifest.encoder.weights:
+        return False
+    data = run.config.data
+    return data.name == manifest.data.name and data.titles != manifest.data.titles
+
+
+def say_outdated(outdated, planned):
+    """Say which runs are of earlier titles, and what becomes of them. planned: by folder."""
+    again = [run for folder, run in outdated.items() if folder in planned]
+    others = [run for folder, run in outdated.items() if folder not in planned]
+    if again:
+        cli.say(f"{out_of_date(again)}, trained again in the same place")
+    if others:
+        names = ", ".join(run.folder.name for run in others[:3])
+        names += ", …" if len(others) > 3 else ""
+        kept = f"not asked for, kept in a table of the earlier titles: {names}"
+        cli.say(f"{out_of_date(others)}, {kept}")
+
+
+def out_of_date(outdated):
+    """How many runs are of earlier titles, in words."""
+    number = cli.count(len(outdated), "run")
+    return f"{number} of an earlier state of {outdated[0].config.data.name}: out of date"
 
 
 def find_folder(results, config, planned):

@@ -195,13 +195,15 @@ class Run:
 
 
 def write(folder, config, arrays, heads=None, history=(), files=None):
-    """Write a run's folder whole or not at all.
+    """Write a run's folder whole or not at all; a run that is there is replaced.
 
     arrays: {name: array} that become .npy files, None where there is none; heads: {name: array},
     the trained heads, with which a model card is written; history: a (repeat, fold, epoch, loss,
     macro-F1) for each head and epoch; files: {name: bytes} of others.
     """
     temporary = folder.with_name(f".unfinished-{folder.name}")
+    # where it is killed between two renames, neither run is there, and the next training makes it
+    replaced = folder.with_name(f".unfinished-{folder.name}-replaced")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -226,9 +228,12 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
         for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
+        if folder.exists():
+            os.rename(folder, replaced)
         os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def written(config):

@@ -3,6 +3,7 @@
 manifest.json   what follows, and how it was made; written last, as the sign of a whole extraction
 cls-01.npy …    (titles, hidden) float32 or float16: one file for each pooling and layer
 titles.csv      the titles with their labels, in the order of the rows
+.new/           the same of changed titles, while it is made; see jobs.py
 """
 
 import contextlib
@@ -21,6 +22,8 @@ import disk
 
 # raised when older features can no longer be read
 FORMAT = 1
+# the sub-folder where features of changed titles are made
+NEW = ".new"
 # a title may be longer than the 128 kB that Python reads unasked
 csv.field_size_limit(1 << 30)
 
@@ -92,6 +95,7 @@ class Manifest:
     made: disk.Made | None = None
     software: dict | None = None
     machine: dict | None = None
+    swapping: bool | None = None  # whether files may still lie in NEW; see jobs.take_place
 
 
 def identity(manifest):
@@ -175,6 +179,13 @@ class Features:
         """(titles, hidden) of every layer."""
         return self.manifest.data.rows, self.manifest.encoder.hidden
 
+    def path(self, name):
+        """Where a file is: in NEW while it has not been moved to its place yet."""
+        waiting = self.folder / NEW / name
+        if self.manifest.swapping and waiting.exists():
+            return waiting
+        return self.folder / name
+
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
         columns = map(column_of, self.manifest.files)
@@ -185,7 +196,7 @@ class Features:
 
         check: whether to compare every byte with the manifest, which is done once only.
         """
-        path = self.folder / feature_file(pooling, layer)
+        path = self.path(feature_file(pooling, layer))
         entry = self.manifest.files.get(path.name)
         if entry is None:
             only = f"only {self.layers(pooling)}"
@@ -205,24 +216,22 @@ class Features:
         return array
 
     def stack(self, columns):
-        """The features of (pooling, layer) columns side by side, (titles, layers, hidden) float32.
+        """The features of some columns side by side, (titles, layers, hidden) float32.
 
-        Read in blocks, not mapped: pages that were only read would count as this process's memory.
+        columns: list of (pooling, layer).
         """
         rows, hidden = self.shape
         out = np.empty((rows, len(columns), hidden), np.float32)
         for place, column in enumerate(columns):
             mapped = self.read(*column)
-            with open(mapped.filename, "rb") as file:
-                file.seek(mapped.offset)
-                for first in range(0, rows, 1 << 14):
-                    block = out[first : first + (1 << 14), place]
-                    block[:] = np.fromfile(file, mapped.dtype, block.size).reshape(block.shape)
+            for first in range(0, rows, 1 << 14):
+                block = out[first : first + (1 << 14), place]
+                block[:] = take(mapped, np.arange(first, first + len(block)))
         return out
 
     def titles_file(self):
         """The path of the titles with their labels, which are checked to be the extraction's."""
-        path = self.folder / "titles.csv"
+        path = self.path("titles.csv")
         if not path.exists() or disk.sha256(path) != self.manifest.data.titles:
             remedy = "delete the folder and extract again"
             raise cli.Problem(f"{path}: gone or changed since the extraction; {remedy}")
@@ -236,6 +245,47 @@ class Features:
             # a million titles hold each name of a category once
             labels.append(sys.intern(label))
         return titles, labels
+
+
+def take(mapped, rows):
+    """Some rows of a memory-mapped array, (rows, hidden), in the order that is asked for.
+
+    They are read, not mapped: pages that were only read would count as this process's memory.
+    """
+    out = np.empty((len(rows), mapped.shape[1]), mapped.dtype)
+    # rows that follow one another are read at once
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    with open(mapped.filename, "rb") as file:
+        for first, end in itertools.pairwise([*starts, len(rows)]):
+            file.seek(mapped.offset + int(rows[first]) * out[0].nbytes)
+            block = out[first:end]
+            block[:] = np.fromfile(file, mapped.dtype, block.size).reshape(block.shape)
+    return out
+
+
+def extract_command(features, path):
+    """The command that has features follow their titles, which stand in the file `path` today."""
+    manifest = features.manifest
+    info, settings = manifest.data, manifest.settings
+    columns = [column_of(name) for name in manifest.files]
+    # one pooling will do: all that is there follows
+    pooling = columns[0][0]
+    layers = features.layers(pooling)
+    words = [] if layers == list(range(1, manifest.encoder.layers + 1)) else ["--layers", *layers]
+    options = {
+        "data": (path if info.name == cli.one_line(Path(path).name) else info.name, "youtube"),
+        "text-column": (info.text_column, "title"),
+        "label-column": (info.label_column, "category"),
+        "model": (manifest.encoder.name, "bert-base-uncased"),
+        "pooling": (pooling, "cls"),
+        "max-length": (settings.max_length, "128"),
+        "dtype": (settings.dtype, "auto"),
+        "store": (settings.store, "float32"),
+        "device": (settings.device, "auto"),
+        "window": (settings.window, "4096"),
+        "out": (features.folder, "features"),
+    }
+    return cli.command("extract.py", *words, **options)
 
 
 def open_features(folder):
