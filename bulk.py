@@ -67,10 +67,15 @@ def predict_file(args, own):
                 cli.say(f"{args.csv}: {note}")
             stack.enter_context(disk.locked(work, "a prediction"))
             prepare(job_of(args, own), work, args)
-        classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-        shares.wait()
         try:
+            classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+            shares.wait()
             predict_windows(classifier, table, args, form, work)
+        except cli.Problem:
+            # what is wrong will be put right, and then it is another job
+            if shares.WORLD == 1 and not total(work).titles:
+                shutil.rmtree(work)
+            raise
         except KeyboardInterrupt:
             safe = f"stopped after {total(work).titles:,} titles"
             raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None

@@ -56,11 +56,7 @@ def load(folders, name=None, device="auto", dtype=None):
     """
     own = [runs.find(folder) for folder in as_list(folders)]
     check_classes(own)
-    # runs that share an encoder, in the order of the runs
-    shared = {}
-    for run in own:
-        if run.encoder:
-            shared.setdefault(sharing_key(run), []).append(run)
+    shared = by_encoder(own)
     names = as_list(name) or [None] * len(shared)
     if len(names) != len(shared):
         need = cli.count(len(shared), "encoder")
@@ -70,7 +66,7 @@ def load(folders, name=None, device="auto", dtype=None):
     for run in own:
         if run.baseline:
             parts.append(words_part(run))
-    for members, place in zip(shared.values(), names, strict=True):
+    for members, place in zip(shared, names, strict=True):
         # torch takes a second or two, which words do not need
         import frozen
 
@@ -95,6 +91,15 @@ def check_classes(own):
     for place, run in zip(places, own, strict=True):
         if places.count(place) > 1:
             raise cli.Problem(f"--run: {run.folder} is named twice")
+
+
+def by_encoder(own):
+    """Lists of the runs that share an encoder, in the order of the runs; words are in none."""
+    shared = {}
+    for run in own:
+        if run.encoder:
+            shared.setdefault(sharing_key(run), []).append(run)
+    return list(shared.values())
 
 
 def sharing_key(run):

@@ -90,7 +90,7 @@ import score
 import shares
 import splits
 import tables
-from classifier import Item, batches_of, load, predict
+from classifier import Item, batches_of, by_encoder, load, predict
 
 # --- predictions as a table -----------------------------------------------------------------------
 
@@ -168,6 +168,15 @@ def split_runs(given):
         hint = "if it is a title, let it stand before --run"
         raise cli.Problem(f"--run {titles[0]}: there is no such folder; {hint}")
     return found, titles
+
+
+def split_models(given, own):
+    """(models, titles) of what stood behind --model: one for each encoder of the runs."""
+    count = max(len(by_encoder(own)), 1)
+    for place in given[count:]:
+        if Path(place).is_dir():
+            raise cli.Problem(f"--model {place}: the runs need {cli.count(count, 'encoder')}; name no more")
+    return given[:count], given[count:]
 
 
 def check_arguments(args):
@@ -297,9 +306,10 @@ def say_outcome(outcome, seconds, args):
 
 def main(args):
     places, behind = split_runs(args.run or [None])
-    args.titles = behind + args.titles
-    check_arguments(args)
     own = [runs.find(place) for place in places]
+    args.model, further = split_models(args.model or [], own)
+    args.titles = behind + further + args.titles
+    check_arguments(args)
     started = time.time()
     if args.label_column:
         outcome = score_file(args, own)

@@ -205,3 +205,48 @@ def features(tmp_path, bert, titles):
     )
     assert result.code == 0, result.err
     return tmp_path / "features"
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory, bert):
+    """Features of a random encoder, and the runs on them, which no test changes: a SimpleNamespace.
+
+    mlp: the report's head on both layers and poolings; linear: a probe of layer 1; top: of layer 2; words; majority.
+    """
+    folder = tmp_path_factory.mktemp("kept")
+    titles = write_titles(folder / "titles.csv", rows=90)
+    features = ["--pooling", "cls", "mean", "--out", folder / "features", "--dtype", "float32"]
+    assert call("extract", "--data", titles, "--model", bert, *features).code == 0
+    found = {"folder": folder, "features": folder / "features", "titles": titles}
+    both = ["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12]
+    probe = ["--head", "linear"]
+    for name, options in (
+        ("mlp", [*both, "--repeats", 2]),
+        ("linear", [*probe, "--layers", 1, "--repeats", 1]),
+        ("top", [*probe, "--layers", 2, "--pooling", "mean", "--repeats", 1]),
+    ):
+        result = call("train", "--features", folder / "features", "--results", folder / name, *options)
+        assert result.code == 0, result.err
+        (found[name],) = folder.glob(f"{name}/[!.]*")
+    baselines = ["--baselines", "--features", folder / "features"]
+    result = call("evaluate", "--results", folder / "linear", *baselines)
+    assert result.code == 0, result.err
+    (found["words"],) = folder.glob("linear/*baseline-tfidf*")
+    (found["majority"],) = folder.glob("linear/*baseline-majority*")
+    return SimpleNamespace(**found)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """The encoders that predict.py loads from now on, each encoder.Encoder as often as it is loaded: a list."""
+    import frozen
+
+    found = []
+    load_encoder = frozen.load_encoder
+
+    def noted(*arguments):
+        found.append(load_encoder(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(frozen, "load_encoder", noted)
+    return found

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import numpy as np
 import regex
@@ -94,6 +95,15 @@ def write_run(
     place = folder / naming.run_name(config)
     runs.write(place, config, {"probabilities": probabilities, **arrays})
     return place
+
+
+def write_offsets(run, offsets):
+    """Add the offsets of its decision, (repeats, folds, classes) float32, to a run."""
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
+    np.save(run / "offsets.npy", offsets)
+    config["contents"]["offsets.npy"] = disk.sha256(run / "offsets.npy")
+    disk.write_json(run / "config.json", config)
 
 
 def write_features(folder, titles, names):

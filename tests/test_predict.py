@@ -12,11 +12,12 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas
 import pytest
 import torch
-from conftest import ROOT, call, refused, write_bert, write_titles
+from conftest import ROOT, call, refused, write_bert
 from safetensors.torch import load_file
-from sklearn.metrics import confusion_matrix, f1_score, log_loss
+from synthetic import write_offsets
 
 import cli
 import disk
@@ -30,21 +31,8 @@ EVIL = "red \x1b[31m \x9b1m \x7f \u202egnp.exe"  # escape sequences, and letters
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, bert):
-    """Features of a random encoder, and a run of each kind of head, the report's on both layers and poolings."""
-    folder = tmp_path_factory.mktemp("kept")
-    titles = write_titles(folder / "titles.csv", rows=90)
-    features = ["--pooling", "cls", "mean", "--out", folder / "features", "--dtype", "float32"]
-    assert call("extract", "--data", titles, "--model", bert, *features).code == 0
-    for options in (
-        ["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12, "--repeats", 2],
-        ["--layers", "1", "--head", "linear", "--repeats", 1],
-    ):
-        result = call("train", "--features", folder / "features", "--results", folder / "results", *options)
-        assert result.code == 0, result.err
-    (mlp,) = (folder / "results").glob("*-2-1-*")
-    (linear,) = (folder / "results").glob("*linear*")
-    return SimpleNamespace(folder=folder, features=folder / "features", run=mlp, mlp=mlp, linear=linear, titles=titles)
+def classifier(kept):
+    return predict.load(kept.linear)
 
 
 def changed(run, folder, **changes):
@@ -63,6 +51,13 @@ def changed(run, folder, **changes):
         else:
             place[key] = value
     disk.write_json(copy / "config.json", config)
+    return copy
+
+
+def with_offsets(run, folder, offsets, **changes):
+    """A changed copy of a run that decides with these offsets, (repeats, folds, classes) float32."""
+    copy = changed(run, folder, **changes)
+    write_offsets(copy, offsets)
     return copy
 
 
@@ -87,48 +82,48 @@ def by_hand(run, features, rows):
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
-def test_predictions_of_training_titles_agree_with_the_cached_features(trained, tmp_path, kind):
-    own = getattr(trained, kind)
+def test_predictions_of_training_titles_agree_with_the_cached_features(kept, tmp_path, kind):
+    own = getattr(kept, kind)
     hot = changed(own, tmp_path / "hot", results__temperature=3.0)
-    files = ["--csv", trained.titles, "--out", tmp_path / "o.csv"]
+    files = ["--csv", kept.titles, "--out", tmp_path / "o.csv"]
     names = []
     for run in (own, hot):
         result = call("predict", "--run", run, *files, "--window", 13)
         assert result.code == 0, result.err
-        wanted, classes = by_hand(run, trained.features, 90)
+        wanted, classes = by_hand(run, kept.features, 90)
         rows = read(tmp_path / "o.csv")
         assert rows[0] == ["title", "category", "prediction", "probability", *(f"probability of {c}" for c in classes)]
         got = np.array([[float(cell) for cell in row[4:]] for row in rows[1:]])
         assert np.abs(got - wanted).max() < 1e-4
         names.append([row[2] for row in rows[1:]])
-        assert [row[:2] for row in rows] == read(trained.titles)
+        assert [row[:2] for row in rows] == read(kept.titles)
         assert "90 titles predicted" in result.err and result.out == ""
     assert names[0] == names[1] == [classes[i] for i in wanted.argmax(1)]  # no temperature changes what is predicted
 
 
-def test_arguments_lines_and_formats_agree(trained, monkeypatch):
-    text = call("predict", "--run", trained.run, *TITLES)
+def test_arguments_lines_and_formats_agree(kept, monkeypatch):
+    text = call("predict", "--run", kept.mlp, *TITLES)
     assert text.code == 0, text.err
     lines = [line.split(maxsplit=2) for line in text.out.splitlines()]
     assert [line[2] for line in lines] == TITLES
     piped = "\ufeff" + "\r\n".join([*TITLES, "", "  ", "last"])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
-    as_json = call("predict", "--run", trained.run, "--format", "jsonl", "--window", 2)
+    as_json = call("predict", "--run", kept.mlp, "--format", "jsonl", "--window", 2)
     items = [json.loads(line) for line in as_json.out.splitlines()]
     assert [item["title"].strip() for item in items] == [*TITLES, "", "", "last"]  # in step with what was read
     assert [(item["prediction"], item["probabilities"]) for item in items[3:5]] == [(None, {})] * 2
     assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items[:3]] == lines
     assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items[:3])
     assert "6 titles predicted" in as_json.err and "2 without text" in as_json.err
-    as_csv = call("predict", "--run", trained.run, "--format", "csv", *TITLES)
+    as_csv = call("predict", "--run", kept.mlp, "--format", "csv", *TITLES)
     rows = list(csv.DictReader(io.StringIO(as_csv.out)))
     assert [row["title"] for row in rows] == TITLES
     assert [row["prediction"] for row in rows] == [item["prediction"] for item in items[:3]]
 
 
-def test_top_gives_the_likeliest_categories_in_every_format(trained, tmp_path):
-    ask = ["predict", "--run", trained.run, "--top", 2]
-    whole = json.loads(call("predict", "--run", trained.run, "--format", "jsonl", TITLES[0]).out)["probabilities"]
+def test_top_gives_the_likeliest_categories_in_every_format(kept, tmp_path):
+    ask = ["predict", "--run", kept.mlp, "--top", 2]
+    whole = json.loads(call("predict", "--run", kept.mlp, "--format", "jsonl", TITLES[0]).out)["probabilities"]
     best = sorted(whole.items(), key=lambda item: -item[1])[:2]
     item = json.loads(call(*ask, "--format", "jsonl", TITLES[0]).out)
     assert list(item["probabilities"].items()) == best and item["prediction"] == best[0][0]
@@ -138,14 +133,14 @@ def test_top_gives_the_likeliest_categories_in_every_format(trained, tmp_path):
     assert row[1:] == flat and blank == [" ", "", "", "", ""]
     words = call(*ask, TITLES[0]).out.split()[:4]
     assert words == [cell for name, value in best for cell in (name, f"{value:.3f}")]
-    assert call(*ask, "--csv", trained.titles, "--out", tmp_path / "o.csv").code == 0
+    assert call(*ask, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
     rows = read(tmp_path / "o.csv")
     assert rows[0][2:] == header[1:] and all(row[2] and row[4] and row[2] != row[4] for row in rows[1:])
 
 
-def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(trained, tmp_path):
+def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(kept, tmp_path):
     labels = ["-1", "=x", EVIL]
-    run = changed(trained.run, tmp_path / "run", classes=labels)
+    run = changed(kept.mlp, tmp_path / "run", classes=labels)
     outs = {}
     for kind in ("text", "csv", "jsonl"):
         result = call("predict", "--run", run, "--format", kind, "--top", 3, EVIL)
@@ -160,21 +155,21 @@ def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(traine
     assert list(map(cli.escape_cell, cells)) == ["+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-"]
 
 
-def test_typed_titles_are_no_formulas_in_csv(trained, monkeypatch):
+def test_typed_titles_are_no_formulas_in_csv(kept, monkeypatch):
     typed = ["=HYPERLINK(1)", "@sum(1)", "-a", "fine"]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(typed).encode())))
     for titles in (typed, []):  # as arguments, and on standard input
-        result = call("predict", "--run", trained.linear, "--format", "csv", "--", *titles)
+        result = call("predict", "--run", kept.linear, "--format", "csv", "--", *titles)
         assert result.code == 0, result.err
         rows = list(csv.reader(io.StringIO(result.out)))
         assert [row[0] for row in rows] == ["title", "'=HYPERLINK(1)", "'@sum(1)", "'-a", "fine"]
 
 
-def test_a_pipe_is_answered_line_by_line_whatever_the_machine(trained):
+def test_a_pipe_is_answered_line_by_line_whatever_the_machine(kept):
     """The writer waits for each answer, so that an answer that waits for more input never comes."""
     odd = {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "COLUMNS": "20"}
     environment = {name: value for name, value in os.environ.items() if name != "HF_HOME"} | odd
-    command = [sys.executable, ROOT / "predict.py", "--run", trained.linear, "--format", "jsonl", "--window", "2"]
+    command = [sys.executable, ROOT / "predict.py", "--run", kept.linear, "--format", "jsonl", "--window", "2"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, **pipes) as process:
         for burst in (["café 🍰"], ["one", "two", "three", "four", "five"], ["", "six"]):
@@ -186,32 +181,32 @@ def test_a_pipe_is_answered_line_by_line_whatever_the_machine(trained):
     assert process.returncode == 0 and b"9 titles predicted" in err and len(err.splitlines()) == 1, err
 
 
-def test_without_standard_input(trained, monkeypatch):
+def test_without_standard_input(kept, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it is closed
-    refused(call("predict", "--run", trained.linear), "no titles", "--csv")
-    assert call("predict", "--run", trained.linear, "a").code == 0
+    refused(call("predict", "--run", kept.linear), "no titles", "--csv")
+    assert call("predict", "--run", kept.linear, "a").code == 0
 
 
-def test_without_standard_output(trained, tmp_path):
+def test_without_standard_output(kept, tmp_path):
     """Nobody reads what is printed, and nothing else changes."""
     (tmp_path / "in.csv").write_text("title\na\n")
     for arguments in (["a"], ["--csv", tmp_path / "in.csv", "--out", tmp_path / "o.csv"]):
-        words = map(str, [ROOT / "predict.py", "--run", trained.linear, *arguments])
+        words = map(str, [ROOT / "predict.py", "--run", kept.linear, *arguments])
         command = f"exec {shlex.join([sys.executable, *words])} >&-"
         done = subprocess.run(["/bin/bash", "-c", command], text=True, stderr=subprocess.PIPE)
         assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
     assert len(read(tmp_path / "o.csv")) == 2
 
 
-def test_three_lines_of_python_give_a_table_and_three_give_features(trained):
+def test_three_lines_of_python_give_a_table_and_three_give_features(kept):
     """In a process of its own, whose command line is no business of predict.py."""
     code = f"""
 import predict
-classifier = predict.load({str(trained.linear)!r})
+classifier = predict.load({str(kept.linear)!r})
 frame = predict.table(classifier, [*{TITLES!r}, " "])
 
 import store
-features = store.open_features({str(trained.features)!r})
+features = store.open_features({str(kept.features)!r})
 x, (titles, labels) = features.read("mean", 2), features.titles()
 from sklearn.linear_model import LogisticRegression
 print(LogisticRegression().fit(x, labels).score(x, labels) > 0.5, x.shape, len(titles))
@@ -225,7 +220,7 @@ print(frame.to_json())
     frame = {name: list(column.values()) for name, column in json.loads(table).items()}
     names = ["art", "food", "travel"]
     assert list(frame) == ["title", "prediction", "probability", *(f"probability of {name}" for name in names)]
-    items = call("predict", "--run", trained.linear, "--format", "jsonl", *TITLES, " ").out.splitlines()
+    items = call("predict", "--run", kept.linear, "--format", "jsonl", *TITLES, " ").out.splitlines()
     items = [json.loads(item) for item in items]
     assert frame["prediction"] == [item["prediction"] for item in items]
     for name in names:
@@ -234,52 +229,73 @@ print(frame.to_json())
     assert frame["probability of art"][3] is None
 
 
-def test_what_is_no_title_is_refused_in_python_too(trained):
-    classifier = predict.load(trained.linear)
-    assert predict.table(classifier, []).shape == (0, 6)
-    for title in (None, float("nan"), "caf\udce9"):
-        with pytest.raises(cli.Problem, match="title"):
-            predict.table(classifier, ["fine", title])
+@pytest.mark.parametrize(
+    "titles, words",
+    [
+        ("Street food in Rome", ["not a str", "[title]"]),
+        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame", "a list or a Series"]),
+        ((title for title in ["fine"]), ["not a generator"]),
+        (None, ["not a NoneType"]),
+        ({"fine": 1}, ["not a dict"]),
+        (["fine", None], ["not None", "fill in or leave out"]),
+        (["fine", float("nan")], ["not nan"]),
+        (pandas.Series(["fine", None]), ["each title must be a str"]),
+        (["fine", b"bytes"], ["not b'bytes'"]),
+        ([["fine"]], ["not ['fine']"]),
+    ],
+)
+def test_what_is_no_list_of_titles_is_a_type_error_that_says_what_to_pass(classifier, titles, words):
+    with pytest.raises(TypeError) as error:
+        predict.table(classifier, titles)
+    assert all(word in str(error.value) for word in words), str(error.value)
 
 
-def test_the_encoder_runs_no_deeper_than_the_run_needs(trained):
-    classifier = predict.load(trained.linear)
-    calls = []
-    for number, block in enumerate(classifier.encoder.blocks, 1):
-        block.register_forward_hook(lambda *_, number=number: calls.append(number))
-    assert predict.table(classifier, TITLES).shape == (3, 6) and set(calls) == {1}
+def test_titles_come_as_a_list_or_a_series_that_keeps_its_index(classifier):
+    wanted = predict.table(classifier, TITLES)
+    assert wanted.index.tolist() == [0, 1, 2] and wanted["title"].tolist() == TITLES
+    for titles in (tuple(TITLES), np.array(TITLES), np.array(TITLES, object)):
+        pandas.testing.assert_frame_equal(predict.table(classifier, titles), wanted)
+    series = pandas.Series(TITLES, index=[7, 7, 3], name="anything")
+    pandas.testing.assert_frame_equal(predict.table(classifier, series), wanted.set_axis([7, 7, 3]))
+    assert predict.table(classifier, []).shape == predict.table(classifier, series[:0]).shape == (0, 6)
 
 
-def test_titles_are_cut_and_their_features_rounded_as_in_training(trained, tmp_path, bert):
+def test_what_is_no_text_is_refused_in_python_too(classifier):
+    with pytest.raises(cli.Problem, match="title"):
+        predict.table(classifier, ["fine", "caf\udce9"])
+
+
+def test_titles_are_cut_and_their_features_rounded_as_in_training(kept, tmp_path, bert):
     """Predictions of training titles are those of the cached features: of 5 tokens each, in half precision."""
     options = ["--max-length", 5, "--store", "float16", "--dtype", "float32", "--pooling", "mean"]
-    made = call("extract", "--data", trained.titles, "--model", bert, *options, "--out", tmp_path / "features")
+    made = call("extract", "--data", kept.titles, "--model", bert, *options, "--out", tmp_path / "features")
     assert made.code == 0 and "90 titles cut at 5 tokens" in made.err, made.err
     options = ["--layers", 2, "--head", "linear", "--repeats", 1, "--results", tmp_path / "results"]
     assert call("train", "--features", tmp_path / "features", *options).code == 0
     (run,) = (tmp_path / "results").glob("*linear*")
     wanted, _ = by_hand(run, tmp_path / "features", 90)
-    titles = [title for title, _ in read(trained.titles)[1:]]
+    titles = [title for title, _ in read(kept.titles)[1:]]
     got = predict.table(predict.load(run), titles).filter(like="probability of ").to_numpy()
     assert abs(got - wanted).max() < 1e-5
 
 
-def test_another_dtype_gives_nearly_the_same(trained):
-    exact = predict.table(predict.load(trained.linear), TITLES)
-    rounded = predict.load(trained.linear, dtype="bfloat16")
-    assert rounded.encoder.dtype == torch.bfloat16
+def test_another_dtype_gives_nearly_the_same(kept, loaded):
+    exact = predict.table(predict.load(kept.linear), TITLES)
+    rounded = predict.load(kept.linear, dtype="bfloat16")
+    assert [encoder.dtype for encoder in loaded] == [torch.float32, torch.bfloat16]
     off = np.abs(predict.table(rounded, TITLES)["probability of art"] - exact["probability of art"]).max()
     assert 0 < off < 0.1
 
 
-def test_all_columns_are_kept_whatever_the_file(trained, tmp_path):
+def test_all_columns_are_kept_whatever_the_file(kept, tmp_path):
     (tmp_path / "in.tsv").write_text('id\tname\tx\n1\t=1+1\ta\n2\t \tb\n3\tmuseum tour\t"c\nd"\n', encoding="utf-8-sig")
     files = ["--csv", tmp_path / "in.tsv", "--out", tmp_path / "o.csv"]
-    result = call("predict", "--run", trained.run, *files, "--text-column", "name", "--window", 1)
+    result = call("predict", "--run", kept.mlp, *files, "--text-column", "name", "--window", 1)
     assert result.code == 0 and "1 without text" in result.err, result.err
     rows = read(tmp_path / "o.csv")
-    kept = [["id", "name", "x"], ["1", "=1+1", "a"], ["2", " ", "b"], ["3", "museum tour", "c\nd"]]
-    assert [row[:3] for row in rows] == kept
+    # with the byte order mark that the file has
+    given = [["\ufeffid", "name", "x"], ["1", "=1+1", "a"], ["2", " ", "b"], ["3", "museum tour", "c\nd"]]
+    assert [row[:3] for row in rows] == given
     assert rows[2][3:] == [""] * 5 and rows[1][3] and rows[3][3]
 
 
@@ -287,7 +303,7 @@ def test_all_columns_are_kept_whatever_the_file(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def decided(trained, tmp_path_factory):
+def decided(kept, tmp_path_factory):
     """A run whose heads name the last category early, on average; and what it names for the training titles.
 
     Its temperature is 3: the decision is that of the probabilities before it.
@@ -295,24 +311,20 @@ def decided(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("decided") / "run"
     offsets = np.zeros((1, 5, 3), np.float32)
     offsets[0, :, 2] = [4.0, -8.0, -4.0, -4.0, -3.0]
-    contents = runs.open_run(trained.linear).config.contents
-    changed(trained.linear, folder, results__temperature=1.0)
-    plain, classes = by_hand(folder, trained.features, 90)
+    changed(kept.linear, folder, results__temperature=1.0)
+    plain, classes = by_hand(folder, kept.features, 90)
     shutil.rmtree(folder)
 
-    np.save(trained.folder / "offsets.npy", offsets)
-    contents = contents | {"offsets.npy": disk.sha256(trained.folder / "offsets.npy")}
-    changed(trained.linear, folder, results__temperature=3.0, contents=contents)
-    shutil.move(trained.folder / "offsets.npy", folder / "offsets.npy")
+    with_offsets(kept.linear, folder, offsets, results__temperature=3.0)
     named = (np.log(plain) - offsets.mean((0, 1))).argmax(1)
     likeliest = plain.argmax(1)
     assert 5 < (named != likeliest).sum() < 85 and set(named[named != likeliest]) == {2}
-    values, _ = by_hand(folder, trained.features, 90)
+    values, _ = by_hand(folder, kept.features, 90)
     return SimpleNamespace(run=folder, named=[classes[i] for i in named], values=values, classes=classes)
 
 
-def test_every_format_names_the_category_that_the_run_decides_for(trained, decided, tmp_path):
-    titles = [title for title, _ in read(trained.titles)[1:]]
+def test_every_format_names_the_category_that_the_run_decides_for(kept, decided, tmp_path):
+    titles = [title for title, _ in read(kept.titles)[1:]]
     ask = ["predict", "--run", decided.run]
     own = [decided.values[i, decided.classes.index(name)] for i, name in enumerate(decided.named)]
 
@@ -329,122 +341,37 @@ def test_every_format_names_the_category_that_the_run_decides_for(trained, decid
     assert [next(iter(item["probabilities"])) for item in items] == decided.named
     rows = list(csv.DictReader(io.StringIO(call(*ask, "--format", "csv", *titles).out)))
     check([row["prediction"] for row in rows], [row["probability"] for row in rows])
-    assert call(*ask, "--csv", trained.titles, "--out", tmp_path / "o.csv").code == 0
+    assert call(*ask, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
     rows = read(tmp_path / "o.csv")[1:]
     check([row[2] for row in rows], [row[3] for row in rows])
     table = predict.table(predict.load(decided.run), titles)
     check(table["prediction"].tolist(), table["probability"])
 
 
-def test_a_test_file_is_scored_by_the_category_that_the_run_decides_for(trained, decided):
-    labels = [label for _, label in read(trained.titles)[1:]]
-    result = call("predict", "--run", decided.run, "--csv", trained.titles, "--label-column", "category")
-    assert result.code == 0, result.err
-    lines = cells_of(result.out)
-    assert lines[1][2] == f"{f1_score(labels, decided.named, average='macro'):.4f}"
-    counts = [[int(cell) for cell in line[1:]] for line in lines[-3:]]
-    assert counts == confusion_matrix(labels, decided.named, labels=decided.classes).tolist()
-
-
-# --- a test file --------------------------------------------------------------------------------------------------
-
-
-def cells_of(markdown):
-    """The rows of the markdown tables in a text, the lines under the headings left out."""
-    lines = [line for line in markdown.splitlines() if line.startswith("|") and "---" not in line]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
-def write_test(path, trained):
-    """20 new titles, 2 of them with a label that no run knows, and 10 that were in training, in other letters."""
-    rows = []
-    for i in range(20):
-        label = "news" if i > 17 else ("art", " food ", "travel")[i % 3]
-        rows.append((f"how to see rome and egypt {i}", label))
-    for title, label in read(trained.titles)[1:11]:
-        rows.append((f"{title.upper()}!", label))
-    with open(path, "w", newline="") as file:
-        csv.writer(file).writerows([("title", "label"), *rows])
-    return [title for title, _ in rows], [label.strip() for _, label in rows]
-
-
-def test_a_test_file_is_scored(trained, tmp_path):
-    titles, labels = write_test(tmp_path / "test.csv", trained)
-    ask = ["predict", "--run", trained.linear, "--csv", tmp_path / "test.csv", "--label-column", "label"]
-    result = call(*ask)
-    assert result.code == 0, result.err
-    table = predict.table(predict.load(trained.linear), titles)
-    assert "10 were in training" in result.out and "news (2)" in result.out
-    lines = cells_of(result.out)
-    names = ["art", "food", "travel"]
-    p = table.filter(like="probability of ").to_numpy()
-    for line, rows in ((lines[1], range(30)), (lines[2], range(20))):
-        true = np.array(labels)[rows]
-        predicted = table["prediction"][rows].to_numpy()
-        f1 = f1_score(true, predicted, average="macro", zero_division=0)
-        known = [i for i in rows if labels[i] in names]
-        loss = log_loss([labels[i] for i in known], p[known], labels=names)
-        sure = p[rows].max(1)
-        bins = np.ceil(sure * 15)  # by hand, as the mean of each bin
-        gaps = [abs((sure - (predicted == true))[bins == b].sum()) for b in np.unique(bins)]
-        error = sum(gaps) / len(rows)
-        assert line[1:3] == [str(len(rows)), f"{f1:.4f}"]
-        assert line[4:] == [f"{loss:.4f}", f"{error:.4f}"]
-        low, high = map(float, line[3].split(" to "))
-        assert 0 <= low < f1 < high <= 1
-    counts = [[int(cell) for cell in line[1:]] for line in lines[4:]]
-    assert counts == confusion_matrix(labels, table["prediction"], labels=[*names, "news"])[:, :3].tolist()
-    both = call(*ask, "--out", tmp_path / "o.csv")
-    assert both.out == result.out and [row[2] for row in read(tmp_path / "o.csv")[1:]] == table["prediction"].tolist()
-
-
-def test_a_test_file_is_scored_where_the_features_are_gone_or_elsewhere(trained, tmp_path):
-    write_test(tmp_path / "test.csv", trained)
-    run = changed(trained.linear, tmp_path / "run", made__features=str(tmp_path / "gone"))
-    ask = ["predict", "--run", run, "--csv", tmp_path / "test.csv", "--label-column", "label"]
-    alone = call(*ask)
-    assert alone.code == 0 and "in training" not in alone.out and len(cells_of(alone.out)) == 7
-    (line,) = [line for line in alone.err.splitlines() if "in training cannot be checked" in line]
-    assert "--features" in line
-    assert "10 were in training" in call(*ask, "--features", trained.features).out
-    refused(call(*ask, "--features", tmp_path), str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "rows, words", [("", "no row"), ("a,b\n ,b\n", "row 2"), ("a,b\nc,\n", "row 2"), ("a\n", "row 1")]
-)
-def test_a_test_file_that_lacks_something_is_refused(trained, tmp_path, rows, words):
-    (tmp_path / "test.csv").write_text("title,label\n" + rows)
-    ask = ["predict", "--run", trained.linear, "--csv", tmp_path / "test.csv", "--label-column"]
-    refused(call(*ask, "label"), "test.csv", words)
-    refused(call(*ask, "kind"), "'kind'")
-    refused(call(*ask, "title"), "--label-column")
-
-
 # --- what cannot be used ------------------------------------------------------------------------------------------
 
 
-def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(trained, tmp_path, monkeypatch, bert):
-    copy = shutil.copytree(trained.run, tmp_path / "a füßer folder")
+def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(kept, tmp_path, monkeypatch, bert):
+    copy = shutil.copytree(kept.mlp, tmp_path / "a füßer folder")
     shutil.copytree(bert, tmp_path / "encoder")
     monkeypatch.chdir(tmp_path)
     there = call("predict", "--run", copy, "--model", "encoder", *TITLES)
-    assert there.code == 0 and there.out == call("predict", "--run", trained.run, *TITLES).out
+    assert there.code == 0 and there.out == call("predict", "--run", kept.mlp, *TITLES).out
     card = (copy / "README.md").read_text(encoding="utf-8")
     config = runs.open_run(copy).config
     assert f"{config.results.macro_f1:.4f}" in card and config.data.sha256 in card
     assert all(f"- {name}" in card for name in config.classes)
 
 
-def test_the_encoder_has_to_be_the_runs_own(trained, tmp_path):
+def test_the_encoder_has_to_be_the_runs_own(kept, tmp_path):
     other = write_bert(tmp_path / "other", seed=1)
-    refused(call("predict", "--run", trained.run, "--model", other, "a"), "not the encoder", "weights")
-    moved = changed(trained.run, tmp_path / "moved", encoder__name="./enc")
+    refused(call("predict", "--run", kept.mlp, "--model", other, "a"), "not the encoder", "weights")
+    moved = changed(kept.mlp, tmp_path / "moved", encoder__name="./enc")
     refused(call("predict", "--run", moved, "a"), "moved", "--model", "./enc")
 
 
-def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
-    copy = shutil.copytree(trained.run, tmp_path / "copy")
+def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
+    copy = shutil.copytree(kept.mlp, tmp_path / "copy")
     heads = copy / "heads.safetensors"
     heads.write_bytes(heads.read_bytes()[:-4] + b"\1\2\3\4")
     refused(call("predict", "--run", copy, "a"), "heads.safetensors")
@@ -462,24 +389,22 @@ def test_a_damaged_or_foreign_run_is_refused(trained, tmp_path):
         {"options__head": "linear"},
     ]
     for number, change in enumerate(changes):
-        run = changed(trained.run, tmp_path / f"{number}", **change)
+        run = changed(kept.mlp, tmp_path / f"{number}", **change)
         refused(call("predict", "--run", run, "a"), f"{number}/")
-    call("evaluate", "--results", trained.folder / "results", "--baselines", "--features", trained.features)
-    baseline = next((trained.folder / "results").glob("*baseline-majority*"))
-    refused(call("predict", "--run", baseline, "a"), "baseline")
+    refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
 
 
-def test_a_folder_of_results_stands_for_its_only_run(trained, tmp_path, monkeypatch):
+def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     refused(call("predict", "--run", "results", "a"), "no run is there")
     assert "the best first" not in refused(call("predict", "a"), "--run")
-    shutil.copytree(trained.linear, "results/only")
+    shutil.copytree(kept.linear, "results/only")
     (tmp_path / "results" / "broken").mkdir()
     (tmp_path / "results" / "broken" / "config.json").write_text("{}")
-    assert call("predict", "--run", "results", "a").out == call("predict", "--run", trained.linear, "a").out
+    assert call("predict", "--run", "results", "a").out == call("predict", "--run", kept.linear, "a").out
     for number in range(10):
-        changed(trained.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
+        changed(kept.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
     for named in (["--run", "results"], []):
         line = refused(call("predict", *named, "a"), "--run", "the best first: results/run9, results/run8")
         assert re.findall(r"\brun\d", line) == [f"run{number}" for number in range(9, 1, -1)]
@@ -506,11 +431,11 @@ def test_a_folder_of_results_stands_for_its_only_run(trained, tmp_path, monkeypa
         (["--run", "RUN", "--csv", "ragged.csv", "--out", "o.csv"], ["row 2"]),
     ],
 )
-def test_what_contradicts_itself_is_refused_and_nothing_is_written(trained, tmp_path, monkeypatch, arguments, words):
+def test_what_contradicts_itself_is_refused_and_nothing_is_written(kept, tmp_path, monkeypatch, arguments, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in.csv").write_text("title\na\n")
     (tmp_path / "taken.csv").write_text("title,prediction\na,b\n")
     (tmp_path / "ragged.csv").write_text("title,x\na,b\nc\n")
     before = sorted(path.name for path in tmp_path.iterdir())
-    refused(call("predict", *[trained.run if a == "RUN" else a for a in arguments]), *words)
+    refused(call("predict", *[kept.mlp if a == "RUN" else a for a in arguments]), *words)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
