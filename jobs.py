@@ -163,7 +163,7 @@ def prepare(job, out):
 
 
 def find_unfinished(job, work):
-    """The Job that is under way in a folder, or None."""
+    """The Job that is under way in a folder and has something left to do, or None."""
     if not (work / "job.json").exists():
         return None
     unfinished = read_job(work)
@@ -175,11 +175,12 @@ def find_unfinished(job, work):
 
 
 def read_job(work):
+    """The Job that is under way in a folder."""
     return disk.read_json(work / "job.json", Job, "an unfinished extraction", store.FORMAT)
 
 
 def beside_features(job, there):
-    """The Job without what the Features in place hold; others than its own are a Problem."""
+    """The Job without what is there, as Features; those of another kind are a Problem."""
     old = there.manifest
     refuse_mixture(old, job, there.folder, "holds features")
     # a Problem where they have changed
@@ -216,7 +217,7 @@ def follow(job, there):
     found = changes.compare(there.titles_file(), out / CHECKED)
     if not found.is_later_state:
         refuse_mixture(old, job, out, "holds features")
-    cli.say(str(found))
+    cli.say(f"{found}")
     drop_outdated(job, there)
     job = replace(job, encoder=old.encoder, follows=old.data.titles)
 
@@ -240,18 +241,19 @@ def follow(job, there):
 def drop_outdated(job, there):
     """Delete what was begun, beside the Features that are there, for other titles than a Job's."""
     out = there.folder
-    dropped = []
-    if (out / "job.json").exists():
-        begun = [name for name in read_job(out).names if name not in there.manifest.files]
-        dropped += begun
-        clear(out, *begun, *RECORDS)
     new = out / store.NEW
-    if new.exists():
-        begun = read_job(new) if (new / "job.json").exists() else None
-        wanted = (job.data.titles, there.manifest.data.titles)
-        if begun is None or (begun.data.titles, begun.follows) != wanted:
-            dropped += begun.names if begun else []
-            discard(new)
+    dropped = []
+    # layers that were being added to the earlier titles
+    if (out / "job.json").exists():
+        dropped += [name for name in read_job(out).names if name not in there.manifest.files]
+        clear(out, *dropped, *RECORDS)
+    # features that were to follow another state of the titles, or whose deletion was interrupted
+    begun = read_job(new) if (new / "job.json").exists() else None
+    if begun is None:
+        discard(new)
+    elif begun.data.titles != job.data.titles or begun.follows != there.manifest.data.titles:
+        dropped += begun.names
+        discard(new)
     if dropped:
         cli.say(f"dropped: an unfinished extraction of {' '.join(dropped)} for other titles")
 

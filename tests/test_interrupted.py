@@ -1,6 +1,7 @@
 """Interrupted extractions: whatever stops one, what is left is never taken for features, and the same command goes on.
 
-`python tests/test_interrupted.py 200` kills 200 extractions at random and prints what came of it as markdown.
+`python tests/test_interrupted.py 200` kills 200 extractions at random and prints what came of it as markdown;
+`python tests/test_interrupted.py 200 changed`, extractions of titles that have changed.
 """
 
 import collections
@@ -76,7 +77,7 @@ def die_at(step, out):
     left = itertools.count(step - 1, -1)
 
     def touch(event, arguments):
-        known = event in ("open", "os.rename", "os.remove") and str(out) in str(arguments[0])
+        known = event in ("open", "os.rename", "os.remove", "shutil.rmtree") and str(out) in str(arguments[0])
         if (known or event in ("os.fsync", "os.posix_fallocate")) and next(left) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -131,10 +132,60 @@ def test_an_extraction_killed_at_any_step_ends_with_the_same_bytes(tmp_path, ber
     assert step > 20
 
 
-def drill(kills, in_a_row=20, seed=0, rows=1170, window=32):
+def change(path):
+    """Change titles and labels of a file: a row edited, one label changed, rows removed, moved and appended."""
+    header, *lines = Path(path).read_text().splitlines()
+    lines[3] = "rome by night,travel"
+    lines[5] = lines[5].rpartition(",")[0] + ",war"
+    moved = lines[10:]
+    Path(path).write_text("\n".join([header, *moved, *lines[:7], "a night market in rome,food"]) + "\n")
+
+
+def state(folder):
+    """The titles with their labels, and the features, as whoever opens a folder of features finds them."""
+    features = store.open_features(folder)
+    arrays = [features.read(*store.column_of(name)).tobytes() for name in features.manifest.files]
+    return features.titles(), list(features.manifest.files), arrays
+
+
+@pytest.mark.parametrize("kind", ["titles", "labels"])
+def test_features_that_follow_titles_and_are_killed_at_any_step_are_old_or_new(tmp_path, bert, loaded, kind):
+    source = write_titles(tmp_path / "titles.csv")
+    command = ["--data", source, "--model", bert, *SETTINGS, "--window", 30, "--out"]
+    before = tmp_path / "before"
+    out = tmp_path / "features"
+    assert forked([*command, before]).code == 0
+    if kind == "labels":
+        Path(source).write_text(Path(source).read_text().replace(",travel", ",trips"))
+    else:
+        change(source)
+    shutil.copytree(before, tmp_path / "after")
+    assert forked([*command, tmp_path / "after"]).code == 0
+    after = contents(tmp_path / "after")
+    states = [state(before), state(tmp_path / "after")]
+    assert states[0] != states[1]
+    found = collections.Counter()
+    for step in itertools.count(1):
+        shutil.copytree(before, out)
+        code = forked([*command, out], functools.partial(die_at, step, out)).code
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        found[states.index(state(out))] += 1
+        result = forked([*command, out])
+        assert result.code == 0, (step, result.err)
+        assert contents(out) == after, step
+        shutil.rmtree(out)
+    # the swap itself was met, too
+    assert found[0] > 10 and found[1] > 4, found
+
+
+def drill(kills, in_a_row=20, seed=0, rows=1170, window=32, changed=False):
     """Kill extractions at random steps until `kills` have died; those that finish are compared with a whole one.
 
-    Returns a report of it as markdown, and whether all files were the same.
+    changed: whether they are of titles that have changed, in a folder of features of the earlier ones; then all that is
+    opened on the way must be the old features or the new ones. Returns a report of it as markdown, and whether all
+    files were the same.
     """
     started = time.time()
     chance = random.Random(seed)
@@ -148,21 +199,30 @@ def drill(kills, in_a_row=20, seed=0, rows=1170, window=32):
         bert = write_bert(scratch / "bert")
         command = ["--data", titles, "--model", bert, "--window", window, *SETTINGS, "--out"]
         assert forked([*command, scratch / "whole"]).code == 0
+        states = []
+        if changed:
+            shutil.copytree(scratch / "whole", scratch / "before")
+            change(titles)
+            assert forked([*command, scratch / "whole"]).code == 0
+            states = [state(scratch / "before"), state(scratch / "whole")]
         while stages.total() < kills:
             out = scratch / f"killed-{rounds}"
+            if changed:
+                shutil.copytree(scratch / "before", out)
             died = 0
             while died < in_a_row and stages.total() < kills:
                 step = chance.randrange(1, 80)
                 if forked([*command, out], functools.partial(die_at, step, out)).code == 0:
                     break
-                tens = len(jobs.recorded(out).windows) // 10 * 10
-                stages[f"with {tens} to {tens + 9} windows recorded"] += 1
+                stages[stage(out, states)] += 1
                 died += 1
             assert forked([*command, out]).code == 0
             same = same and contents(out) == contents(scratch / "whole")
             shutil.rmtree(out)
             rounds += 1
             most = max(most, died)
+    same = same and "neither the old features nor the new ones" not in stages
+    what = "features that follow changed titles" if changed else "new features"
     rows = [
         ("processes killed (SIGKILL)", kills),
         ("most kills in one extraction", most),
@@ -172,7 +232,7 @@ def drill(kills, in_a_row=20, seed=0, rows=1170, window=32):
         ("same bytes as an extraction that nobody stopped", "yes" if same else "NO"),
         ("seconds", round(time.time() - started)),
     ]
-    text = f"""# Killed and resumed
+    text = f"""# Killed and resumed: {what}
 
 {cli.markdown([":", ""], rows)}
 
@@ -183,8 +243,20 @@ Killed just before they opened, synced, renamed or deleted a file, at random. Co
 
 Made by:
 
-    python tests/test_interrupted.py {kills}"""
+    python tests/test_interrupted.py {kills}{" changed" if changed else ""}"""
     return text, same
+
+
+def stage(out, states):
+    """How far a killed extraction has come. states: see state, of the earlier titles and the changed ones."""
+    if states:
+        there = state(out)
+        if there not in states:
+            return "neither the old features nor the new ones"
+        if there == states[1]:
+            return "when the new features were there"
+    windows = len(jobs.recorded(out / store.NEW if states else out).windows) // 10 * 10
+    return f"with {windows} to {windows + 9} windows recorded"
 
 
 # --- stopped, failed and crashed ----------------------------------------------------------------------------------
@@ -374,7 +446,7 @@ def test_layers_that_are_added_later_are_those_of_one_extraction(tmp_path, go, w
 def others(tmp_path_factory, source):
     """Another encoder and other titles."""
     folder = tmp_path_factory.mktemp("others")
-    Path(folder / "other.csv").write_text(Path(source).read_text().replace("best", "worst"))
+    Path(folder / "other.csv").write_text(Path(source).read_text().replace("best", "worst").replace("how", "when"))
     return {"MODEL": write_bert(folder / "other-bert", seed=1), "TITLES": str(folder / "other.csv")}
 
 
@@ -628,6 +700,20 @@ def torchrun(*arguments):
     return subprocess.run(command, text=True, capture_output=True, timeout=300, env=environment)
 
 
+def test_two_processes_follow_changed_titles_with_the_bytes_of_one(tmp_path, bert, go):
+    source = write_titles(tmp_path / "titles.csv")
+    assert go("--data", source).code == 0
+    shutil.copytree(tmp_path / "features", tmp_path / "two")
+    change(source)
+    assert go("--data", source).code == 0
+    two = torchrun("--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "two")
+    assert two.returncode == 0 and two.stderr.count("58 titles: 56 kept, 2 new, 4 gone, 1 label changed") == 1
+    one, shared = contents(tmp_path / "features"), contents(tmp_path / "two")
+    assert shared["manifest.json"]["machine"].pop("processes") == 2
+    assert one["manifest.json"]["machine"].pop("processes") == 1
+    assert shared == one
+
+
 def test_two_processes_have_the_bytes_of_one(tmp_path, bert, source, go, whole):
     two = torchrun("--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "two")
     assert two.returncode == 0 and two.stderr.count("on 2 processes") == 1, two.stderr
@@ -646,6 +732,6 @@ def test_a_refusal_ends_all_processes(tmp_path, bert, source):
 
 
 if __name__ == "__main__":
-    REPORT, SAME = drill(int(sys.argv[1]) if sys.argv[1:] else 20)
+    REPORT, SAME = drill(int(sys.argv[1]) if sys.argv[1:] else 20, changed="changed" in sys.argv)
     print(REPORT)
     sys.exit(0 if SAME else 1)

@@ -508,7 +508,7 @@ def test_same_command_same_bytes_other_seed_other_heads(tmp_path, planted, head,
         (["--survey", "--pooling", "cls"], ["--survey --pooling"]),
         (["--survey", "--epochs", "3"], ["--epochs", "leave it out"]),
         (["--survey", "--fusion", "mix"], ["--fusion", "leave it out"]),
-        (["--folds", "31"], ["distinct titles", "--folds 31"]),
+        (["--folds", "31"], ["4 of 4 categories have fewer titles than 31 folds need", "--folds 30"]),
         (["--labels", "1000"], ["--labels 1000", "--labels all"]),
     ],
 )
