@@ -63,8 +63,6 @@ def predict_file(args, own):
     work = workplace(args.out)
     with shares.meeting(), contextlib.ExitStack() as stack:
         if shares.RANK == 0:
-            for note in table.notes:
-                cli.say(f"{args.csv}: {note}")
             stack.enter_context(disk.locked(work, "a prediction"))
             prepare(job_of(args, own), work, args)
         try:
@@ -84,7 +82,10 @@ def predict_file(args, own):
             return None
         outcome = total(work)
         join(table.header, args, form, work)
-        return outcome
+    # some are made while rows are read
+    for note in table.notes:
+        cli.say(f"{args.csv}: {note}")
+    return outcome
 
 
 def workplace(out):
