@@ -101,19 +101,24 @@ def check_encoder(encoder, poolings):
     For some kinds, such as FNet and ConvBERT, padding changes the values of a title in spite of its
     mask. Some call their layers in ways that the hooks do not know, and those run to their end.
     """
-    tokenised = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])
+    titles = ["a title", "another, rather longer title: 10 things | 2024", "a"]
+    tokenised = tokenise(encoder, titles)
     depth = encoder.info.layers
     layers = range(depth + 1)
     try:
+        check_states(encoder, tokenised.ids[0])
         truth = embed(encoder, tokenised, layers, cli.POOLINGS)
     except FOREIGN as error:
         reason = cli.one_line(error)[:160]
         raise cli.Problem(f"--model {encoder.name}: cannot be run on titles ({reason})") from None
 
-    # is there a summary? what reads from left to right knows nothing of the title at its first token
+    # is there a summary? its token is none of the title's, whatever the tokenizer calls it;
+    # what reads from left to right knows nothing of the title there
     starts = {tokens[0] for tokens in tokenised.ids}
-    summary = starts == {encoder.tokenizer.cls_token_id} and not close(*truth["cls", depth], 1e-5)
-    if "cls" in poolings and not summary:
+    bare = encoder.tokenizer(titles, add_special_tokens=False).input_ids
+    own = {token for tokens in bare for token in tokens[:1]} - {encoder.tokenizer.cls_token_id}
+    knows = not close(*truth["cls", depth][:2], 1e-5)
+    if "cls" in poolings and not (len(starts) == 1 and starts.isdisjoint(own) and knows):
         what = f"{encoder.name} puts no summary token first (decoder-only models have none)"
         raise cli.Problem(f"--pooling cls: {what}; use --pooling mean")
 
@@ -126,6 +131,17 @@ def check_encoder(encoder, poolings):
     for wanted in (layers, *([layer] for layer in layers)):
         if encoder.blocks is not None and not is_same(encoder, tokenised, wanted, truth):
             encoder.blocks = None
+
+
+def check_states(encoder, tokens):
+    """Refuse an encoder that does not give a hidden state for each layer and token, such as CANINE."""
+    ids = torch.tensor([tokens], device=encoder.device)
+    with torch.inference_mode():
+        states = encoder.model(input_ids=ids, output_hidden_states=True).hidden_states
+    is_whole = all(state.shape[:2] == ids.shape for state in states)
+    if len(states) != encoder.info.layers + 1 or not is_whole:
+        wrong = f"a {encoder.info.kind} model does not give a hidden state for each layer and token"
+        raise cli.Problem(f"--model {encoder.name}: {wrong}; choose another encoder")
 
 
 def is_same(encoder, tokenised, layers, truth):

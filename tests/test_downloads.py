@@ -283,7 +283,7 @@ def hub(bert):
 @pytest.fixture
 def extract(tmp_path):
     """extract(address, model, out): extract.py as from a shell, with that hub and a cache of this test's own."""
-    titles = write_titles(tmp_path / "titles.csv", 12)
+    titles = write_titles(tmp_path / "titles.csv", 15)
 
     def run(address, model=NAME, out="f", **environment):
         hub = {
@@ -356,9 +356,31 @@ def test_cut_weights_are_never_used(hub, extract, tmp_path):
         refused(extract(address), f"--model {NAME}", "model hub")
         assert asked.count("GET /cdn/model.safetensors") == 6  # once, and five times more
         kept = [file for file in (tmp_path / "hf" / "hub").rglob("*") if file.is_file()]
+        kept = [file for file in kept if ".no_exist" not in file.parts]  # names of what is not on the hub
         assert kept
         for file in kept:
             assert file.suffix != ".safetensors"
             assert file.stat().st_size < len(weights) // 2
         result = extract(address)
     assert result.code == 0, result.err
+
+
+def test_an_adapter_on_the_hub_is_refused(hub, extract):
+    hub.files["adapter_config.json"] = b"{}"
+    with serving(hub) as (address, asked):
+        refused(extract(address), NAME, "adapter_config.json is an adapter", "merge it")
+    assert not any("model.safetensors" in line for line in asked)
+
+
+def test_an_encoder_in_a_part_of_its_repository_is_found_there(hub, extract, bert, tmp_path):
+    hub.files = {f"0_Transformer/{name}": content for name, content in hub.files.items()}
+    hub.files["modules.json"] = json.dumps([{"idx": 0, "path": "0_Transformer"}]).encode()
+    with serving(hub) as (address, _):
+        result = extract(address)
+    assert result.code == 0, result.err
+    unplugged = extract(address, out="again")
+    assert unplugged.code == 0, unplugged.err
+    for out in ("f", "again"):
+        features = store.open_features(tmp_path / out)
+        wanted = truth(bert, features.titles()[0])["cls", 2]
+        assert abs(features.read("cls", 2) - wanted).max() < 1e-5 * abs(wanted).max()

@@ -1,6 +1,7 @@
 """Encoders of many kinds: their features are transformers' own, whatever the batching, the depth or the tokenizer."""
 
 import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from tokenizers import decoders, pre_tokenizers, processors, trainers
 import cli
 import embedding
 import encoder as encoders
+import loading
 
 TITLES = """how to paint a sunset
 Rome
@@ -495,3 +497,140 @@ def test_a_causal_model_is_refused_with_cls_though_its_tokenizer_puts_that_token
     with pytest.raises(cli.Problem, match="--pooling cls.*use --pooling mean"):
         encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("cls",))
     assert encoders.load_encoder(str(tmp_path), "cpu", "float32", 64, ("mean",)).info.layers == 2
+
+
+def test_a_first_token_of_any_name_sums_up_a_title_where_it_knows_the_rest(tmp_path):
+    """A tokenizer as RoBERTa's that calls its first token the beginning, and one that does not name it at all."""
+    for number, names in enumerate([named("<s> <pad> </s> <unk>", "bos pad eos unk"), named("<pad> <unk>", "pad unk")]):
+        folder = tmp_path / str(number)
+        special = {"first": "<s>", "last": "</s>", **names}
+        trained(folder, "bytes", "<s> $A </s>", **special)
+        config = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=config.backend_tokenizer, **names)
+        tokenizer.save_pretrained(folder)
+        torch.manual_seed(1)
+        config = transformers.AutoConfig.for_model("roberta", **SIZE, **ENDS, vocab_size=len(tokenizer))
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+        encoder = encoders.load_encoder(str(folder), "cpu", "float32", 32, ("cls",))
+        assert encoder.tokenizer.cls_token_id is None
+        got = features(encoder, TITLES, poolings=("cls",))
+        wanted = truth(folder, TITLES, truncation=True, max_length=32)
+        assert all(close(got[key], wanted[key]) for key in got)
+
+
+def test_a_title_that_begins_with_the_same_word_has_no_summary(tmp_path, folder_of):
+    """Without tokens around it, every title here begins with the same letter: that is none that sums it up."""
+    folder = change_weights(folder_of("roberta"), tmp_path / "bare", lambda weights: None)
+    bare = functools.partial(trained, kind="bytes", template="$A", **ROBERTA)
+    bare(folder)
+    with pytest.raises(cli.Problem, match="--pooling cls: .*use --pooling mean"):
+        encoders.load_encoder(folder, "cpu", "float32", 32, ("cls",))
+
+
+def test_layers_that_have_no_state_for_each_token_are_one_line(tmp_path):
+    """CANINE computes on four letters at once, and gives more states than it has layers."""
+    size = {**SIZE, "local_transformer_stride": 8, "max_position_embeddings": 256}
+    transformers.CanineModel(transformers.CanineConfig(**size)).save_pretrained(tmp_path)
+    transformers.CanineTokenizer().save_pretrained(tmp_path)
+    for poolings in (("cls",), ("mean",)):
+        with pytest.raises(cli.Problem, match="canine model.*a hidden state for each layer and token.*another encoder"):
+            encoders.load_encoder(str(tmp_path), "cpu", "float32", 32, poolings)
+
+
+def test_an_encoder_that_fails_on_short_titles_is_one_line(folder_of, monkeypatch):
+    forward = transformers.BertModel.forward
+
+    def needs_four(self, input_ids, **options):
+        if input_ids.shape[1] < 4:
+            raise RuntimeError("max_pool1d() Invalid computed output size: 0")
+        return forward(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(transformers.BertModel, "forward", needs_four)
+    with pytest.raises(cli.Problem, match="cannot be run on titles .*output size: 0"):
+        encoders.load_encoder(folder_of("bert"), "cpu", "float32", 32)
+
+
+# --- folders as other programs leave them -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("alone", [False, True], ids=["beside its model", "alone"])
+def test_an_adapter_is_refused(tmp_path, name, alone):
+    folder = tmp_path / "a"
+    if alone:
+        folder.mkdir()
+    else:
+        write_bert(folder)
+    (folder / name).write_text("{}")
+    with pytest.raises(cli.Problem, match=f"--model .*: {name} is an adapter.*merge it into its model first"):
+        encoders.load_encoder(str(folder), "cpu", "float32", 32)
+
+
+def older_sentence_transformer(folder, part="0_Transformer", kind="Transformer"):
+    """A folder as versions before 2 of sentence-transformers saved it, with a BERT of two layers in it."""
+    write_bert(folder / part)
+    kind = f"sentence_transformers.models.{kind}"
+    modules = [{"idx": 0, "name": "0", "path": part, "type": kind}]
+    modules.append({"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "config.json").write_text('{"__version__": "0.3.2"}')
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.parametrize("part, kind", [("0_Transformer", "Transformer"), ("0_BERT", "BERT")])
+def test_an_older_folder_of_sentence_transformers_is_read_where_it_says(tmp_path, part, kind):
+    folder = older_sentence_transformer(tmp_path / "old", part, kind)
+    encoder = encoders.load_encoder(str(folder), "cpu", "float32", 32)
+    got = features(encoder, TITLES, poolings=("cls",))
+    wanted = truth(folder / part, TITLES, truncation=True, max_length=32)
+    assert all(close(got[key], wanted[key]) for key in got)
+    assert encoder.info.name == str(folder)
+
+
+def test_faults_in_an_older_folder_name_its_part(tmp_path):
+    folder = older_sentence_transformer(tmp_path / "old")
+    weights = folder / "0_Transformer" / "model.safetensors"
+    (folder / "0_Transformer" / "adapter_config.json").write_text("{}")
+    with pytest.raises(cli.Problem, match="adapter_config.json is an adapter"):
+        encoders.load_encoder(str(folder), "cpu", "float32", 32)
+    (folder / "0_Transformer" / "adapter_config.json").unlink()
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(cli.Problem, match="0_Transformer in it holds no weights as safetensors.*convert it"):
+        encoders.load_encoder(str(folder), "cpu", "float32", 32)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    ["", "{}", "[]", "[1]", '[{"path": 1}]', '[{"path": ".."}]', '[{"path": "../other"}]', '[{"path": "gone"}]'],
+)
+def test_modules_that_lead_nowhere_or_elsewhere_are_not_followed(tmp_path, modules):
+    write_bert(tmp_path / "other", layers=3)
+    folder = Path(write_bert(tmp_path / "bert"))
+    (folder / "modules.json").write_text(modules)
+    assert encoders.load_encoder(str(folder), "cpu", "float32", 32).info.layers == 2
+
+
+def test_a_tokenizer_of_sentencepiece_names_what_to_install(tmp_path, monkeypatch):
+    """DeBERTa-v3 has no other file of its tokenizer."""
+    folder = Path(write_bert(tmp_path / "bert"))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    kind = {"tokenizer_class": "DebertaV2Tokenizer", "vocab_type": "spm"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind))
+    (folder / "spm.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\0\0\0\0\x18\x02")
+    for missing in ("sentencepiece", "google"):
+        monkeypatch.setitem(sys.modules, missing, None)
+        with pytest.raises(cli.Problem, match="pip install sentencepiece protobuf$"):
+            encoders.load_encoder(str(folder), "cpu", "float32", 32)
+        monkeypatch.undo()
+
+
+def test_a_folder_called_minilm_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_bert(Path("minilm"))
+    assert loading.find_model("minilm")[0] != str(tmp_path / "minilm")
+    assert "that pip installs; for the folder of that name: --model ./minilm" in capsys.readouterr().err
+    assert encoders.load_encoder("./minilm", "cpu", "float32", 32).info.name == str(tmp_path / "minilm")
+    assert capsys.readouterr().err == ""

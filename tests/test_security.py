@@ -41,7 +41,7 @@ def test_the_bomb_is_real(tmp_path):
 
 
 def extract(tmp_path, folder):
-    return call("extract", "--data", write_titles(tmp_path / "t.csv", 12), "--model", folder, "--out", tmp_path / "f")
+    return call("extract", "--data", write_titles(tmp_path / "t.csv", 15), "--model", folder, "--out", tmp_path / "f")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
