@@ -1,6 +1,7 @@
 """The frozen encoder: load it, check it, and make it ready for embedding.py to run."""
 
 import contextlib
+import ctypes
 import functools
 import itertools
 import os
@@ -14,15 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cli
 import store
-from embedding import embed, tokenise
+from embedding import BATCHING, Batching, embed, tokenise
 from loading import read_model
 
 # oneDNN keeps what it has made for every shape of matrices, by default hundreds of MB
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
 
-# a batch: on a CPU more falls out of the cache
-TOKENS = {"cpu": 2048, "cuda": 32768}
 # as code of others may fail
 FOREIGN = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -38,7 +37,7 @@ class Encoder:
     device: torch.device
     dtype: torch.dtype  # that the weights are rounded to
     max_length: int  # tokens; longer titles are cut
-    budget: int  # tokens a batch
+    batching: Batching  # how many of them are computed together
     mixes: bool = False  # whether titles of different lengths may be padded to one
     blocks: list | None = None  # its layers as modules, where hooks know how they are called
     operations: np.ndarray | None = None  # of a title, as count_operations says; None: unknown
@@ -56,12 +55,17 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
 
     # try it in float32, then make it fast
     model.eval().requires_grad_(False).to(device)
-    encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, TOKENS[device.type])
+    batching = BATCHING[device.type]
+    encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, batching)
     check_encoder(encoder, poolings)
     encoder.operations = count_operations(encoder)
     model.to(dtype)
     if device.type == "cpu":
+        keep_memory()
         pack_linears(encoder)
+    encoder.batching = choose_batching(device, model.dtype)
+    if encoder.batching.fuse:
+        fuse_activations(encoder)
     return encoder
 
 
@@ -75,6 +79,29 @@ def choose_dtype(name, device):
         units = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
         fast = any(getattr(torch.cpu, unit, bool)() for unit in units)
     return torch.bfloat16 if fast else torch.float32
+
+
+def keep_memory():
+    """Let glibc, where there is one, keep the large blocks that are freed for the next batch.
+
+    It would give them back, and the system would have to find each page anew: 6% of the time with
+    AMX, more on a virtual machine.
+    """
+    threshold = -3  # blocks from this size on are mapped, and unmapped when freed
+    top = -1  # from this size on, what is free at the heap's end is given back
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(threshold, 32 << 20)  # its maximum
+        glibc.mallopt(top, (1 << 31) - 1)
+
+
+def choose_batching(device, dtype):
+    """The embedding.Batching for a device and the dtype of the arithmetic."""
+    # not every version of torch can tell
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)
+    if device.type == "cpu" and dtype == torch.bfloat16 and has_amx():
+        return BATCHING["cpu, bfloat16 with AMX"]
+    return BATCHING[device.type]
 
 
 def check_parts(name, model, tokenizer, max_length):
@@ -247,3 +274,59 @@ def pack_linears(encoder):
     if encoder.model.dtype != torch.float32:
         encoder.model.float()
         pack_linears(encoder)
+
+
+def fuse_activations(encoder):
+    """Let packed products apply the exact GELU that follows them. Undone where that changes states."""
+    layers = range(encoder.info.layers + 1)
+    tokenised = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])
+    features = functools.partial(embed, encoder, tokenised, layers, ["mean"])
+    before = features()
+    pairs = find_activations(encoder, features)
+    products = [linear.forward for linear, _ in pairs]
+    with contextlib.suppress(*FOREIGN):
+        for (linear, activation), product in zip(pairs, products, strict=True):
+            # without an algorithm, oneDNN's would be the approximation by tanh
+            linear.forward = functools.partial(product, attr="gelu", algorithm="none")
+            activation.forward = nn.Identity().forward
+        after = features()
+        if all(close(after[column], values, 0.05) for column, values in before.items()):
+            return
+
+    # undo it
+    for (linear, activation), product in zip(pairs, products, strict=True):
+        linear.forward = product
+        activation.__dict__.pop("forward", None)
+
+
+def find_activations(encoder, work):
+    """[(packed Linear, the exact GELU that its output goes into)], as seen while `work` is done."""
+    made = {}  # by what came out, which is kept so that no other gets its place
+    pairs = {}
+
+    def note_product(linear, _, output):
+        made[id(output)] = (linear, output)
+
+    def note_activation(activation, inputs, _):
+        linear, _ = made.get(id(inputs[0]), (None, None))
+        if linear is not None:
+            pairs[linear] = activation
+
+    with contextlib.ExitStack() as hooks:
+        for module in encoder.model.modules():
+            if isinstance(module.__dict__.get("forward"), functools.partial):
+                hooks.enter_context(module.register_forward_hook(note_product))
+            elif is_exact_gelu(module):
+                hooks.enter_context(module.register_forward_hook(note_activation))
+        work()
+    return list(pairs.items())
+
+
+def is_exact_gelu(module):
+    """Whether a module is the GELU by the error function, whatever its class is called."""
+    if list(module.children()) or list(module.parameters()):
+        return False
+    x = torch.linspace(-4, 4, 100)
+    with contextlib.suppress(*FOREIGN, NotImplementedError):
+        return torch.allclose(module(x), nn.functional.gelu(x), rtol=0, atol=1e-6)
+    return False

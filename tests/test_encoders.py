@@ -190,8 +190,7 @@ def check_values(name, folder_of, encoder):
 def test_every_layer_equals_transformers(name, folder_of, load, batches, monkeypatch):
     encoder = load(name)
     batches.clear()
-    monkeypatch.setattr(encoder, "budget", 10**6)
-    monkeypatch.setitem(embedding.LEAST, "cpu", 10**6)
+    monkeypatch.setattr(encoder, "batching", embedding.Batching(10**6, 10**6))
     check_values(name, folder_of, encoder)
     assert len(batches) == 1 or name in UNPADDED  # padded together, but where that changes the values
     assert name not in UNPADDED or all(len(set(batch)) == 1 for batch in batches)
@@ -201,8 +200,7 @@ def test_every_layer_equals_transformers(name, folder_of, load, batches, monkeyp
 def test_other_batches_have_the_same_values(folder_of, load, batches, monkeypatch, least, budget):
     encoder = load("bert")
     batches.clear()
-    monkeypatch.setattr(encoder, "budget", budget)
-    monkeypatch.setitem(embedding.LEAST, "cpu", least)
+    monkeypatch.setattr(encoder, "batching", embedding.Batching(budget, least))
     check_values("bert", folder_of, encoder)
     assert all(len(set(batch)) == 1 for batch in batches)
     assert any(len(batch) > 1 for batch in batches) == (budget > 1)
@@ -235,7 +233,7 @@ def test_cls_is_refused_where_there_is_none(name, folder_of):
 def test_padding_side_of_the_tokenizer_does_not_matter(name, load, monkeypatch):
     encoder = load(name)
     found = {}
-    monkeypatch.setitem(embedding.LEAST, "cpu", 10**6)
+    monkeypatch.setattr(encoder, "batching", embedding.Batching(2048, 2048))
     for side in ("left", "right"):
         monkeypatch.setattr(encoder.tokenizer, "padding_side", side)
         found[side] = features(encoder, TITLES)
@@ -272,6 +270,50 @@ def test_a_model_that_reads_its_weights_itself_keeps_them(folder_of, monkeypatch
 
     monkeypatch.setattr(transformers.models.bert.modeling_bert.BertIntermediate, "forward", forward)
     check_values("bert", folder_of, encoders.load_encoder(folder_of("bert"), "cpu", "float32", 32, ("cls", "mean")))
+
+
+def fused_into(encoder):
+    """How many products apply a GELU."""
+    found = [module.__dict__.get("forward") for module in encoder.model.modules()]
+    return sum(getattr(forward, "keywords", {}).get("attr") == "gelu" for forward in found)
+
+
+EXACT_GELU = ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "longformer", "xlnet"]
+
+
+@pytest.mark.parametrize("name", [*EXACT_GELU, "gpt2", "modernbert", "albert", "llama"])
+def test_products_that_apply_the_exact_gelu_give_the_same_states(name, folder_of):
+    """Others have another activation, or none that follows a product alone."""
+    encoder = encoders.load_encoder(folder_of(name), "cpu", "float32", 32, poolings_of(name))
+    encoders.fuse_activations(encoder)
+    assert fused_into(encoder) == (encoder.info.layers if name in EXACT_GELU else 0)
+    check_values(name, folder_of, encoder)
+
+
+def test_products_leave_the_gelu_where_their_outcome_is_used_without_it(folder_of, monkeypatch):
+    def forward(self, states):
+        linear = self.dense(states)
+        return self.intermediate_act_fn(linear) - 2 * linear
+
+    monkeypatch.setattr(transformers.models.bert.modeling_bert.BertIntermediate, "forward", forward)
+    encoder = encoders.load_encoder(folder_of("bert"), "cpu", "float32", 32, ("cls", "mean"))
+    encoders.fuse_activations(encoder)
+    assert fused_into(encoder) == 0
+    check_values("bert", folder_of, encoder)
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_batches_are_chosen_by_what_the_processor_has(has_amx, dtype, folder_of, monkeypatch, load):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx)
+    encoder = encoders.load_encoder(folder_of("bert"), "cpu", dtype, 32, ("cls", "mean"))
+    # float32 is multiplied without AMX, also where there are no instructions for bfloat16
+    large = has_amx and encoder.model.dtype == torch.bfloat16
+    assert encoder.batching.budget == (4096 if large else 2048)
+    assert fused_into(encoder) == (4 if large else 0)
+    exact = features(load("bert"), TITLES, poolings=("cls", "mean"))
+    found = features(encoder, TITLES, poolings=("cls", "mean"))
+    assert all(close(found[key], exact[key], 0.05) for key in exact)
 
 
 # --- lengths, copies ----------------------------------------------------------------------------------------------
@@ -400,19 +442,18 @@ def test_too_little_memory_makes_the_batches_smaller(load, monkeypatch):
     encoder = load("bert")
     titles = [f"{title} {i}" for i in range(8) for title in TITLES]
     wanted = features(encoder, titles)
-    monkeypatch.setattr(encoder, "budget", 512)
-    monkeypatch.setitem(embedding.LEAST, "cpu", 512)
+    monkeypatch.setattr(encoder, "batching", embedding.Batching(512, 512))
     given = short_of_memory(encoder, monkeypatch, 100)
     got = features(encoder, titles)
     assert all(close(got[key], wanted[key]) for key in wanted)
-    assert 32 <= encoder.budget <= 100
+    assert 32 <= encoder.batching.budget <= 100
     failed = [size for size in given if size > 100]
     assert 1 <= len(failed) <= 4 and failed == sorted(failed, reverse=True)  # each failure halves what is tried next
 
 
 def test_a_title_that_does_not_fit_into_memory_is_one_line(load, monkeypatch):
     encoder = load("bert")
-    monkeypatch.setattr(encoder, "budget", 512)
+    monkeypatch.setattr(encoder, "batching", embedding.Batching(512, 256))
     short_of_memory(encoder, monkeypatch, 10)
     with pytest.raises(cli.Problem, match="too little memory for one title of .* --max-length"):
         features(encoder, TITLES)
