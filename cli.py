@@ -8,11 +8,15 @@ import re
 import shlex
 import signal
 import sys
+import time
 import unicodedata
+from dataclasses import dataclass
 from pathlib import Path
 
 VERSION = "0.3.0"
 POOLINGS = ("cls", "mean")
+# seconds from one line of progress to the next in a log
+MINUTE = 60
 # whether this process prints nothing but results and errors
 STATE = {"quiet": False}
 # what moves a cursor (but to the next line or stop), changes colours or turns text around; and
@@ -183,13 +187,49 @@ def say(text):
         print(text, file=sys.stderr, flush=True)
 
 
-def progress(total, unit, shown=True, **options):
-    """A tqdm bar on standard error that shows after two seconds, and only on a terminal."""
+def progress(total, unit, desc, shown=True, initial=0):
+    """A tqdm bar on standard error that shows after two seconds; where that is no terminal, Lines.
+
+    total: None where it is not known; unit: begins with a space; initial: what is done already.
+    """
     from tqdm import tqdm
 
-    # None: where it is no terminal
-    hidden = True if STATE["quiet"] or not shown else None
-    return tqdm(total=total, unit=unit, unit_scale=True, delay=2, dynamic_ncols=True, disable=hidden, **options)
+    # None where the caller has closed it
+    is_hidden = STATE["quiet"] or not shown or sys.stderr is None
+    if not is_hidden and not sys.stderr.isatty():
+        now = time.monotonic()
+        return Lines(total, unit, desc, initial, now, now)
+    look = {"unit_scale": True, "delay": 2, "dynamic_ncols": True}
+    return tqdm(total=total, unit=unit, desc=desc, initial=initial, disable=is_hidden, **look)
+
+
+@dataclass
+class Lines:
+    """Progress as a line a minute, so that a log shows life; used as a tqdm bar is."""
+
+    total: int | None
+    unit: str
+    desc: str
+    n: int  # what is done
+    begun: float  # seconds, of a clock that only goes forward
+    said: float  # when there was a line
+    disable: bool = False
+
+    def update(self, number):
+        """Note that so many more are done."""
+        self.n += number
+        now = time.monotonic()
+        if now - self.said < MINUTE:
+            return
+        self.said = now
+        of = f" of {self.total:,}" if self.total else ""
+        say(f"{self.desc}: {self.n:,}{of}{self.unit} after {count(int((now - self.begun) / 60), 'minute')}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
 
 
 def command(script, *words, **options):

@@ -1,9 +1,14 @@
 """What all scripts share: markdown tables that line up, commands to paste, texts that are safe to print."""
 
 import argparse
+import io
+import re
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from conftest import ROOT, write_titles
 
 import cli
 
@@ -109,3 +114,82 @@ def test_names_in_all_writing_systems_stay_what_they_are(name):
     assert cli.escape_cell(name) == name
     # what joins two letters takes no column of a table
     assert cli.width(name) == cli.width(name.replace("\u200d", "").replace("\u200c", "").replace("\u00ad", ""))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in seconds that cli.py sees, as the only item of a list."""
+    now = [1000.0]
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_progress_in_a_log_is_a_line_a_minute(clock, capsys):
+    with cli.progress(12000, " titles", desc="extract", initial=2000) as bar:
+        for _ in range(10):
+            clock[0] += 25
+            bar.update(1000)
+    with cli.progress(None, " titles", desc="predict") as bar:
+        clock[0] += 60
+        bar.update(64)
+        bar.update(64)
+    assert capsys.readouterr().err.splitlines() == [
+        "extract: 5,000 of 12,000 titles after 1 minute",
+        "extract: 8,000 of 12,000 titles after 2 minutes",
+        "extract: 11,000 of 12,000 titles after 3 minutes",
+        "predict: 64 titles after 1 minute",
+    ]
+
+
+def test_what_takes_less_than_a_minute_or_is_to_be_quiet_has_no_lines(clock, capsys, monkeypatch):
+    with cli.progress(10, " heads", desc="layer 2") as bar:
+        clock[0] += 59
+        bar.update(10)
+    for hidden in (False, True):
+        monkeypatch.setitem(cli.STATE, "quiet", hidden)
+        with cli.progress(10, " heads", desc="layer 2", shown=hidden) as bar:
+            clock[0] += 600
+            bar.update(10)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with cli.progress(10, " titles", desc="extract") as bar:
+        bar.update(10)
+        bar.refresh()
+    assert "extract: 100%" in terminal.getvalue() and "minute" not in terminal.getvalue()
+
+
+def log_of(script, *arguments):
+    """The lines on standard error of a script for which every look at the clock is 7 seconds later."""
+    code = f"""
+import runpy, sys, time
+now = [0.0]
+def monotonic():
+    now[0] += 7
+    return now[0]
+time.monotonic = monotonic
+sys.argv = {[f"{script}.py", *map(str, arguments)]!r}
+runpy.run_path({str(ROOT / f"{script}.py")!r}, run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.splitlines()
+
+
+def test_each_slow_script_shows_life_in_a_log(tmp_path, bert):
+    titles = write_titles(tmp_path / "titles.csv", 120)
+    features = tmp_path / "f"
+    results = tmp_path / "r"
+    encoder = ("--model", bert, "--dtype", "float32", "--layers", "2")
+    log = log_of("extract", "--data", titles, *encoder, "--window", "4", "--out", features)
+    assert any(re.fullmatch(r"extract: \d+ of 120 titles after \d+ minutes?", line) for line in log), log
+    log = log_of("train", "--features", features, "--results", results, "--layers", "2")
+    assert any(re.fullmatch(r"layer 2 \(cls\): \d+ of \d+ epochs after \d+ minutes?", line) for line in log), log
+    (run,) = results.glob("*/config.json")
+    out = tmp_path / "out.csv"
+    log = log_of("predict", "--run", run.parent, "--csv", titles, "--out", out, "--window", "4")
+    assert any(re.match(r"predict: \d+ .*titles after \d+ minutes?", line) for line in log), log
