@@ -21,12 +21,12 @@ class Answer:
     compared: list[Row]  # the table's rows, then the majority class, words, and averages with them
     comparison: comparison.Comparison  # of these rows, in their order
     competing: int  # how many of them compete for the best
-    best: Row  # the row with the highest macro-F1, of those that are shown to beat chance, if any is
+    best: Row  # the highest macro-F1 of those that are shown to beat chance, or else of all
     best_of_encoder: Row  # the same among the rows of an encoder
-    recommended: Row | None  # the cheapest one that is non-inferior to it; None where no row beats chance
+    recommended: Row | None  # the cheapest that is non-inferior to it; None: no row beats chance
     words: Row | None  # TF-IDF, with all titles
     averages: list[Row]  # of rows of an encoder with words
-    left_out: list[Row]  # rows of an encoder above the best of them that are not shown to beat chance
+    left_out: list[Row]  # rows of an encoder above the best of them, not shown to beat chance
 
     def number(self, row):
         """The place of a row in `compared`, and so in the arrays of the comparison."""
@@ -39,7 +39,11 @@ class Answer:
 
     @property
     def average(self):
-        """The average with words of the recommended row, or else of the best one; None without."""
+        """The average with words of the recommended row, or else of the best one; None without. Where
+        an average is recommended, it is that one.
+        """
+        if self.recommended in self.averages:
+            return self.recommended
         for row in self.averages:
             if row.run.parts[0] is self.recommended.run:
                 return row
@@ -51,7 +55,7 @@ def compare(table, margin):
     # rows that are shown to know something; where none does, all are candidates
     known = [row for row in table.rows if beats_chance(row, len(table.rows))]
     of_encoder = known or table.rows
-    best_of_encoder = max(of_encoder, key=lambda row: row.value)
+    best_of_encoder = best_of(of_encoder)
 
     # words, and their averages with the best row and with the one that would be taken without them
     full = [row for row in table.baselines if not row.run.labels_per_category]
@@ -67,7 +71,7 @@ def compare(table, margin):
     if words and beats_chance(words):
         knowing.append(words)
     candidates = knowing or table.rows
-    best = max(candidates, key=lambda row: row.value)
+    best = best_of(candidates)
     compared = [*table.rows, *sorted(full, key=lambda row: row.value), *averages]
     found = compare_rows(compared, best, candidates)
 
@@ -85,6 +89,11 @@ def compare(table, margin):
         averages=averages,
         left_out=[row for row in table.rows if row.value > best_of_encoder.value],
     )
+
+
+def best_of(rows):
+    """The row with the highest macro-F1; of equal ones, the cheapest."""
+    return min(rows, key=lambda row: (-row.value, row.cost))
 
 
 def compare_rows(rows, best, candidates):
@@ -105,12 +114,12 @@ def beats_chance(row, rows=1):
     """
     # of an interval with two ends: each row has a chance to be lucky
     level = 1 - 0.1 / rows
-    low, _ = comparison.interval(row.influence, level)
+    low = comparison.interval(row.influence, level)[0]
     return low > row.influence.chance
 
 
 def average_row(table, row, words):
-    """The average of a row's and the words' calibrated probabilities, as a Row that is on no disk."""
+    """The average of a row's and the words' probabilities, as a Row that is on no disk."""
     run = ensemble.average([row.run, words.run], table.labels, table.folds)
     return make_row(run, table.arrays, table.encoders, table.has_flop)
 

@@ -1,4 +1,4 @@
-"""How good the predictions for a test file are, as markdown: predict.py --label-column prints it."""
+"""How good the predictions for a test file are, as markdown, for predict.py --label-column."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,6 @@ import cli
 import comparison
 import ensemble
 import metrics
-import runs
 import splits
 from layout import SHOWN, category_table, wrap
 
@@ -21,8 +20,8 @@ IN_TRAINING = (
 SOME_IN_TRAINING = "Of the {titles:,} titles, {seen:,} were in training, as they are or as copies."
 NOTHING_NEW = "None of them is new, so this says nothing of new titles."
 ANSWERED = (
-    "With a probability of at least {least:g}, {share:.1%} of the titles are answered, and {right:.1%} of those answers "
-    "are right (95% interval {low:.1%} to {high:.1%})."
+    "With a probability of at least {least:g}, {share:.1%} of the titles{which} are answered, "
+    "and {right:.1%} of those answers are right (95% interval {low:.1%} to {high:.1%})."
 )
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
 UNKNOWN = "Labels that the run does not know count as errors, and not in the log loss: {names}."
@@ -65,8 +64,8 @@ def report(own, known, training, least=None):
     parts = []
     # a figure that looks like a result, and is none, is not the first thing to be read
     if test.seen.mean() > 0.5:
-        what = "average" if len(own) > 1 else "run"
-        text = IN_TRAINING.format(seen=test.seen.sum(), what=what, value=out_of_fold(own))
+        what, value = out_of_fold(own)
+        text = IN_TRAINING.format(seen=test.seen.sum(), what=what, value=value)
         parts.append(f"{text} {NOTHING_NEW}" if test.seen.all() else text)
     elif training:
         parts.append(SOME_IN_TRAINING.format(titles=len(test.seen), seen=test.seen.sum()))
@@ -80,10 +79,11 @@ def report(own, known, training, least=None):
         chosen = ~test.seen
         which = " (titles not in training)"
         rows.append(figures(test, "not in training", chosen))
-    heads = [":Titles", "Number", "Accuracy", "95% interval", "Macro-F1", "95% interval", "Log loss", "ECE"]
+    heads = [":Titles", "Number", "Accuracy", "95% interval", "Macro-F1", "95% interval"]
+    heads += ["Log loss", "ECE"]
     parts.append(cli.markdown(heads, rows))
     if least:
-        parts.append(answered(test, chosen, least))
+        parts.append(answered(test, chosen, which, least))
 
     # what to bear in mind, each category, and which are taken for which
     parts += cautions(test, chosen)
@@ -114,15 +114,18 @@ def numbered(classes, known, training):
 
 
 def out_of_fold(own):
-    """Macro-F1 out of fold of a run, or of the average of several on the same titles and folds; of
-    others, of the first one.
+    """(whose, macro-F1 out of fold): that of a run, or of the average of several on the same titles
+    and folds; of others, that of the first one.
     """
     first = own[0]
-    arrays = ("labels.npy", "folds.npy")
-    same = all(run.config.contents.get(name) == first.config.contents.get(name) for run in own for name in arrays)
-    if len(own) == 1 or not same:
-        return first.figures.macro_f1
-    return ensemble.average(own, first.array("labels"), first.array("folds")).figures.macro_f1
+    if len(own) == 1:
+        return "run", first.figures.macro_f1
+    for run in own:
+        for name in ("labels.npy", "folds.npy"):
+            if run.config.contents.get(name) != first.config.contents.get(name):
+                return "first run", first.figures.macro_f1
+    averaged = ensemble.average(own, first.array("labels"), first.array("folds"))
+    return "average", averaged.figures.macro_f1
 
 
 def influence(test, chosen):
@@ -148,8 +151,8 @@ def figures(test, name, chosen):
     return [*cells, loss, f"{error:.4f}"]
 
 
-def answered(test, chosen, least):
-    """How many titles get an answer, and how many of these are right: a sentence."""
+def answered(test, chosen, which, least):
+    """How many of the chosen titles get an answer, and how many of these are right: a sentence."""
     sure = np.take_along_axis(test.probabilities, test.predicted[:, None], 1)[:, 0]
     accepted = chosen & (sure >= least)
     if not accepted.any():
@@ -157,7 +160,7 @@ def answered(test, chosen, least):
     right = test.labels[accepted] == test.predicted[accepted]
     low, high = comparison.share_interval(right, test.groups[accepted])
     share = accepted.sum() / chosen.sum()
-    return ANSWERED.format(least=least, share=share, right=right.mean(), low=low, high=high)
+    return ANSWERED.format(least=least, share=share, which=which, right=right.mean(), low=low, high=high)
 
 
 def cautions(test, chosen):
@@ -181,7 +184,8 @@ def by_category(test, chosen, which):
     # what neither occurs nor is named has no F1
     occurs = titles + np.bincount(test.predicted[chosen], minlength=len(test.names)) > 0
     names = [name for name, there in zip(test.names, occurs, strict=True) if there]
-    parts = [BY_CATEGORY.format(which=which), category_table(names, scores[:, occurs], titles[occurs])]
+    parts = [BY_CATEGORY.format(which=which)]
+    parts.append(category_table(names, scores[:, occurs], titles[occurs]))
     if len(names) > SHOWN:
         parts.append(f"and {len(names) - SHOWN:,} more categories with higher F1")
     return parts
@@ -189,7 +193,8 @@ def by_category(test, chosen, which):
 
 def confused(test, chosen, which):
     """The most confused pairs of categories, in a list; none where all is right."""
-    pairs, counts = metrics.confused_pairs(test.labels[chosen], test.predicted[chosen], len(test.names), PAIRS)
+    own = (test.labels[chosen], test.predicted[chosen])
+    pairs, counts = metrics.confused_pairs(*own, len(test.names), PAIRS)
     if not len(pairs):
         return []
     said = []

@@ -1,6 +1,5 @@
 """Evaluation: the table says what the stored predictions say, what they do not tell, and answers the question."""
 
-import csv
 import json
 import os
 import re
@@ -18,7 +17,6 @@ from synthetic import chances, guesses, scikit_learn, write_baseline, write_feat
 
 import data
 import disk
-import metrics
 import naming
 import store
 
@@ -213,7 +211,7 @@ def test_names_from_data_cannot_break_the_table(tmp_path):
     write_run(tmp_path, labels, labels, **names)
     text = evaluate(tmp_path)
     assert "## e\\|\\*n\\* on a\\|b \\# \\`x\\` \\<b\\>.csv" in text and "\x1b" not in text
-    assert [len(rows) for rows in tables(text)] == [1, 2]
+    assert [len(rows) for rows in tables(text)] == [1, 2, 4]
 
 
 def test_collapsed_heads_are_said_with_a_remedy(tmp_path):
@@ -251,190 +249,15 @@ def test_of_many_categories_the_worst_are_shown_and_the_rest_counted(tmp_path):
     assert "and 5 more categories" in text
 
 
-def test_how_often_it_is_right_where_it_is_sure(tmp_path):
-    labels = np.arange(1000) % 2
-    sure = np.arange(1000) < 800
-    wrong = np.where(sure, np.arange(1000) % 40 < 2, np.arange(1000) % 20 < 8)  # 5% of the sure, 40% of the others
-    top = np.where(sure, 0.95, 0.6).astype(np.float32)
-    right = np.where(wrong, 1 - top, top)
-    probabilities = np.where((labels == 1)[:, None], np.stack([1 - right, right], 1), np.stack([right, 1 - right], 1))
-    write_run(tmp_path, labels, probabilities[None])
-    said = "It is at least 90% sure of 80% of the titles, and right in 95.0% of those."
-    assert said in unwrapped(evaluate(tmp_path))
-
-
-# --- what differs, and what is recommended -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def margin(tmp_path):
-    """Layer 4 of 4 is best, layer 2 differs from it in few titles, layer 1 is far behind."""
-    best = of_class(THREE, 0.05, 1)
-    nearly, right = best.copy(), np.flatnonzero(best == THREE)[:2]
-    nearly[right] = (THREE[right] + 1) % 3
-    for layer, predictions in ((4, best), (2, nearly), (1, of_class(THREE, 0.3, 2))):
-        write_run(tmp_path / "margin", THREE, predictions, layers=(layer,), depth=4)
-    loss = f1_score(THREE, best, average="macro") - f1_score(THREE, nearly, average="macro")
-    return tmp_path / "margin", loss
-
-
-def test_the_cheapest_row_within_the_margin_is_recommended(margin):
-    folder, loss = margin
-    done = call("evaluate", "--results", folder)
-    marks = {row["Layers"]: row["Difference"] for row in tables(done.out)[0]}
-    assert marks["4"] == "**best**" and marks["2"] == f"({-loss:+.4f})" and re.fullmatch(r"-0\.\d{4}", marks["1"])
-    said = recommendation(done.out)
-    assert "**Recommended: layer 2 (report's head)**" in said and "50% of the encoder instead of 100%" in said
-    assert "non-inferior within 0.01 to the best one, layer 4" in said and f"loses {loss:.4f}" in said
-    assert loss < float(re.search(r"with 95% confidence at most (0\.\d+)", said)[1]) <= 0.01
-    assert "layers-2-" in done.err and "layers-4-" not in done.err  # and the command to run next applies that row
-
-
-def test_not_significantly_different_from_the_best_is_not_good_enough(margin):
-    folder, _ = margin
-    said = recommendation(evaluate(folder, "--margin", 0.004))
-    assert "**Recommended: layer 4 (report's head)**" in said
-    assert "No cheaper one is shown to be non-inferior within 0.004" in said
-    titles = re.search(r"About ([\d,]+) titles would show whether layer 2 \(report's head\) is non-inferior", said)
-    assert int(titles[1].replace(",", "")) > 600
-
-
-def test_depth_counts_before_the_number_of_columns(tmp_path):
-    for layers in ((4,), (2, 1), (4, 1)):
-        write_run(tmp_path, THREE, THREE, layers=layers, depth=4)
-    assert "**Recommended: layers 2, 1 (" in recommendation(evaluate(tmp_path))
-    write_run(tmp_path, THREE, THREE, layers=(2,), depth=4)
-    assert "**Recommended: layer 2 (" in recommendation(evaluate(tmp_path))
-
-
-def test_what_is_no_finding_is_not_said(tmp_path):
-    """One row has no cheaper one; the best of rows of equal cost is the cheapest; and nothing loses -0.0000."""
-    write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
-    said = recommendation(evaluate(tmp_path))
-    assert "the only row." in said and "cheaper" not in said
-    write_run(tmp_path, THREE, of_class(THREE, 0.1, 1), layers=(2,))
-    assert "-0.0000" not in recommendation(evaluate(tmp_path))
-    write_run(tmp_path / "other", THREE, of_class(THREE, 0.1, 1))
-    write_run(tmp_path / "other", THREE, of_class(THREE, 0.3, 1), standardize=True)
-    assert "the best row, and no row is cheaper." in recommendation(evaluate(tmp_path / "other"))
-
-
-def test_no_line_of_any_table_is_wider_than_a_terminal(tmp_path):
-    """Twelve scattered layers with every option: names that are too long are cut, and stand whole below."""
-    options = {"standardize": True, "fusion": "concat", "reduction": "none", "hidden": 123, "epochs": 45, "lr": 0.0123}
-    for layers in ((24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2), (24,)):
-        for more in ({}, options, {"head": "linear", "poolings": ("cls", "mean")}):
-            write_run(tmp_path, THREE, of_class(THREE, 0.1, 1), layers=layers, depth=24, **more)
-    label_curve(tmp_path, dict.fromkeys((8, 16, 32, 64, 128, None), 0.2), layers=(24, 23, 21), depth=24)
-    text = evaluate(tmp_path)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) > 12 and max(map(len, lines)) <= 120
-    for table in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
-        assert len({len(line) for line in table.splitlines()}) == 1  # columns line up
-    assert "] standardised, fusion concat, no reduction, hidden 123, epochs 45, lr 0.0123" in text
-    assert max(len(line) for line in text.splitlines() if not line.startswith(("|", "["))) <= 100
-
-
-@pytest.mark.parametrize("classes, rows", [(3, 600), (400, 400)])
-def test_rows_that_know_nothing_are_not_recommended(tmp_path, classes, rows):
-    """Shuffled labels; and 400 titles, each of its own category, of which about one is hit."""
-    labels = np.arange(rows) % classes
-    for layer in range(1, 7 if classes == 3 else 2):
-        write_run(tmp_path, labels, np.random.default_rng(10 + layer).permutation(labels), layers=(layer,), depth=6)
-    done = call("evaluate", "--results", tmp_path)
-    assert done.code == 0 and "Next:" not in done.err
-    assert recommendation(done.out).startswith("**Recommended: none.** No row is shown to know more")
-
-
-def test_the_luckiest_of_many_rows_that_know_nothing_is_not_recommended(tmp_path):
-    """Right in 37% of the titles of three categories: remarkable for one row, not for the best of twelve."""
-    lucky = guesses(THREE, 3, 0.357)
-    write_run(tmp_path / "alone", THREE, lucky)
-    assert recommendation(evaluate(tmp_path / "alone")).startswith("**Recommended: layer 1 (report's head)**")
-    write_run(tmp_path / "many", THREE, lucky, layers=(12,), depth=12)
-    for layer in range(1, 12):
-        shuffled = np.random.default_rng(layer).permutation(THREE)
-        write_run(tmp_path / "many", THREE, shuffled, layers=(layer,), depth=12)
-    assert recommendation(evaluate(tmp_path / "many")).startswith("**Recommended: none.**")
-
-
-def test_the_figure_of_the_best_of_equal_rows_is_optimism_corrected(tmp_path):
-    for layer in range(1, 9):
-        write_run(tmp_path, THREE, of_class(THREE, 0.2, layer), layers=(layer,), depth=8)
-    text = evaluate(tmp_path)
-    scores = [float(row["F1-macro, last epoch"]) for row in tables(text)[0]]
-    corrected = float(re.search(r"of the best of 8 rows .* optimism-corrected: (0\.\d{4})", unwrapped(text))[1])
-    assert abs(corrected - 0.8) < abs(max(scores) - 0.8) and corrected < max(scores)
-
-
-def test_a_row_that_may_know_nothing_does_not_keep_others_from_being_recommended(tmp_path):
-    """Two of three repeats are nearly perfect, one collapsed: the mean is high, and its interval reaches chance."""
-    unstable = np.stack([of_class(THREE, 0.02, 1), of_class(THREE, 0.02, 2), np.zeros(600, int)])
-    write_run(tmp_path, THREE, unstable, layers=(2,))
-    write_run(tmp_path, THREE, guesses(THREE, 3, 0.6, 3, repeats=3), layers=(1,))
-    said = recommendation(evaluate(tmp_path))
-    assert said.startswith("**Recommended: layer 1 (report's head)**")
-    assert "not shown to know more than chance does: layer 2 (report's head), macro-F1 0.7" in said
-
-
-def test_one_repeat_says_what_its_bound_leaves_out(margin):
-    folder, _ = margin
-    assert "With one repeat, the choice of folds and first weights is not in this" in recommendation(evaluate(folder))
-
-
-def test_a_log_loss_is_never_printed_as_nothing(tmp_path):
-    write_run(tmp_path, THREE, chances(THREE, 3, 0.999999))
-    assert tables(evaluate(tmp_path))[0][0]["Log loss"] == "< 0.0001"
-
-
-def decided(folder, offset, **options):
-    """A run of the linear probe that takes `offset` from the log-probability of the first category."""
-    run = write_run(folder, THREE, chances(guesses(THREE, 3, 0.7), 3, 0.5), head="linear", **options)
-    offsets = np.zeros((1, 5, 3), np.float32)
-    offsets[..., 0] = offset
-    write_offsets(run, offsets)
-    return run
-
-
-def write_offsets(run, offsets):
-    """Add the offsets of its decision, (repeats, folds, classes) float32, to a run."""
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    del config["checksum"]
-    np.save(run / "offsets.npy", offsets)
-    config["contents"]["offsets.npy"] = disk.sha256(run / "offsets.npy")
-    disk.write_json(run / "config.json", config)
-
-
-def test_the_table_follows_the_decision_and_says_what_it_brought(tmp_path):
-    decided(tmp_path, 9.0)  # the first category is never named
-    text = unwrapped(evaluate(tmp_path))
-    named = np.where(chances(guesses(THREE, 3, 0.7), 3, 0.5)[0].argmax(1) == 0, 1, guesses(THREE, 3, 0.7)[0])
-    rows = tables(evaluate(tmp_path))
-    likeliest = f1_score(THREE, guesses(THREE, 3, 0.7)[0], average="macro")
-    reached = f1_score(THREE, named, average="macro")
-    assert next(row for row in rows[1] if row["Category"] == "c0")["F1"] == "0.0000"
-    gain = re.search(r"that brought (-0\.\d+) of macro-F1 \(95% interval (\S+) to (\S+)\)", text)
-    assert float(gain[1]) == pytest.approx(reached - likeliest, abs=1e-4)
-    assert float(gain[2]) < float(gain[1]) < float(gain[3]) < 0
-    decided(tmp_path / "same", 0.0)
-    assert "For layer 1 (linear probe, [CLS]), that changed nothing." in unwrapped(evaluate(tmp_path / "same"))
-
-
-def test_penalties_at_an_end_of_the_grid_are_said_below_the_table(tmp_path):
-    for layer, ends in ((1, 3), (2, 0), (3, 5), (4, 1)):
-        write_run(tmp_path, THREE, THREE, layers=(layer,), depth=4, head="linear", results={"grid_ends": ends})
-    said = "(C 1e-05 or 100): 1 of 5 heads of layer 4 (linear probe, [CLS]), 5 of 5 heads of layer 3 "
-    text = unwrapped(evaluate(tmp_path))
-    assert said in text and "(linear probe, [CLS]) and 1 more." in text
-
-
 # --- baselines ----------------------------------------------------------------------------------------------------
 
 
 def test_baselines_on_the_same_folds_are_kept_for_later(trained, results):
     first = evaluate(results, "--baselines")
     heads = [row["Head"] for row in tables(first)[0]]
-    assert heads[-3:] == ["majority class", "TF-IDF", "TF-IDF + best row"]
+    rows = [head for head in heads if "TF-IDF" not in head and head != "majority class"]
+    assert heads[: len(rows)] == rows and set(heads[-3:-1]) == {"majority class", "TF-IDF"}
+    assert heads[-1].endswith(" + TF-IDF")
     assert [row["Labels a category"] for row in tables(first)[1]][-1] == "TF-IDF"
     run = next(path for path in results.iterdir() if path.name.endswith("layers-2-repeats-2-epochs-2"))
     kept = list(results.glob("*baseline*"))
@@ -457,39 +280,6 @@ def test_tf_idf_is_what_scikit_learn_makes_of_the_training_folds(trained, result
         test = folds[repeat] == fold
         expected = scikit_learn(titles[~test], labels[~test], titles[test])
         np.testing.assert_allclose(stored[repeat, test], expected, atol=1e-5)
-
-
-def test_what_words_alone_do_is_said(tmp_path):
-    run = write_run(tmp_path / "a", THREE, of_class(THREE, 0.05, 1))
-    assert "`--baselines` adds TF-IDF" in evaluate(tmp_path / "a")
-    write_baseline(run, "majority", np.full(600, np.bincount(THREE).argmax()))
-    write_baseline(run, "tfidf", of_class(THREE, 0.3, 2))
-    assert "the best row is significantly better" in unwrapped(evaluate(tmp_path / "a"))
-    run = write_run(tmp_path / "b", THREE, of_class(THREE, 0.3, 1))
-    write_baseline(run, "tfidf", of_class(THREE, 0.05, 2))
-    text = evaluate(tmp_path / "b")
-    assert "TF-IDF is significantly better." in unwrapped(text)
-    said = "**TF-IDF is significantly better than every row here: words alone will do.** Of the rows: **Rec"
-    assert recommendation(text).startswith(said)
-
-
-def test_the_average_says_whether_it_adds_something_to_the_best_row(tmp_path):
-    """Each is unsure of another fifth of the titles, so that the average is nearly always right."""
-    unsure = np.arange(600) % 5
-    for name, other in (("different", 1), ("same", 0)):
-        values = []
-        for part in (0, other):
-            sure = np.where(unsure == part, 0.55, 0.98).astype(np.float32)
-            wrong = np.where(unsure == part, (THREE + 1) % 3, THREE)
-            values.append(np.where(np.arange(3) == wrong[:, None], sure[:, None], (1 - sure[:, None]) / 2)[None])
-        run = write_run(tmp_path / name, THREE, values[0])
-        write_baseline(run, "tfidf", values[1])
-    text = unwrapped(evaluate(tmp_path / "different"))
-    assert "probabilities reaches 1.0000" in text and "on the best row: significantly better." in text
-    assert "on the best row: averaging adds nothing." in unwrapped(evaluate(tmp_path / "same"))
-    run = write_run(tmp_path / "worse", THREE, of_class(THREE, 0.05, 1))
-    write_baseline(run, "tfidf", chances(of_class(THREE, 0.5, 2), 3, 0.99))
-    assert "on the best row: averaging adds nothing." in unwrapped(evaluate(tmp_path / "worse"))
 
 
 def test_two_encoders_share_the_baselines_of_their_titles(tmp_path):
@@ -664,122 +454,6 @@ def test_verify_finds_weights_that_other_titles_gave(results):
         (folder / name).write_bytes(content)
     rewrite(folder, lambda config: None, *words.FILES)
     refused(call("evaluate", "--results", results, "--verify", "--quiet"), folder.name, "weights.safetensors")
-
-
-# --- suspects -----------------------------------------------------------------------------------------------------
-
-
-def suspects(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def test_suspects_are_the_contradicted_labels_least_likely_first(tmp_path):
-    """The opinions are those of the sound rows, calibrated, and of TF-IDF as much as of all rows together."""
-    titles, labels = [f"title {i}" for i in range(200)], np.arange(200) % 2
-    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
-    own, values = np.random.default_rng(1).beta(5, 2, 200), []  # of the own label, nearly always above a half
-    for away in (0, 70, 140):  # all are as good, each on other titles
-        p = np.roll(own, away)
-        values.append(np.where(labels[:, None] == (0, 1), p[:, None], 1 - p[:, None])[None])
-    values = np.array(values, np.float32)
-    for layer in (1, 2):
-        run = write_run(tmp_path / "results", labels, values[layer - 1], layers=(layer,), features=features)
-    write_run(tmp_path / "results", labels, np.zeros(200, int), layers=(2, 1), features=features)  # collapsed
-    for words in (False, True):
-        if words:
-            write_baseline(run, "tfidf", values[2])
-        done = call("evaluate", "--results", tmp_path / "results", "--suspects", tmp_path / "s.csv")
-        assert done.code == 0 and f"the average of 2 rows {'with TF-IDF ' * words}contradicts" in done.err
-        calibrated = [metrics.sharpen(v[0], metrics.fit_temperature(labels, v[0])) for v in values]
-        mean = (calibrated[0] + calibrated[1]) / 2
-        mean = (mean + calibrated[2]) / 2 if words else mean
-        own = mean[np.arange(200), labels]
-        rows = suspects(tmp_path / "s.csv")
-        assert [int(row["row"]) - 1 for row in rows] == [i for i in np.argsort(own, kind="stable") if own[i] < 0.5]
-        for row in rows:
-            i = int(row["row"]) - 1
-            assert (row["title"], row["label"], row["predicted"]) == (titles[i], f"c{labels[i]}", f"c{1 - labels[i]}")
-            assert float(row["probability_of_label"]) == pytest.approx(own[i], abs=1e-4)
-            assert float(row["probability_of_predicted"]) == pytest.approx(1 - own[i], abs=1e-4)
-
-
-def test_suspects_are_what_the_decision_contradicts(tmp_path):
-    """Two rows that are too sure; each fold has its offset, which belongs to what the heads themselves say."""
-    random = np.random.default_rng(2)
-    labels = (random.random(400) < 0.3).astype(int)
-    features = write_features(tmp_path / "f", [f"title {i}" for i in range(400)], [f"c{label}" for label in labels])
-    offsets = np.zeros((1, 5, 2), np.float32)
-    offsets[0, :, 1] = [-0.2, -0.6, -1.0, -1.4, -1.8]  # titles are named c1 before that is likeliest
-    calibrated, temperatures = [], []
-    for layer in (1, 2):
-        logits = 2 * labels - 1.5 + 1.5 * random.normal(size=400)
-        p = 1 / (1 + np.exp(-2 * logits))  # twice as sure as it should be
-        values = np.stack([1 - p, p], 1).astype(np.float32)
-        run = write_run(tmp_path / "r", labels, values[None], layers=(layer,), features=features, head="linear")
-        write_offsets(run, offsets)
-        temperatures.append(metrics.fit_temperature(labels, values))
-        calibrated.append(metrics.sharpen(values, temperatures[-1]))
-    done = call("evaluate", "--results", tmp_path / "r", "--suspects", tmp_path / "s.csv")
-    assert done.code == 0 and "the average of 2 rows contradicts" in done.err, done.err
-
-    mean = (calibrated[0] + calibrated[1]) / 2
-    own = offsets[0][np.arange(400) % 5]  # the fold of each title
-    named = (np.log(mean) - own * np.mean(1 / np.array(temperatures))).argmax(1)
-    assert min(temperatures) > 1.3 and (named != mean.argmax(1)).sum() > 20
-    rows = suspects(tmp_path / "s.csv")
-    assert {int(row["row"]) - 1 for row in rows} == set(np.flatnonzero(named != labels))
-    assert all(row["predicted"] == f"c{named[int(row['row']) - 1]}" for row in rows)
-
-
-def test_suspects_are_not_blurred_by_what_knows_little(tmp_path):
-    """A row that is right in 95% of the titles stands beside rows, and words, that hardly know anything."""
-    titles, labels = [f"title {i}" for i in range(400)], np.arange(400) % 2
-    features = write_features(tmp_path / "features", titles, [f"c{label}" for label in labels])
-    knowing = of_class(labels, 0.05, 1)
-    run = write_run(tmp_path / "results", labels, knowing, layers=(2,), features=features)
-    for pooling in ("cls", "mean"):
-        options = {"poolings": (pooling,), "features": features}
-        write_run(tmp_path / "results", labels, chances(of_class(labels, 0.45, len(pooling)), 2, 0.55), **options)
-    write_baseline(run, "tfidf", chances(of_class(labels, 0.45, 9), 2, 0.55))
-    done = call("evaluate", "--results", tmp_path / "results", "--suspects", tmp_path / "s.csv")
-    assert "with a label that layer 2 (report's head) contradicts" in done.err
-    assert {int(row["row"]) - 1 for row in suspects(tmp_path / "s.csv")} == set(np.flatnonzero(knowing != labels))
-
-
-def test_suspects_replace_no_file_but_older_suspects(tmp_path):
-    """A slip of the hand may name the only copy of the titles."""
-    labels = np.arange(40) % 2
-    features = write_features(tmp_path / "f", [f"title {i}" for i in range(40)], [f"c{label}" for label in labels])
-    write_run(tmp_path / "r", labels, of_class(labels, 0.5, 1), features=features)
-    mine = tmp_path / "mine.csv"
-    mine.write_text("title,category\nmy only copy,art\n")
-    done = call("evaluate", "--results", tmp_path / "r", "--suspects", mine)
-    refused(done, "mine.csv", "no list of suspects")
-    assert "my only copy" in mine.read_text() and done.out == ""
-    refused(call("evaluate", "--results", tmp_path / "r", "--suspects", tmp_path / "s.txt"), ".csv")
-    refused(call("evaluate", "--results", tmp_path / "r", "--suspects", "."), ".csv")
-    for _ in range(2):
-        evaluate(tmp_path / "r", "--suspects", tmp_path / "s.csv")
-
-
-def test_suspects_cannot_carry_formulas(tmp_path):
-    labels, names = np.arange(40) % 2, ["+cmd|' /C calc'!A0", "@sum(1)"]
-    features = write_features(
-        tmp_path / "f", [f"=HYPERLINK({i})" for i in range(40)], [names[label] for label in labels]
-    )
-    write_run(tmp_path / "r", labels, of_class(labels, 0.5, 1), features=features, classes=names)
-    evaluate(tmp_path / "r", "--suspects", tmp_path / "s.csv")
-    rows = suspects(tmp_path / "s.csv")
-    assert rows and all(row[key].startswith("'") for row in rows for key in ("title", "label", "predicted"))
-
-
-def test_suspects_where_all_runs_saw_few_labels(tmp_path):
-    labels = np.arange(40) % 2
-    features = write_features(tmp_path / "f", [f"title {i}" for i in range(40)], [f"c{label}" for label in labels])
-    write_run(tmp_path / "r", labels, of_class(labels, 0.5, 1), features=features, labels=8)
-    evaluate(tmp_path / "r", "--suspects", tmp_path / "s.csv")
-    assert len(suspects(tmp_path / "s.csv")) == (of_class(labels, 0.5, 1) != labels).sum()
 
 
 def test_other_features_than_the_runs_are_refused(results, tmp_path):

@@ -10,6 +10,7 @@ from conftest import call
 from sklearn.metrics import confusion_matrix, f1_score
 from synthetic import chances, guesses, write_baseline, write_run
 
+import answer as answers
 import plot
 import table as tables
 
@@ -37,7 +38,7 @@ def no_warnings():
 def table(folder):
     """The only table of a results folder, and its answer."""
     (found,) = tables.read_tables(Path(folder))
-    return found, tables.compare(found, 0.01) if found.rows else None
+    return found, answers.compare(found, 0.01) if found.rows else None
 
 
 def figure(folder, picture=plot.draw_rows):
@@ -73,9 +74,10 @@ def test_scores_by_layer_with_intervals_far_rows_and_baselines(tmp_path):
     named = shown(legend.get_texts())
     assert {"report's head", "linear probe, mean pooling"} <= set(named)
     assert f"majority class ({wrong:.3f}, below)" in named
-    assert any(name.startswith("TF-IDF (") for name in named) and any(
-        name.startswith("TF-IDF + best") for name in named
-    )
+    _, answer = table(tmp_path)
+    (average,) = answer.averages
+    assert f"TF-IDF ({answer.words.value:.3f})" in named
+    assert f"layer 2 (report's head + TF-IDF) ({average.value:.3f})" in named
     ends = [collection.get_segments() for collection in left.collections]
     drawn_ends = {tuple(np.round(segment[:, 1], 6)) for segments in ends for segment in segments}
     near = [row for row in table(tmp_path)[0].rows if row.value > 0.5]
@@ -95,6 +97,25 @@ def test_confusion_and_calibration_of_the_recommended_row(tmp_path):
     dots = calibration.collections[0].get_offsets()
     right = np.mean(np.all(predictions == THREE, axis=0)) / np.mean(predictions[0] == predictions[1])
     assert dots[-1, 1] == pytest.approx(right, abs=0.02)  # where both repeats agree, the row is surest
+
+
+@pytest.mark.parametrize("wins", ["average", "words"])
+def test_words_and_averages_have_their_panels_where_they_are_recommended(tmp_path, wins):
+    """Each is unsure of another third of the titles, so that the average is always right; or words alone are."""
+    values = []
+    for part in range(2):
+        unsure = np.arange(300) % 3 == part if wins == "average" or part == 0 else np.zeros(300, bool)
+        named = np.where(unsure, (THREE + 1) % 3, THREE)
+        sure = np.where(unsure, 0.5, 0.98)[:, None]
+        values.append(np.where(np.arange(3) == named[:, None], sure, (1 - sure) / 2)[None].astype(np.float32))
+    run = write_run(tmp_path, THREE, values[0], layers=(2,))
+    write_baseline(run, "tfidf", values[1])
+    _, matrix, calibration = figure(tmp_path).axes
+    name = "layer 2 (report's head + TF-IDF)" if wins == "average" else "TF-IDF"
+    assert matrix.get_title() == f"Recommended: {name}"
+    counts = np.diag(np.bincount(THREE)).ravel()
+    assert shown(matrix.texts) == [f"{count:,}" for count in counts]
+    assert calibration.collections[0].get_offsets()[:, 1].tolist()[-1] == 1.0
 
 
 def test_names_that_the_font_cannot_show_or_that_are_long_stay_distinct(tmp_path):

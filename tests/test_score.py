@@ -160,6 +160,9 @@ def test_of_an_average_the_figure_out_of_fold_is_its_own(kept, tmp_path):
     write_file(tmp_path / "t.csv", read(kept.titles)[1:])
     done = call("predict", "--run", kept.linear, kept.words, "--csv", tmp_path / "t.csv", "--label-column", "label")
     assert f"out of fold the average has {value:.4f}." in unwrapped(done.out), done.out
+    # two repeats and one have no folds in common
+    done = call("predict", "--run", kept.linear, kept.mlp, "--csv", tmp_path / "t.csv", "--label-column", "label")
+    assert f"out of fold the first run has {own[0].figures.macro_f1:.4f}." in unwrapped(done.out), done.out
 
 
 def power(probabilities, temperature):
@@ -228,8 +231,8 @@ def test_at_least_scores_what_is_answered(kept, mixed, tmp_path):
         answered = new[new.probability >= least]
         right = answered.label == answered.prediction
         said = re.search(
-            r"probability of at least (\S+), (\S+)% of the titles are answered, and (\S+)% of those answers "
-            r"are right \(95% interval (\S+)% to (\S+)%\)",
+            r"With a probability of at least (\S+), (\S+)% of the titles \(titles not in training\) are answered, "
+            r"and (\S+)% of those answers are right \(95% interval (\S+)% to (\S+)%\)",
             unwrapped(ask(kept.linear, tmp_path / "test.csv", "--at-least", least)),
         )
         assert said[1] == f"{least:g}"
