@@ -38,7 +38,7 @@ def add(table, results, features):
         # titles are read where the first baseline is missing
         if titles is None:
             opened = runs.features_of(table.everything[0].run, features)
-            titles, _ = opened.titles()
+            titles = opened.titles()[0]
         # as a run of its own, so that it is there next time
         probabilities, offsets = out_of_fold(kind, titles, table, options)
         # new titles are predicted by one fit, not by a pool of many
@@ -91,7 +91,8 @@ def out_of_fold(kind, titles, table, options):
     titles, classes) float32, out of fold; offsets: (repeats, folds, classes) float32, or None where
     the likeliest category is named.
     """
-    labels, folds = table.labels, table.folds
+    labels = table.labels
+    folds = table.folds
     classes = len(table.classes)
     fit = learner(kind, titles, labels, classes)
     probabilities = np.zeros((*folds.shape, classes), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""predict.py --csv --out: the titles of a file in windows that processes share; a killed one goes on.
+"""predict.py --csv --out: windows of titles that processes share; a killed one goes on.
 
 While it is under way, the hidden folder .OUT.unfinished beside OUT holds job.json, which says what
 is predicted and how, and a part of OUT for each window; done-*.log says which parts are whole. In
@@ -121,7 +121,7 @@ def job_of(args, own):
 
 
 def prepare(job, work, args):
-    """Make the folder ready for a job, new or unfinished; what is left of another one is a Problem."""
+    """Make the folder ready for a job, new or unfinished; another one's is a Problem."""
     path = work / "job.json"
     if not path.exists():
         # what a finished one has left is of no use
@@ -132,9 +132,12 @@ def prepare(job, work, args):
     there = disk.read_json(path, Job, "an unfinished prediction", FORMAT)
     differ = [name for name, value in vars(job).items() if getattr(there, name) != value]
     if differ:
-        names = ", ".join(f"--{name}".replace("_", "-").replace("--input", args.csv) for name in differ)
+        # the names of options, but for the file
+        names = [f"--{name.replace('_', '-')}" for name in differ]
+        shown = ", ".join(names).replace("--input", args.csv)
         remedy = f"finish it with the command that began it, or delete {work}"
-        raise cli.Problem(f"--out {args.out}: a prediction of it with another {names} is unfinished; {remedy}")
+        there = f"a prediction of it with another {shown} is unfinished"
+        raise cli.Problem(f"--out {args.out}: {there}; {remedy}")
     done = total(work).titles
     if done:
         cli.say(f"going on after {cli.count(done, 'title')}")
@@ -195,7 +198,8 @@ def join(header, args, form, work):
             part = part_of(work, window)
             checksum = recorded.get(window, [None])[-1]
             if not part.exists() or disk.sha256(part) != checksum:
-                raise cli.Problem(f"{part}: gone or changed since it was written; delete {work} and predict again")
+                remedy = f"delete {work} and predict again"
+                raise cli.Problem(f"{part}: gone or changed since it was written; {remedy}")
             with open(part, "rb") as written:
                 shutil.copyfileobj(written, file.buffer)
     # first, so that what is left of the rest is known to be of no use

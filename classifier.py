@@ -22,7 +22,7 @@ import windows
 class Part:
     """What gives probabilities for titles: an encoder with the heads of its runs, or words."""
 
-    prepare: Callable  # from a list of titles to what `judge` takes; may be called in another thread
+    prepare: Callable  # from a list of titles to what `judge` takes; called in another thread
     judge: Callable  # from that to ([(titles, classes) of each run], number of titles that are cut)
 
 
@@ -35,7 +35,7 @@ class Classifier:
 
     runs: list[runs.Run]
     parts: list[Part]
-    offsets: np.ndarray | float  # (classes,) of the decision by calibrated probabilities, see decision.py
+    offsets: np.ndarray | float  # (classes,) of the decision by calibrated probabilities
 
     @property
     def classes(self):
@@ -43,7 +43,7 @@ class Classifier:
         return self.runs[0].classes
 
 
-# --- loading ------------------------------------------------------------------------------------------------------
+# --- loading --------------------------------------------------------------------------------------
 
 
 def load(folders, name=None, device="auto", dtype=None):
@@ -54,14 +54,17 @@ def load(folders, name=None, device="auto", dtype=None):
     --model, or a list with one for each encoder; dtype: auto, float32, bfloat16 or float16, what
     encoders compute in. Names and dtype are the runs' own where they are not given.
     """
+    # the runs, and where their encoders are
     own = [runs.find(folder) for folder in as_list(folders)]
     check_classes(own)
     shared = by_encoder(own)
     names = as_list(name) or [None] * len(shared)
     if len(names) != len(shared):
         need = cli.count(len(shared), "encoder")
-        raise cli.Problem(f"--model names {len(names)}, but the runs need {need}; name one for each, in their order")
+        remedy = "name one for each, in their order"
+        raise cli.Problem(f"--model names {len(names)}, but the runs need {need}; {remedy}")
 
+    # words, then encoders
     parts = []
     for run in own:
         if run.baseline:
@@ -105,7 +108,8 @@ def by_encoder(own):
 def sharing_key(run):
     """What has to be the same where runs share an encoder and its features."""
     settings = run.config.settings
-    return run.encoder.weights, run.encoder.tokenizer, settings.max_length, settings.dtype, settings.store
+    sizes = (settings.max_length, settings.dtype, settings.store)
+    return run.encoder.weights, run.encoder.tokenizer, *sizes
 
 
 def words_part(run):
@@ -122,7 +126,7 @@ def words_part(run):
 
 
 def offsets_of(run):
-    """The offsets of a run's decision by its calibrated probabilities, (classes,); 0 without any."""
+    """The offsets of a run's decision by calibrated probabilities, (classes,); 0 without any."""
     if run.offsets is None:
         return 0.0
     # they belong to log-probabilities, which the temperature divides

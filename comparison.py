@@ -22,7 +22,7 @@ ENOUGH = 12
 PRIOR = 30
 
 
-# --- one row ------------------------------------------------------------------------------------------------------
+# --- one row --------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -72,7 +72,9 @@ def influence(labels, predictions, classes, groups=None):
     # one repeat after the other: its value, its scores, and what each group contributes
     total = np.zeros(len(copies))
     squares = 0.0
-    values, scores, chances = [], [], []
+    values = []
+    scores = []
+    chances = []
     for predicted in predictions:
         moved = np.bincount(group, title_contributions(labels, predicted, classes))
         total += moved
@@ -223,7 +225,7 @@ def smoothed_variance(row, smooth):
     return variance + missing * PRIOR / (PRIOR + sizes.effective.min())
 
 
-# --- rows against one another -------------------------------------------------------------------------------------
+# --- rows against one another ---------------------------------------------------------------------
 
 
 @dataclass

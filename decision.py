@@ -39,12 +39,14 @@ def choose_tau(labels, probabilities, learned, classes):
     of all titles that the head learns from, which the prior is counted on.
     """
     # the likeliest comes first, and stays where nothing is better
-    best, highest = 0.0, -1.0
+    best = 0.0
+    highest = -1.0
     for tau in TAUS:
         predictions = decide(probabilities, offsets_of(tau, learned, classes))
         reached = metrics.macro_f1(labels, predictions, classes)
         if reached > highest + 1e-9:
-            best, highest = tau, reached
+            best = tau
+            highest = reached
     return best
 
 

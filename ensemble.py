@@ -25,19 +25,22 @@ def average(parts, labels, folds):
     probabilities = np.zeros(first.probabilities.shape, np.float32)
     for part in parts:
         for repeat, values in enumerate(part.probabilities):
-            probabilities[repeat] += metrics.sharpen(values, part.figures.pooled_temperature) / count
+            sharpened = metrics.sharpen(values, part.figures.pooled_temperature)
+            probabilities[repeat] += sharpened / count
     offsets = average_offsets(parts)
 
     classes = len(first.classes)
     predictions = decision.predictions(probabilities, folds, offsets)
-    plain = sum(metrics.pool(part.probabilities) for part in parts) / count
-    calibrated = sum(figures.cross_fitted(labels, metrics.pool(part.probabilities), folds) for part in parts) / count
+    # with the temperatures of the parts, and without
+    pools = [metrics.pool(part.probabilities) for part in parts]
+    before = sum(pools) / count
+    after = sum(figures.cross_fitted(labels, pooled, folds) for pooled in pools) / count
     measured = figures.Figures(
         **metrics.score(labels, predictions, folds, classes),
         # there is nothing left to sharpen
         temperature=1.0,
         pooled_temperature=1.0,
-        **figures.calibration(labels, plain, calibrated),
+        **figures.calibration(labels, before, after),
     )
     config = replace(first.config, baseline="average", results=measured, contents=None)
     return runs.Run(None, config, probabilities, offsets, list(parts))
@@ -47,5 +50,8 @@ def average_offsets(parts):
     """The mean of the parts' offsets by calibrated probabilities, (repeats, folds, classes); None
     without any.
     """
-    own = [part.offsets / part.figures.pooled_temperature for part in parts if part.offsets is not None]
-    return sum(own) / len(parts) if own else None
+    # a part without offsets has zeros
+    deciding = [part for part in parts if part.offsets is not None]
+    if not deciding:
+        return None
+    return sum(part.offsets / part.figures.pooled_temperature for part in deciding) / len(parts)

@@ -138,7 +138,8 @@ def main(args):
             verify.verify(table, args.features)
 
     # what is asked for of each table: the page on standard output, the rest in files
-    pictures, compared = [], []
+    pictures = []
+    compared = []
     for table in found:
         answer = answers.compare(table, args.margin) if table.rows else None
         compared.append(answer)

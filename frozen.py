@@ -34,7 +34,7 @@ class Frozen:
 
     encoder: Encoder
     heads: list[Heads]
-    # hooks hang on the encoder's blocks, and a tokenizer keeps how it was called: one call at a time
+    # hooks hang on the blocks, and a tokenizer keeps how it was called: one call at a time
     reading: threading.Lock
     running: threading.Lock
 
@@ -89,19 +89,18 @@ def prepare(frozen, titles):
 
 
 def judge(frozen, tokenised):
-    """What each of the runs says of Tokenised titles: ([(titles, classes) float64, …], titles that
-    are longer than the encoder reads).
-    """
+    """What each run says of Tokenised titles: ([(titles, classes) float64, …], titles that are cut)."""
     own = [heads.run for heads in frozen.heads]
     layers = sorted({layer for run in own for layer in run.layers})
+    # the heads' modules, too, hold the values of one call
     with frozen.running:
         values = embed(frozen.encoder, tokenised, layers, poolings_of(own))
-    # through the numbers that were stored: the heads know features of that precision
-    kind = own[0].config.settings.store
-    stored = {column: array.astype(kind) for column, array in values.items()}
-    if not all(np.isfinite(array).all() for array in stored.values()):
-        raise cli.Problem("the encoder's features are not finite numbers; use --dtype float32")
-    return [probabilities(frozen, heads, stored) for heads in frozen.heads], tokenised.cut
+        # through the numbers that were stored: the heads know features of that precision
+        kind = own[0].config.settings.store
+        stored = {column: array.astype(kind) for column, array in values.items()}
+        if not all(np.isfinite(array).all() for array in stored.values()):
+            raise cli.Problem("the encoder's features are not finite numbers; use --dtype float32")
+        return [probabilities(frozen, heads, stored) for heads in frozen.heads], tokenised.cut
 
 
 def probabilities(frozen, heads, stored):

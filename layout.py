@@ -112,7 +112,7 @@ def category_table(names, scores, titles):
 
 
 def threshold_table(found):
-    """From which probability on answers may be accepted. found: thresholds.Threshold, a line each."""
+    """When to accept an answer; found: thresholds.Threshold, a line each."""
     lines = []
     for each in found:
         line = {"To be right in": f"{each.wanted:.0%}", "accept from": "not reachable"}

@@ -14,7 +14,7 @@ PSEUDO_TITLES = 1
 SAMPLE = 1 << 21
 
 
-# --- macro-F1 -----------------------------------------------------------------------------------------------------
+# --- macro-F1 -------------------------------------------------------------------------------------
 
 
 def confusion_matrix(labels, predictions, classes):
@@ -103,7 +103,7 @@ def score(labels, predictions, folds, classes):
     }
 
 
-# --- probabilities ------------------------------------------------------------------------------------------------
+# --- probabilities --------------------------------------------------------------------------------
 
 
 def log_loss(labels, probabilities):
@@ -172,7 +172,8 @@ def fit_temperature(labels, probabilities):
     random = PSEUDO_TITLES / len(labels)
     wanted = (own + random * logits.mean()) / (1 + random)
 
-    low, high = 1 / 20, 20.0
+    low = 1 / 20
+    high = 20.0
     for _ in range(30):
         sharpness = np.sqrt(low * high)
         powers = np.exp(sharpness * logits)

@@ -62,7 +62,7 @@ class Format:
 
 
 def choose_format(args, classes, source=None):
-    """The Format that the arguments ask for. source: the tables.Form of --csv, which --out keeps."""
+    """The Format that the arguments ask for. source: the tables.Form that --out keeps."""
     least = args.at_least or 0.0
     if source:
         return Format("csv", classes, args.top, least, form_of(args.out, source))
@@ -77,7 +77,8 @@ def form_of(out, source):
     is_tsv = str(out).lower().endswith(".tsv")
     if is_tsv == (source.delimiter == "\t"):
         return replace(source, kind="csv")
-    return replace(source, kind="csv", delimiter="\t" if is_tsv else ",", quoting=csv.QUOTE_MINIMAL, hint=False)
+    delimiter = "\t" if is_tsv else ","
+    return replace(source, kind="csv", delimiter=delimiter, quoting=csv.QUOTE_MINIMAL, hint=False)
 
 
 class Terminal:
@@ -137,8 +138,8 @@ def shown(window, form):
 
 
 def text_line(title, pairs, form):
-    """Categories with their probabilities, side by side, and the title; a dash stands for a category
-    that is not likely enough to be named.
+    """Categories with their probabilities, side by side, and the title; a dash for a category that
+    is not likely enough.
     """
     width = min(30, max(map(len, form.classes)))
     unsure = bool(pairs) and pairs[0][1] < form.least

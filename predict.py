@@ -23,8 +23,8 @@ def parse_arguments(argv=None):
         "--run",
         nargs="+",
         metavar="FOLDER",
-        help="the run to apply: what train.py or evaluate.py --baselines made, a copy of it, or results with one run; "
-        "of several, the average is taken",
+        help="the run to apply: what train.py or evaluate.py --baselines made, a copy of it, or "
+        "results with one run; of several, the average is taken",
     )
     add(
         "--model",
@@ -106,10 +106,12 @@ def table(classifier, titles):
 
     if not isinstance(titles, list | tuple | np.ndarray | pandas.Series):
         kind = type(titles).__name__
-        raise TypeError(f"titles must be a list or a Series of str, not a {kind}; pass [title] for one")
+        wanted = "titles must be a list or a Series of str"
+        raise TypeError(f"{wanted}, not a {kind}; pass [title] for one")
     for title in titles:
         if not isinstance(title, str):
-            raise TypeError(f"each title must be a str, not {title!r:.80}; fill in or leave out what is missing")
+            remedy = "fill in or leave out what is missing"
+            raise TypeError(f"each title must be a str, not {title!r:.80}; {remedy}")
     index = titles.index if isinstance(titles, pandas.Series) else None
     titles = list(titles)
     # the last one is there where there are no titles, too
@@ -127,7 +129,7 @@ def table(classifier, titles):
 def read_titles(args, table):
     """Yield (number, Items) of what is to be predicted together. table: of --csv, or None."""
     if table:
-        text, *_ = table.places
+        text = table.places[0]
         yield from batches_of((Item(cells[text], cells) for _, cells in table.rows), args.window)
         return
     for titles in [args.titles] if args.titles else standard_input():
@@ -138,7 +140,7 @@ def read_titles(args, table):
 
 
 def standard_input():
-    """Yield lists of the lines that are there, as soon as they are; what is not UTF-8 becomes �."""
+    """Yield lists of lines, as soon as they are there; what is not UTF-8 becomes �."""
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
     begun = b""  # a line whose end is still to come
@@ -175,7 +177,8 @@ def split_models(given, own):
     count = max(len(by_encoder(own)), 1)
     for place in given[count:]:
         if Path(place).is_dir():
-            raise cli.Problem(f"--model {place}: the runs need {cli.count(count, 'encoder')}; name no more")
+            need = cli.count(count, "encoder")
+            raise cli.Problem(f"--model {place}: the runs need {need}; name no more")
     return given[:count], given[count:]
 
 
@@ -187,7 +190,8 @@ def check_arguments(args):
     if not has_titles:
         raise cli.Problem("no titles: give some as arguments, with --csv, or on standard input")
     if bool(args.csv) != bool(has_use):
-        raise cli.Problem("--csv needs --out or --label-column, and those need --csv, the file to read")
+        other = "and those need --csv, the file to read"
+        raise cli.Problem(f"--csv needs --out or --label-column, {other}")
     if args.csv and (args.titles or args.format != "text"):
         raise cli.Problem(f"--csv and {given} exclude one another; --out is CSV")
     if args.text_column and not args.csv:
@@ -199,7 +203,8 @@ def check_arguments(args):
     if args.csv and not (Path(args.csv).is_file() or Path(args.csv).is_dir()):
         raise cli.Problem(f"--csv {args.csv}: there is no such file, or it is not a plain one")
     if shares.WORLD > 1 and (args.label_column or not args.out):
-        raise cli.Problem("several processes share --csv with --out only, without --label-column; run one")
+        only = "--csv with --out only, without --label-column"
+        raise cli.Problem(f"several processes share {only}; run one")
     if args.out:
         cli.check_output("--out", args.out)
         if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
@@ -213,7 +218,8 @@ def check_labels(args, columns, classes):
         there = ", ".join(repr(name[:40]) for name in list(checked.classes)[:3])
         known = ", ".join(repr(name[:40]) for name in classes[:3])
         wrong = f"none of its labels is known to the run: it holds {there}, the run knows {known}"
-        raise cli.Problem(f"{args.csv}: column {args.label_column!r}: {wrong}; name another --label-column")
+        where = f"{args.csv}: column {cli.quote(args.label_column)}"
+        raise cli.Problem(f"{where}: {wrong}; name another --label-column")
 
 
 def training_keys(own, folder):
@@ -225,7 +231,7 @@ def training_keys(own, folder):
     # runs on the same titles need them once
     for run in {run.config.data.titles: run for run in own}.values():
         try:
-            titles, _ = runs.features_of(run, folder and [folder]).titles()
+            titles = runs.features_of(run, folder and [folder]).titles()[0]
         except cli.Problem as error:
             if folder:
                 raise
@@ -266,6 +272,7 @@ def score_file(args, own):
         bulk.check_header(args, table, form)
     classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
     outcome, kept = predict_all(classifier, args, form, table)
+    # nothing is written before all of it is predicted
     if args.out:
         with disk.atomic(args.out, "w", **output.encoding_of(form.table)) as file:
             output.write_header(file, table.header, form)
@@ -298,18 +305,21 @@ def say_outcome(outcome, seconds, args):
     if outcome.blank:
         text += f", {outcome.blank:,} without text"
     if args.at_least:
-        text += f", {outcome.unsure:,} without an answer, as no category reaches a probability of {args.at_least:g}"
+        why = f"as no category reaches a probability of {args.at_least:g}"
+        text += f", {outcome.unsure:,} without an answer, {why}"
     if args.out:
         text += f". Written to {args.out}"
     cli.say(text)
 
 
 def main(args):
+    # what is to be applied, and to what
     places, behind = split_runs(args.run or [None])
     own = [runs.find(place) for place in places]
     args.model, further = split_models(args.model or [], own)
     args.titles = behind + further + args.titles
     check_arguments(args)
+    # a test file, a file, or titles that somebody types
     started = time.time()
     if args.label_column:
         outcome = score_file(args, own)

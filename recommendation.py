@@ -1,12 +1,10 @@
-"""What evaluate.py recommends, in words: which row to take, what it costs against the best one, and how
-far words alone get.
-"""
+"""What evaluate.py recommends: which row to take, what it costs, and how far words alone get."""
 
 import answer as answers
 import cli
 import runs
 
-# --- the sentences, as they are printed ---------------------------------------------------------------------------
+# --- the sentences, as they are printed -----------------------------------------------------------
 
 RECOMMENDED_ONLY = "**Recommended: {name}**, macro-F1 {value:.4f}: the only row."
 RECOMMENDED_CHEAPEST = "**Recommended: {name}**, macro-F1 {value:.4f}: the best row, and no row is cheaper."
@@ -46,7 +44,7 @@ LEFT_OUT = (
 ONE_REPEAT = "With one repeat, the choice of folds and first weights is not in this: `--repeats 3` adds it."
 
 
-# --- the recommendation -------------------------------------------------------------------------------------------
+# --- the recommendation ---------------------------------------------------------------------------
 
 
 def paragraph(table, answer):
@@ -72,7 +70,8 @@ def paragraph(table, answer):
 
 def recommended(table, answer):
     """The sentence that names the recommended row."""
-    row, best = answer.recommended, answer.best
+    row = answer.recommended
+    best = answer.best
     if answer.competing == 1:
         return RECOMMENDED_ONLY.format(name=row.name, value=row.value)
     if row is not best:
@@ -86,8 +85,8 @@ def recommended(table, answer):
             bound=max(answer.comparison.loss_bound[number], 0),
             saving=saving(table, row, best),
         )
-    cheaper = [each for each in answer.compared if each.cost < row.cost and each.run.baseline != "majority"]
-    if not cheaper:
+    usable = [each for each in answer.compared if each.run.baseline != "majority"]
+    if row.cost == min(each.cost for each in usable):
         return RECOMMENDED_CHEAPEST.format(name=row.name, value=row.value)
     return RECOMMENDED_BEST.format(name=row.name, value=row.value, margin=answer.margin)
 
@@ -134,7 +133,7 @@ def verdict(low, high, above, below, neither):
     return below if high < 0 else neither
 
 
-# --- words --------------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 def averaging(answer):
@@ -145,9 +144,12 @@ def averaging(answer):
     own, words = average.run.parts
     gain, low, high = answers.gain(answer.recommended, average)
     nothing = "not significantly different"
+    others = runs.BASELINES["tfidf"]
+    if answer.recommended is answer.words:
+        others = answer.best_of_encoder.name
     sentences = [
         AVERAGE.format(
-            others=answer.best_of_encoder.name if answer.recommended is answer.words else runs.BASELINES["tfidf"],
+            others=others,
             value=average.value,
             gain=gain,
             low=low,
@@ -168,11 +170,12 @@ def words(answer):
     best = answer.best_of_encoder
     difference, low, high = answers.gain(answer.words, best)
     better = "the encoder is significantly better"
+    worse = "words are significantly better"
     return WORDS.format(
         value=answer.words.value,
         name=best.name,
         difference=difference,
         low=low,
         high=high,
-        verdict=verdict(low, high, better, "words are significantly better", "not significantly different"),
+        verdict=verdict(low, high, better, worse, "not significantly different"),
     )

@@ -24,7 +24,7 @@ from layout import (
 
 REPORT_MODELS = ("bert-base-uncased", "google-bert/bert-base-uncased")
 
-# --- the sentences, as they are printed ---------------------------------------------------------------------------
+# --- the sentences, as they are printed -----------------------------------------------------------
 
 HEADING = "## {name}"
 PROTOCOL = "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. {encoders}."
@@ -75,7 +75,7 @@ FROM_REPORT = "The report's figures are those of its last epoch with bert-base-u
 OTHER_ENCODER = "They stand beside layers of this encoder that are as far from the top."
 
 
-# --- the page -----------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def page(table, answer):
@@ -85,10 +85,12 @@ def page(table, answer):
     answer: the Answer of table.compare, or None for a table without rows trained on all titles.
     """
     parts = [HEADING.format(name=cli.escape_markdown(tables.title(table))), wrap(protocol(table))]
+    # what to take
     if answer:
         parts.append(wrap(recommendation.paragraph(table, answer)))
         parts.append(wrap(recommendation.words(answer)))
         parts.append(main_table(table, answer))
+    # how many labels it takes
     if table.learning_curve:
         parts.append(learning_table(table))
         said = learning_sentences(table)
@@ -96,6 +98,7 @@ def page(table, answer):
             parts.append(wrap(said))
     if not answer:
         return "\n\n".join([*parts, NOTHING_TO_COMPARE])
+    # how good it is, and what the columns mean
     if answer.recommended:
         parts += categories(table, answer.recommended)
         parts += accepting(table, answer.recommended)
@@ -123,11 +126,14 @@ def encoder_words(table, key, name):
     dtypes = sorted({run.config.settings.dtype for run in own})
     encoder = own[0].encoder
     return ENCODER.format(
-        name=cli.escape_markdown(name), layers=encoder.layers, hidden=encoder.hidden, dtypes=" and ".join(dtypes)
+        name=cli.escape_markdown(name),
+        layers=encoder.layers,
+        hidden=encoder.hidden,
+        dtypes=" and ".join(dtypes),
     )
 
 
-# --- what else the tables say ---------------------------------------------------------------------------------------
+# --- what else the tables say ---------------------------------------------------------------------
 
 
 def categories(table, row):
@@ -166,7 +172,7 @@ def learning_sentences(table):
         # the sizes after the last one at which TF-IDF is significantly behind
         caught = list(shared)
         for place, size in enumerate(shared):
-            _, low, _ = answers.gain(tfidf[size], best[size])
+            low = answers.gain(tfidf[size], best[size])[1]
             if low > 0:
                 caught = shared[place + 1 :]
         if caught:
@@ -195,7 +201,7 @@ def learning_sentences(table):
     return " ".join(sentences)
 
 
-# --- the notes ----------------------------------------------------------------------------------------------------
+# --- the notes ------------------------------------------------------------------------------------
 
 
 def notes(table, answer):
@@ -203,7 +209,9 @@ def notes(table, answer):
     sentences.
     """
     repeats = table.options.repeats
-    covers = "the choice of titles and of repeats" if repeats > 1 else "the choice of titles, not of folds and weights"
+    covers = "the choice of titles and of repeats"
+    if repeats == 1:
+        covers = "the choice of titles, not of folds and weights"
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat"), covers=covers), DIFFERENCES]
     sentences.append(LOG_LOSS if len(table.encoders) == 1 else NO_LOG_LOSS)
     if table.has_flop and not has_report(table):
@@ -226,7 +234,8 @@ def notes(table, answer):
     ends = [row for row in table.rows if row.run.figures.grid_ends]
     if ends:
         sentences.append(GRID_ENDS.format(names=listed([grid_end(row) for row in ends], 2)))
-    scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best_of_encoder.influence.scarce]
+    influence = answer.best_of_encoder.influence
+    scarce = [cli.escape_markdown(table.classes[number]) for number in influence.scarce]
     if scarce:
         sentences.append(SCARCE.format(names=listed(scarce)))
     if has_report(table):

@@ -191,7 +191,7 @@ class Run:
         return path
 
 
-# --- writing and reading ------------------------------------------------------------------------------------------
+# --- writing and reading --------------------------------------------------------------------------
 
 
 def write(folder, config, arrays, heads=None, history=(), files=None):
@@ -356,8 +356,12 @@ def collapse(run):
 
 def model_card(config, name):
     """A README for a run's folder: what it is, how good, and how to use it."""
-    result, titles = config.results, config.data
-    data, encoder, command = (text.replace("`", "") for text in (titles.name, config.encoder.name, config.made.command))
+    result = config.results
+    titles = config.data
+    # they stand between such quotes
+    data = titles.name.replace("`", "")
+    encoder = config.encoder.name.replace("`", "")
+    command = config.made.command.replace("`", "")
     classes = "\n".join(f"- {cli.escape_markdown(each)}" for each in config.classes)
     return f"""---
 pipeline_tag: text-classification

@@ -1,4 +1,4 @@
-"""Windows of titles that processes share and record: a job that was killed goes on after the last one.
+"""Windows of titles that processes share and record, so that a killed job goes on.
 
 torchrun says how many processes there are. Each takes its share of the windows that are left and
 records a window in its own done-*.log once all of it is on the disk; so the logs of all processes,
@@ -33,7 +33,8 @@ def meeting():
     try:
         dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
     except (ValueError, RuntimeError) as error:
-        raise cli.Problem(f"WORLD_SIZE is {WORLD}, but processes do not meet ({error}); use torchrun") from None
+        wrong = f"WORLD_SIZE is {WORLD}, but processes do not meet ({error})"
+        raise cli.Problem(f"{wrong}; use torchrun") from None
     try:
         yield
     finally:
@@ -60,7 +61,7 @@ def from_first(value):
 
 
 def together(call, *args, **options):
-    """Do what needs all processes; where another has ended, end this one, too, with no traceback."""
+    """Do what needs all processes; where another has ended, end this one, too."""
     try:
         call(*args, **options)
     except RuntimeError:

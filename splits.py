@@ -170,7 +170,7 @@ def draw(labels, groups, training, size):
     """The Draw of one head from the rows that it may learn from, (rows,) int in random order."""
     # of copies within a category, the first row
     pairs = groups[training].astype(np.int64) * (int(labels.max()) + 1) + labels[training]
-    _, first = np.unique(pairs, return_index=True)
+    first = np.unique(pairs, return_index=True)[1]
     distinct = training[np.sort(first)]
 
     # the rank of each of these rows within its category

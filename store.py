@@ -239,7 +239,8 @@ class Features:
 
     def titles(self):
         """All titles and all labels, as two lists."""
-        titles, labels = [], []
+        titles = []
+        labels = []
         for title, label in titles_in(self.titles_file()):
             titles.append(title)
             # a million titles hold each name of a category once
@@ -259,14 +260,16 @@ def take(mapped, rows):
         for first, end in itertools.pairwise([*starts, len(rows)]):
             file.seek(mapped.offset + int(rows[first]) * out[0].nbytes)
             block = out[first:end]
-            block[:] = np.fromfile(file, mapped.dtype, block.size).reshape(block.shape)
+            if file.readinto(block) < block.nbytes:
+                raise cli.Problem(f"{mapped.filename}: cut while it was read; extract again")
     return out
 
 
 def extract_command(features, path):
     """The command that has features follow their titles, which stand in the file `path` today."""
     manifest = features.manifest
-    info, settings = manifest.data, manifest.settings
+    info = manifest.data
+    settings = manifest.settings
     columns = [column_of(name) for name in manifest.files]
     # one pooling will do: all that is there follows
     pooling = columns[0][0]

@@ -41,7 +41,7 @@ def ensemble(table, answer):
 
 
 def average(table, parts):
-    """(probabilities, named) of several lists of rows: all lists, and all rows of one, weigh the same."""
+    """(probabilities, named) of lists of rows: all lists, and all rows of one, weigh the same."""
     probabilities = offsets = 0.0
     for part in parts:
         for row in part:
@@ -54,13 +54,14 @@ def average(table, parts):
 
 
 def check_path(path):
-    """Refuse to replace a file that is no list of suspects: it may be the user's only copy of the titles."""
+    """Refuse to replace a file that is no list of suspects: it may be the user's only copy."""
     if path.suffix.lower() != ".csv":
         raise cli.Problem(f"--suspects {path}: the name must end in .csv")
     if path.is_file():
         with open(path, encoding="utf-8", errors="replace") as file:
             if file.readline().strip() != ",".join(COLUMNS):
-                raise cli.Problem(f"--suspects {path}: it is there already, and no list of suspects; name another file")
+                there = "it is there already, and no list of suspects"
+                raise cli.Problem(f"--suspects {path}: {there}; name another file")
 
 
 def write(path, table, answer, features):
@@ -93,11 +94,13 @@ def say(path, frame, source, changed):
     frame: its rows; source: whose probabilities they are; changed: titles with an apostrophe in
     front.
     """
-    below = ", ".join(f"{(frame.probability_of_label < limit).sum():,} below {limit:g}" for limit in LEVELS)
+    counts = [(frame.probability_of_label < limit).sum() for limit in LEVELS]
+    below = [f"{count:,} below {limit:g}" for count, limit in zip(counts, LEVELS, strict=True)]
     cli.say(
-        f"{path}: {cli.count(len(frame), 'title')} with a label that is not the one that is named; the label's "
-        f"probability is {below} (out of fold, by {source}, which has the lowest log loss here). "
-        "Row 1 is the first title below the header."
+        f"{path}: {cli.count(len(frame), 'title')} with a label that is not the one that is named; "
+        f"the label's probability is {', '.join(below)} (out of fold, by {source}, which has the "
+        "lowest log loss here). Row 1 is the first title below the header."
     )
     if changed:
-        cli.say(f"{path}: {cli.count(changed, 'title')} that a spreadsheet would run got an apostrophe in front")
+        titles = cli.count(changed, "title")
+        cli.say(f"{path}: {titles} that a spreadsheet would run got an apostrophe in front")

@@ -81,7 +81,7 @@ class Table:
         return all(row.run.config.flop is not None for row in self.trained)
 
 
-# --- reading ------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def read_tables(results):
@@ -90,7 +90,8 @@ def read_tables(results):
     """
     for folder in sorted(results.glob(".*/")):
         cli.say(f"{folder}: a training that was stopped, or still runs; ignored")
-    trained, baselines = {}, {}
+    trained = {}
+    baselines = {}
     for path in sorted(results.glob("[!.]*/config.json")):
         run = runs.open_run(path.parent)
         if run.outdated:
@@ -199,7 +200,7 @@ def make_row(run, arrays, encoders, has_flop):
     return Row(run, name, encoder, expense, run.depth, predictions, influence, comparison.interval(influence))
 
 
-# --- parts of a table ---------------------------------------------------------------------------------------------
+# --- parts of a table -----------------------------------------------------------------------------
 
 
 def curves(table):

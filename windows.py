@@ -1,4 +1,4 @@
-"""Windows: titles that are computed together, made ready in a thread that stays one window ahead."""
+"""Windows of titles, made ready in a thread that stays one window ahead."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -127,7 +127,8 @@ class Vocabulary:
 
 def count(titles):
     """The Counts of titles, with all terms that they have."""
-    words, parts = set(), set()
+    words = set()
+    parts = set()
     for title in titles:
         text = title.lower()
         words.update(words_in(text))
@@ -214,7 +215,8 @@ def solve(values, places, labels):
     # many categories of few titles are no mistake
     with warnings.catch_warnings(action="ignore"):
         model = LogisticRegression(C=PENALTY, max_iter=1000).fit(matrix, labels)
-    weights, bias = model.coef_, model.intercept_
+    weights = model.coef_
+    bias = model.intercept_
     # of two categories, scikit-learn has the weights of the second one only
     if len(bias) == 1:
         weights = np.concatenate([np.zeros_like(weights), weights])
