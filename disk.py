@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,8 @@ from pathlib import Path
 import cli
 
 AGAIN = "delete the folder and make it again"
+# what a network's file system may say to who asks for a lock
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -44,16 +47,26 @@ def locked(folder, what):
     if folder.is_file():
         raise cli.Problem(f"{folder}: this is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         busy = f"{what} is running in this folder; wait for it or choose another"
         raise cli.Problem(f"{folder}: {busy}") from None
     except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        wrong = f"no file can be locked there ({error.strerror}), so two processes might write at once"
+        remedy = "name a folder on a disk of this machine, and copy it afterwards"
+        raise cli.Problem(f"{folder}: {wrong}; {remedy}") from None
+    try:
+        yield
+    except OSError as error:
         # a disk that is full does not say which
         error.filename = error.filename or str(folder)
         raise
+    finally:
+        lock.release()
 
 
 def sha256(path):

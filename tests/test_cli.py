@@ -1,16 +1,20 @@
 """What all scripts share: markdown tables that line up, commands to paste, texts that are safe to print."""
 
 import argparse
+import errno
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, write_titles
+from conftest import ROOT, call, refused, write_titles
 
 import cli
+import disk
 
 
 def test_columns_of_a_table_line_up_in_a_terminal():
@@ -193,3 +197,38 @@ def test_each_slow_script_shows_life_in_a_log(tmp_path, bert):
     out = tmp_path / "out.csv"
     log = log_of("predict", "--run", run.parent, "--csv", titles, "--out", out, "--window", "4")
     assert any(re.match(r"predict: \d+ .*titles after \d+ minutes?", line) for line in log), log
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_one_line_with_a_way_on(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    titles = write_titles(tmp_path / "titles.csv")
+    monkeypatch.setattr("fcntl.flock", refuse)
+    words = (os.strerror(number), "name a folder on a disk of this machine")
+    line = refused(call("extract", "--data", titles, "--model", "none", "--out", tmp_path / "f"), *words)
+    assert str(tmp_path / "f") in line
+    with pytest.raises(cli.Problem, match=words[1]), disk.locked(tmp_path / "results", "a training"):
+        raise AssertionError("nothing is done without a lock")
+
+
+def test_a_fault_of_what_is_done_under_a_lock_is_not_the_locks(tmp_path):
+    with pytest.raises(OSError) as error, disk.locked(tmp_path, "it"):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    assert error.value.filename == str(tmp_path)
+    with disk.locked(tmp_path, "it"):
+        pass
+
+
+def test_git_shows_nothing_of_what_the_scripts_leave_in_their_own_folders(tmp_path):
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    for place in ("results/.lock", "results/run/config.json", "features/.lock", "titles/youtube.csv"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    shown = subprocess.run(status, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert shown == "?? .gitignore\n"
