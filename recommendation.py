@@ -31,10 +31,10 @@ AVERAGE = (
 )
 AVERAGE_COMMAND = "That is `predict.py --run {folders}`."
 
-WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds TF-IDF on the same folds."
+WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds TF-IDF of words and characters, on the same folds."
 NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it, on all that is worth comparing."
 WORDS = (
-    "Words alone (TF-IDF with logistic regression) reach {value:.4f}; the best row of an encoder, {name}, differs from "
+    "Words alone (TF-IDF of words and characters) reach {value:.4f}; the best row of an encoder, {name}, differs from "
     "that by {difference:+.4f} (95% interval {low:+.4f} to {high:+.4f}): {verdict}."
 )
 LEFT_OUT = (

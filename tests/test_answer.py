@@ -221,7 +221,7 @@ def test_how_far_words_get_is_said_and_how_the_best_row_differs_from_them(tmp_pa
     text = unwrapped(evaluate(tmp_path))
     own, other = (f1_score(THREE, each, average="macro") for each in (of_class(THREE, 0.1, 1), words))
     said = re.search(
-        r"Words alone \(TF-IDF with logistic regression\) reach (\S+); the best row of an encoder, layer 1 \(report's "
+        r"Words alone \(TF-IDF of words and characters\) reach (\S+); the best row of an encoder, layer 1 \(report's "
         r"head\), differs from that by (\S+) \(95% interval (\S+) to (\S+)\): the encoder is significantly better\.",
         text,
     )
