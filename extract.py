@@ -37,6 +37,12 @@ def parse_arguments(argv=None):
     at_least_3 = cli.number(int, 3)
     add("--max-length", type=at_least_3, default=128, metavar="TOKENS", help="longer titles are cut, and counted")
     add(
+        "--prefix",
+        default="",
+        metavar="TEXT",
+        help='put before every title, as some encoders want: "query: " for E5; part of its tokens',
+    )
+    add(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
@@ -106,7 +112,8 @@ def plan(args, path, titles, encoder):
         classes=titles.classes,
     )
     dtype = str(encoder.dtype).removeprefix("torch.")
-    settings = store.Settings(args.max_length, dtype, args.store, args.window, encoder.device.type)
+    computed = (args.window, encoder.device.type)
+    settings = store.Settings(args.max_length, dtype, args.store, *computed, args.prefix or None)
     made_by = (store.FORMAT, encoder.info, info, settings)
     return jobs.Job(*made_by, files={}, names=names, source=source)
 
@@ -187,6 +194,8 @@ def merge(encoded, rows, earlier):
     is_kept = rows >= 0
     if not is_kept.any():
         return encoded
+    if is_kept.all():
+        return store.take(earlier, rows)
     values = np.empty((len(rows), encoded.shape[1]), earlier.dtype)
     values[is_kept] = store.take(earlier, rows[is_kept])
     values[~is_kept] = encoded
@@ -267,7 +276,8 @@ def main(args):
             path, titles = check_titles(args, out)
 
         # load
-        encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling)
+        kind = (args.device, args.dtype, args.max_length, args.pooling, args.prefix)
+        encoder = load_encoder(args.model, *kind)
         job = None
         if shares.RANK == 0:
             job = jobs.prepare(plan(args, path, titles, encoder), out)

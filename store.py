@@ -63,6 +63,7 @@ class Settings:
     store: str  # type of the numbers on the disk
     window: int = 4096  # titles that were computed together
     device: str = "cpu"
+    prefix: str | None = None  # put before every title; None, as in earlier versions: nothing
 
 
 @dataclass
@@ -282,6 +283,7 @@ def extract_command(features, path):
         "model": (manifest.encoder.name, "bert-base-uncased"),
         "pooling": (pooling, "cls"),
         "max-length": (settings.max_length, "128"),
+        "prefix": (settings.prefix or "", ""),
         "dtype": (settings.dtype, "auto"),
         "store": (settings.store, "float32"),
         "device": (settings.device, "auto"),

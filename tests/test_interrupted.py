@@ -22,11 +22,13 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from conftest import ROOT, call, refused, serving, write_bert, write_titles  # first: it lets the scripts be imported
+from conftest import ROOT, call, refused, write_bert, write_titles  # first: it lets the scripts be imported
 
 # isort: split
+import killing
 import numpy as np
 import pytest
+from killing import die_at, torchrun
 
 import cli
 import disk
@@ -49,48 +51,8 @@ def contents(folder):
 # --- killed at every moment ---------------------------------------------------------------------------------------
 
 
-def forked(arguments, before=lambda: None):
-    """Run extract.py in a fork of this process, after before(); returns its code (-9: killed) and errors."""
-    with tempfile.TemporaryFile() as errors:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads stayed in the parent
-                os.dup2(errors.fileno(), 2)
-                sys.stderr = os.fdopen(2, "w", closefd=False)
-                before()
-                cli.launch(extract.main, extract.parse_arguments([*map(str, arguments)]))
-                code = 0
-            except SystemExit as exit:
-                code = exit.code
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        errors.seek(0)
-        return SimpleNamespace(code=code, err=errors.read().decode())
-
-
-def die_at(step, out):
-    """Let this process be killed just before it touches the folder, or syncs a file, for the step-th time."""
-    left = itertools.count(step - 1, -1)
-
-    def touch(event, arguments):
-        known = event in ("open", "os.rename", "os.remove", "shutil.rmtree") and str(out) in str(arguments[0])
-        if (known or event in ("os.fsync", "os.posix_fallocate")) and next(left) == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def watched(function):
-        def call(*arguments):
-            touch(f"os.{function.__name__}", arguments)
-            return function(*arguments)
-
-        return call
-
-    os.fsync = watched(os.fsync)
-    os.posix_fallocate = watched(os.posix_fallocate)
-    sys.addaudithook(touch)
+# extract.py in a fork of this process
+forked = functools.partial(killing.forked, extract)
 
 
 @pytest.fixture
@@ -211,7 +173,8 @@ def drill(kills, in_a_row=20, seed=0, rows=1170, window=32, changed=False):
                 shutil.copytree(scratch / "before", out)
             died = 0
             while died < in_a_row and stages.total() < kills:
-                step = chance.randrange(1, 80)
+                # one that copies opens more files
+                step = chance.randrange(1, 400 if changed else 80)
                 if forked([*command, out], functools.partial(die_at, step, out)).code == 0:
                     break
                 stages[stage(out, states)] += 1
@@ -691,22 +654,13 @@ def test_a_folder_that_cannot_be_made_is_reported(tmp_path, go, source):
     failed(go("--out", f"{source}/features"), source)
 
 
-def torchrun(*arguments):
-    with serving(None):  # the test is skipped where processes cannot talk to one another
-        pass
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", ROOT / "extract.py"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*map(str, [*launcher, *arguments])]
-    return subprocess.run(command, text=True, capture_output=True, timeout=300, env=environment)
-
-
 def test_two_processes_follow_changed_titles_with_the_bytes_of_one(tmp_path, bert, go):
     source = write_titles(tmp_path / "titles.csv")
     assert go("--data", source).code == 0
     shutil.copytree(tmp_path / "features", tmp_path / "two")
     change(source)
     assert go("--data", source).code == 0
-    two = torchrun("--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "two")
+    two = torchrun("extract", "--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "two")
     assert two.returncode == 0 and two.stderr.count("58 titles: 56 kept, 2 new, 4 gone, 1 label changed") == 1
     one, shared = contents(tmp_path / "features"), contents(tmp_path / "two")
     assert shared["manifest.json"]["machine"].pop("processes") == 2
@@ -715,7 +669,7 @@ def test_two_processes_follow_changed_titles_with_the_bytes_of_one(tmp_path, ber
 
 
 def test_two_processes_have_the_bytes_of_one(tmp_path, bert, source, go, whole):
-    two = torchrun("--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "two")
+    two = torchrun("extract", "--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", tmp_path / "two")
     assert two.returncode == 0 and two.stderr.count("on 2 processes") == 1, two.stderr
     shared = contents(tmp_path / "two")
     assert shared["manifest.json"]["machine"].pop("processes") == 2
@@ -724,7 +678,9 @@ def test_two_processes_have_the_bytes_of_one(tmp_path, bert, source, go, whole):
 
 
 def test_a_refusal_ends_all_processes(tmp_path, bert, source):
-    result = torchrun("--data", source, "--model", bert, *SETTINGS, "--layers", 9, "--out", tmp_path / "features")
+    result = torchrun(
+        "extract", "--data", source, "--model", bert, *SETTINGS, "--layers", 9, "--out", tmp_path / "features"
+    )
     assert result.returncode != 0
     assert sum("extract.py: --layers 9: " in line for line in result.stderr.splitlines()) == 1, result.stderr
     assert "[rank" not in result.stderr and 'extract.py", line' not in result.stderr, "a traceback of ours"
