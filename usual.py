@@ -97,6 +97,37 @@ def train_probes(x, labels, folds, penalties=None):
     return np.stack(found)
 
 
+# answers each line of standard input; its arguments: a folder and a file of fit_classifier
+PREDICT = """
+import sys
+import joblib
+from sentence_transformers import SentenceTransformer
+encoder = SentenceTransformer(sys.argv[1], device="cpu")
+classifier = joblib.load(sys.argv[2])
+for line in sys.stdin:
+    found = classifier.predict(encoder.encode([line.strip()], show_progress_bar=False))
+    print(found[0], flush=True)
+"""
+
+
+def fit_classifier(folder, titles, labels, path):
+    """Fit and save what PREDICT applies; returns a function that answers for one title, or None
+    where sentence-transformers is missing.
+    """
+    encoder = sentence_encoder(folder, torch.float32)
+    if encoder is None:
+        return None
+    import joblib
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
+    classifier.fit(encoder.encode(titles, show_progress_bar=False), labels)
+    joblib.dump(classifier, path)
+    return lambda title: classifier.predict(encoder.encode([title], show_progress_bar=False))
+
+
 def warm_up():
     """Import what train_probes needs, so that this is not timed."""
     train_probes(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2)
