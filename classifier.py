@@ -109,7 +109,7 @@ def sharing_key(run):
     """What has to be the same where runs share an encoder and its features."""
     settings = run.config.settings
     sizes = (settings.max_length, settings.dtype, settings.store)
-    return run.encoder.weights, run.encoder.tokenizer, *sizes
+    return run.encoder.weights, run.encoder.tokenizer, settings.prefix, *sizes
 
 
 def words_part(run):

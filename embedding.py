@@ -31,6 +31,12 @@ BATCHING = {
 }
 
 
+# texts of more characters a token that is kept are not read to their end
+CHARACTERS = 64
+# of what a tokenizer gives, only the ids are needed
+BARE = {"return_attention_mask": False, "return_token_type_ids": False}
+
+
 @dataclass
 class Tokenised:
     """Titles as an encoder reads them."""
@@ -50,18 +56,37 @@ def tokenise(encoder, titles):
 
     tokenizer = encoder.tokenizer
     longest = encoder.max_length
-    options = {"return_attention_mask": False, "return_token_type_ids": False}
-    ids = tokenizer(distinct, truncation=True, max_length=longest, **options).input_ids
+    texts = [beginning(encoder, encoder.prefix + title) for title in distinct]
+    ids = tokenizer(texts, truncation=True, max_length=longest, **BARE).input_ids
 
     # the longest are read again to know which were longer
     full = [i for i, tokens in enumerate(ids) if len(tokens) >= longest]
-    cut = [i for i in full if len(tokenizer(distinct[i], **options).input_ids) > longest]
+    cut = [i for i in full if len(tokenizer(texts[i], **BARE).input_ids) > longest]
 
     # a title of nothing but characters that the tokenizer drops
     nothing = [tokenizer.unk_token_id or tokenizer.pad_token_id or 0]
     ids = [tokens or nothing for tokens in ids]
     lengths = np.array([len(tokens) for tokens in ids])
     return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()), tokens=int(lengths[place].sum()))
+
+
+def beginning(encoder, text):
+    """As much of a text as decides its tokens: a huge one would take minutes and gigabytes.
+
+    It ends before a space, so that no word is cut, and has at least twice the tokens that are kept:
+    how many characters make a token is not known before, as spaces may make none, and a word that
+    the vocabulary lacks one. What stands behind can then change none of those that are kept.
+    """
+    tokenizer = encoder.tokenizer
+    if tokenizer.truncation_side != "right":
+        return text
+    end = CHARACTERS * encoder.max_length
+    while end < len(text):
+        start = text[: text.rfind(" ", 0, end + 1) + 1].rstrip(" ")
+        if start and len(tokenizer(start, **BARE).input_ids) >= 2 * encoder.max_length:
+            return start
+        end *= 4
+    return text
 
 
 class Enough(Exception):

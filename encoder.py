@@ -41,17 +41,21 @@ class Encoder:
     mixes: bool = False  # whether titles of different lengths may be padded to one
     blocks: list | None = None  # its layers as modules, where hooks know how they are called
     operations: np.ndarray | None = None  # of a title, as count_operations says; None: unknown
+    prefix: str = ""  # put before every title
 
 
-def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",)):
+def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",), prefix=""):
     """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 
-    dtype: of the weights, and of the arithmetic where there are instructions for it.
+    dtype: of the weights, and of the arithmetic where there are instructions for it; prefix: what
+    it wants before every title.
     """
     device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
     model, tokenizer, info = read_model(name)
     check_parts(name, model, tokenizer, max_length)
+    if prefix and len(tokenizer(prefix).input_ids) >= max_length:
+        raise cli.Problem(f"--max-length {max_length}: the prefix alone has as many tokens")
 
     # try it in float32, then make it fast
     model.eval().requires_grad_(False).to(device)
@@ -66,6 +70,8 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     encoder.batching = choose_batching(device, model.dtype)
     if encoder.batching.fuse:
         fuse_activations(encoder)
+    # what was tried had to be titles alone
+    encoder.prefix = prefix
     return encoder
 
 

@@ -69,7 +69,9 @@ def load_own_encoder(own, name, device, dtype):
     """The Encoder of this name, once it is known to be the one that the runs were trained with."""
     settings = own[0].config.settings
     poolings = poolings_of(own)
-    encoder = load_encoder(name, device, dtype or settings.dtype, settings.max_length, poolings)
+    prefix = settings.prefix or ""
+    dtype = dtype or settings.dtype
+    encoder = load_encoder(name, device, dtype, settings.max_length, poolings, prefix)
     for what in ("weights", "tokenizer"):
         if getattr(encoder.info, what) != getattr(own[0].encoder, what):
             wrong = f"not the encoder that the run was trained with, its {what} differ"

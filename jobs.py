@@ -104,13 +104,15 @@ def refuse_mixture(there, wanted, out, state):
     """
     old = store.identity(there)
     new = store.identity(wanted)
-    differ = [key for key in new if old[key] != new[key]]
+    # a setting that has not been used is in neither
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if not differ:
         return
     # these are compared by checksum and shown by name
     for settings, manifest in ((old, there), (new, wanted)):
         settings.update({"encoder weights": manifest.encoder.name, "titles": manifest.data.name})
-    shown = ", another ".join(f"{key} ({old[key]}, now {new[key]})" for key in differ)
+    pairs = [f"{key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in differ]
+    shown = ", another ".join(pairs)
     raise cli.Problem(f"{out}: {state} with another {shown}; use another --out, or delete that folder")
 
 
