@@ -9,7 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-MEMORY = 10  # steps that L-BFGS remembers
+# a product with fewer rows, one for each class of each problem, is slow; with more, problems that are
+# solved wait for the others: so many are solved together
+ROWS = 128
+# numbers that are kept of the probabilities of problems that are solved together: 200 MB in float32
+KEPT = 48_000_000
+# numbers of the features that are copied where few titles count: 130 MB
+COPY = 1 << 25
 # a component of a gradient may be off by so much
 NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}
 # numbers of the features, or logits, worked on at a time: they stay in the processor's cache
@@ -67,7 +73,7 @@ class Problems:
     shares: torch.Tensor  # (classes, problems): of the titles that count, those of each class
 
     def only(self, some):
-        """Some of the problems. some: (problems,) bool."""
+        """Some of the problems. some: (problems,) bool, or their numbers."""
         return Problems(
             x=self.x,
             labels=self.labels,
@@ -84,7 +90,25 @@ def make_problems(x, labels, learn, penalty, classes):
     titles = learn.sum(1).clamp(min=1)
     counts = [(learn & (labels == number)).sum(1) for number in range(classes)]
     shares = torch.stack(counts) / titles
-    return Problems(x, labels, learn, 1 / titles, penalty, standardization(x, learn), shares)
+    title_weight = 1 / titles.to(x.dtype)
+    return Problems(x, labels, learn, title_weight, penalty, standardization(x, learn), shares)
+
+
+def groups(problems):
+    """The problems that are solved together: yields their numbers and the Problems of these.
+
+    Titles that count for none of them are left out, where a copy of the others is small.
+    """
+    classes, count = problems.shares.shape
+    rows = min(ROWS, KEPT // len(problems.x))
+    for numbers in torch.arange(count, device=problems.x.device).split(max(1, rows // classes)):
+        group = problems.only(numbers)
+        titles = group.learn.any(0).nonzero().flatten()
+        if len(titles) < len(group.x) and len(titles) * group.x.shape[1] <= COPY:
+            group.x = group.x[titles]
+            group.labels = group.labels[titles]
+            group.learn = group.learn[:, titles]
+        yield numbers, group
 
 
 def log_probabilities(problems, theta, number):
@@ -100,26 +124,36 @@ def log_probabilities(problems, theta, number):
     return torch.cat(found)
 
 
-def objective(problems, theta):
-    """The loss of every problem, (problems,) float64, and its gradient, of theta's shape."""
-    x = problems.x
-    mean = problems.scale.mean
-    deviation = problems.scale.deviation
+@dataclass
+class Point:
+    """A theta, its loss, and how that changes from there."""
+
+    theta: torch.Tensor  # (classes, problems, dimensions + 1)
+    loss: torch.Tensor  # (problems,) float64
+    gradient: torch.Tensor  # of theta's shape
+    # (classes, problems, titles) each, for some titles: probabilities times what a title counts
+    shares: list[torch.Tensor]
+
+    def only(self, some):
+        """That of some problems. some: (problems,) bool."""
+        return Point(
+            theta=self.theta[:, some],
+            loss=self.loss[some],
+            gradient=self.gradient[:, some],
+            shares=[part[:, some] for part in self.shares],
+        )
+
+
+def evaluate(problems, theta):
+    """The Point of every problem at theta."""
     classes, count, _ = theta.shape
-    weights = theta[..., :-1]
-
-    # the features stay as they are: each problem's standardisation is folded into its weights
-    folded = weights / deviation
-    bias = (theta[..., -1] - (mean * folded).sum(-1)).view(-1, 1)
-    folded = folded.flatten(0, 1)
-
-    # sums over titles, block by block: the loss, and its slopes by folded weights and bias
-    loss = torch.zeros(count, dtype=torch.float64, device=x.device)
+    folded, bias = fold(problems, theta)
+    loss = torch.zeros(count, dtype=torch.float64, device=theta.device)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
-    minus = theta.new_tensor(-1)
-    step = max(256, BLOCK // max(x.shape[1], classes * count))
-    features = x.split(step)
+    shares = []
+    step = block_length(problems, theta)
+    features = problems.x.split(step)
     labels = problems.labels.split(step)
     learn = problems.learn.split(step, dim=1)
     for part, target, members in zip(features, labels, learn, strict=True):
@@ -128,188 +162,184 @@ def objective(problems, theta):
         own = target.expand(1, count, -1)
         weight = members * problems.title_weight[:, None]
         loss -= (values.gather(0, own)[0] * weight).sum(1)
-        # by each logit: the probability, less 1 for the title's own class
-        values.exp_().scatter_add_(0, own, minus.expand(own.shape)).mul_(weight)
-        by_logit = values.flatten(0, 1)
+        # what is less than NOISE by far may be too small to be multiplied fast
+        torch.nn.functional.threshold_(values.exp_(), 1e-15, 0.0)
+        shares.append(values.mul_(weight))
+        # the loss by each logit: the probability, less 1 for the title's own class
+        by_logit = values.scatter_add(0, own, -weight[None]).flatten(0, 1)
         slopes.addmm_(by_logit, part)
         bias_slopes += by_logit.sum(1, keepdim=True)
 
-    # back to the weights of standardised features, and the penalty
-    bias_slopes = bias_slopes.view(classes, count, 1)
-    gradient = torch.empty_like(theta)
-    gradient[..., :-1] = (slopes.view(classes, count, -1) - mean * bias_slopes) / deviation
-    gradient[..., :-1] += problems.penalty[:, None] * weights
-    gradient[..., -1:] = bias_slopes
-    loss += problems.penalty / 2 * weights.double().square().sum((0, 2))
-    return loss, gradient
+    loss += problems.penalty / 2 * theta[..., :-1].double().square().sum((0, 2))
+    gradient = unfold(problems, theta, slopes, bias_slopes)
+    return Point(theta, loss, gradient, shares)
 
 
-# --- L-BFGS ---------------------------------------------------------------------------------------
+def hessian_product(problems, point, vector):
+    """The product of each problem's Hessian at a Point with a vector of theta's shape."""
+    classes, count, _ = vector.shape
+    folded, bias = fold(problems, vector)
+    slopes = torch.zeros_like(folded)
+    bias_slopes = torch.zeros_like(bias)
+    features = problems.x.split(block_length(problems, vector))
+    for part, shares in zip(features, point.shares, strict=True):
+        change = torch.addmm(bias, folded, part.T).view(classes, count, -1)
+        mean = (shares * change).sum(0) / problems.title_weight[:, None]
+        by_logit = change.sub_(mean).mul_(shares).flatten(0, 1)
+        slopes.addmm_(by_logit, part)
+        bias_slopes += by_logit.sum(1, keepdim=True)
+    return unfold(problems, vector, slopes, bias_slopes)
 
 
-@dataclass
-class Pair:
-    """What L-BFGS remembers of a step, as Nocedal & Wright (2006) call it.
-
-    0 for problems that did not take the step.
-    """
-
-    s: torch.Tensor  # the change of theta, of its shape
-    y: torch.Tensor  # the change of the gradient
-    rho: torch.Tensor  # (problems,) 1 / (s · y)
+def block_length(problems, theta):
+    """How many titles are worked on at a time."""
+    return max(256, BLOCK // max(problems.x.shape[1], theta[..., 0].numel()))
 
 
-@dataclass
-class Progress:
-    """How far L-BFGS has come with every problem."""
-
-    theta: torch.Tensor  # (classes, problems, dimensions + 1)
-    loss: torch.Tensor  # (problems,) at theta
-    gradient: torch.Tensor  # of theta's shape
-    direction: torch.Tensor  # of theta's shape: where the last step led
-    step: torch.Tensor  # (problems,): its length in directions
-    accepted: torch.Tensor  # (problems,) bool: whether it was taken
-    gamma: torch.Tensor  # (problems,): how much longer steps are than the preconditioner says
-    pairs: list[Pair]  # of the last MEMORY steps
-
-    def only(self, some):
-        """That of some problems. some: (problems,) bool."""
-        return Progress(
-            theta=self.theta[:, some],
-            loss=self.loss[some],
-            gradient=self.gradient[:, some],
-            direction=self.direction[:, some],
-            step=self.step[some],
-            accepted=self.accepted[some],
-            gamma=self.gamma[some],
-            pairs=[Pair(pair.s[:, some], pair.y[:, some], pair.rho[some]) for pair in self.pairs],
-        )
+def fold(problems, theta):
+    """Weights and bias for features as they are: (classes · problems, dimensions), (…, 1)."""
+    # each problem's standardisation is folded into its weights
+    folded = theta[..., :-1] / problems.scale.deviation
+    bias = theta[..., -1] - (problems.scale.mean * folded).sum(-1)
+    return folded.flatten(0, 1), bias.view(-1, 1)
 
 
-def minimise(problems, theta, tolerance, most=2000):
-    """Solve every problem from theta on by L-BFGS, in at most so many steps; returns the new theta.
+def unfold(problems, theta, slopes, bias_slopes):
+    """The slopes by what fold returns as slopes by theta, of its shape, with the penalty's."""
+    unfolded = torch.empty_like(theta)
+    bias_slopes = bias_slopes.view(*theta.shape[:2], 1)
+    slopes = slopes.view(*theta.shape[:2], -1) - problems.scale.mean * bias_slopes
+    unfolded[..., :-1] = slopes / problems.scale.deviation
+    unfolded[..., :-1] += problems.penalty[:, None] * theta[..., :-1]
+    unfolded[..., -1:] = bias_slopes
+    return unfolded
 
-    Each problem has a step length of its own, halved until its loss falls enough, and is left alone
-    once solved; when more than half are, the others go on without them. tolerance: see solved.
+
+def losses(problems, theta):
+    """The loss of every problem, (problems,) float64."""
+    return torch.cat([evaluate(group, theta[:, some]).loss for some, group in groups(problems)])
+
+
+# --- Newton's method ------------------------------------------------------------------------------
+
+
+def minimise(problems, theta, tolerance):
+    """Solve every problem from theta on; returns the new theta. tolerance: see enough."""
+    solution = torch.empty_like(theta)
+    for some, group in groups(problems):
+        solution[:, some] = minimise_group(group, theta[:, some], tolerance)
+    return solution
+
+
+def minimise_group(problems, theta, tolerance, most=200):
+    """Solve problems from theta on by Newton's method, in at most so many steps.
+
+    When more than half of them are solved, the others go on without them.
     """
     solution = theta.clone()
     # numbers of the problems in progress
     going = torch.arange(theta.shape[1], device=theta.device)
-    progress = start(problems, theta)
+    stuck = torch.zeros_like(going, dtype=torch.bool)
+    point = evaluate(problems, theta)
     for _ in range(most):
-        done = solved(problems, progress, tolerance)
+        target = enough(problems, point, tolerance)
+        done = within(point.gradient, target) | stuck
         if done.sum() * 2 > len(going):
-            solution[:, going[done]] = progress.theta[:, done]
+            solution[:, going[done]] = point.theta[:, done]
             if done.all():
                 return solution
             going = going[~done]
             problems = problems.only(~done)
-            progress = progress.only(~done)
+            point = point.only(~done)
+            target = target[:, ~done]
             done = done[~done]
-        progress = advance(problems, progress, done)
-    solution[:, going] = progress.theta
+        direction = newton_direction(problems, point, target, ~done)
+        point, stuck = descend(problems, point, direction)
+    solution[:, going] = point.theta
     return solution
 
 
-def start(problems, theta):
-    """The Progress before the first step."""
-    loss, gradient = objective(problems, theta)
-    ones = torch.ones_like(problems.penalty)
-    return Progress(
-        theta=theta,
-        loss=loss,
-        gradient=gradient,
-        direction=torch.zeros_like(theta),
-        step=ones,
-        accepted=ones.bool(),
-        gamma=ones,
-        pairs=[],
-    )
-
-
-def solved(problems, progress, tolerance):
-    """Which problems are solved: (problems,) bool.
+def enough(problems, point, tolerance):
+    """How large each component of a solution's gradient may be: (classes, problems, 2), by the
+    weights and by the bias.
 
     The slope of no weight exceeds the tolerance times what the penalty adds to it at most, and each
     class is predicted as often as it occurs, within the tolerance: a strong penalty says nothing of
-    the bias. Below NOISE, or where only steps help that change nothing, there is no better.
+    the bias. Below NOISE there is no better.
     """
-    noise = NOISE[problems.x.dtype]
-    slopes = progress.gradient.abs()
-    largest_weight = progress.theta[..., :-1].abs().amax((0, 2))
-    enough = (tolerance * problems.penalty * largest_weight).clamp(min=noise)
-    weights_solved = slopes[..., :-1].amax((0, 2)) <= enough
-    biases_solved = slopes[..., -1] <= (tolerance * problems.shares).clamp(min=noise)
-    return (weights_solved & biases_solved.all(0)) | (progress.step < 1e-6)
+    largest_weight = point.theta[..., :-1].abs().amax((0, 2))
+    weights = (problems.penalty * largest_weight).expand_as(problems.shares)
+    both = torch.stack([weights, problems.shares], -1)
+    return (tolerance * both).clamp(min=NOISE[problems.x.dtype])
 
 
-def advance(problems, progress, done):
-    """The Progress after one more step: a new one, or half of the last where that was too long.
+def within(gradient, target):
+    """Which problems' gradients are as small as a target, see enough: (problems,) bool."""
+    slopes = gradient.abs()
+    weights_solved = slopes[..., :-1].amax(2) <= target[..., 0]
+    biases_solved = slopes[..., -1] <= target[..., 1]
+    return (weights_solved & biases_solved).all(0)
 
-    done: (problems,) bool, those that stay where they are.
+
+def newton_direction(problems, point, target, going, most=200):
+    """About Newton's step from a Point, of theta's shape, by preconditioned conjugate gradients.
+
+    Nocedal & Wright (2006), algorithms 5.3 and 7.1. A problem is left alone as soon as its gradient
+    would be half the target, or in the preconditioner's measure a quarter of what it is. going:
+    (problems,) bool, those that move at all.
     """
-    theta = progress.theta
-    gradient = progress.gradient
+    precondition = preconditioner(problems, point)
+    direction = torch.zeros_like(point.theta)
+    residual = -point.gradient
+    search = precondition * residual
+    product = dot(residual, search)
+    first = product
+    for _ in range(most):
+        changed = hessian_product(problems, point, search)
+        curvature = dot(search, changed)
+        going = going & (curvature > 0)
+        step = torch.where(going, product / curvature, 0.0)[:, None]
+        direction += step * search
+        residual -= step * changed
 
-    # a new direction where the last step was taken
-    descent = -newton_step(gradient, progress.pairs, progress.gamma, problems.penalty)
-    direction = torch.where(progress.accepted[:, None], descent, progress.direction)
-    step = torch.where(progress.accepted, 1.0, progress.step)
-
-    # a step is taken where the loss falls by enough (Armijo's condition), but for rounding
-    trial = theta + torch.where(done, 0.0, step)[:, None] * direction
-    trial_loss, trial_gradient = objective(problems, trial)
-    least = 1e-4 * step * dot(direction, gradient)
-    rounding = 2 * torch.finfo(theta.dtype).eps * progress.loss.abs()
-    accepted = (trial_loss <= progress.loss + least + rounding) & ~done
-    moved = accepted[:, None]
-
-    # what is remembered of it
-    s = torch.where(moved, trial - theta, 0.0)
-    y = torch.where(moved, trial_gradient - gradient, 0.0)
-    curvature = dot(s, y)
-    curved = curvature > 1e-14
-    pair = Pair(s, y, rho=torch.where(curved, 1 / curvature, 0.0))
-    preconditioned = precondition(y, problems.penalty)
-    gamma = torch.where(curved, curvature / dot(y, preconditioned), progress.gamma)
-
-    return Progress(
-        theta=torch.where(moved, trial, theta),
-        loss=torch.where(accepted, trial_loss, progress.loss),
-        gradient=torch.where(moved, trial_gradient, gradient),
-        direction=direction,
-        step=torch.where(accepted | done, step, step / 2),
-        accepted=accepted,
-        gamma=gamma,
-        pairs=[*progress.pairs, pair][-MEMORY:],
-    )
+        preconditioned = precondition * residual
+        older = product
+        product = dot(residual, preconditioned)
+        going = going & (product > first / 16) & ~within(residual, target / 2)
+        if not going.any():
+            break
+        search = preconditioned + (product / older)[:, None] * search
+    return direction
 
 
-def newton_step(gradient, pairs, gamma, penalty):
-    """The inverse Hessian's product with the gradient, as L-BFGS knows it: the two-loop recursion.
+def preconditioner(problems, point):
+    """What a gradient is multiplied by before conjugate gradients: about the inverse curvatures.
 
-    Nocedal & Wright (2006), algorithm 7.4; its first guess of the inverse is gamma · precondition.
+    They are exact where features that have deviation 1 are independent of each other and of the
+    probabilities. Of theta's shape.
     """
-    q = gradient.clone()
-    alphas = []
-    for pair in reversed(pairs):
-        alpha = pair.rho * dot(pair.s, q)
-        q -= alpha[:, None] * pair.y
-        alphas.append(alpha)
-    r = gamma[:, None] * precondition(q, penalty)
-    for pair, alpha in zip(pairs, reversed(alphas), strict=True):
-        beta = pair.rho * dot(pair.y, r)
-        r += pair.s * (alpha - beta)[:, None]
-    return r
+    curvature = point.theta.new_zeros(problems.shares.shape)
+    for shares in point.shares:
+        curvature += (shares - shares.square() / problems.title_weight[:, None]).sum(2)
+    curvature = curvature.clamp(min=1e-9)[..., None]
+    weights = (curvature + problems.penalty[:, None]).expand_as(point.theta[..., :-1])
+    return 1 / torch.cat([weights, curvature], -1)
 
 
-def precondition(gradient, penalty):
-    """The gradient divided by the loss's curvature at theta 0, where features have deviation 1."""
-    classes = len(gradient)
-    curvature = (classes - 1) / classes**2
-    weights = gradient[..., :-1] / (curvature + penalty)[:, None]
-    bias = gradient[..., -1:] / curvature
-    return torch.cat([weights, bias], -1)
+def descend(problems, point, direction):
+    """The Point after a step in a direction, halved for each problem until its loss falls by enough
+    (Armijo's condition), but for rounding; and which are stuck as no step does: (problems,) bool.
+    """
+    slope = dot(direction, point.gradient)
+    rounding = 2 * torch.finfo(direction.dtype).eps * point.loss.abs()
+    step = torch.ones_like(slope)
+    while True:
+        trial = evaluate(problems, point.theta + step[:, None] * direction)
+        accepted = trial.loss <= point.loss + 1e-4 * step * slope + rounding
+        if accepted.all():
+            return trial, step == 0
+        step = torch.where(accepted, step, step / 2)
+        step = torch.where(step < 1e-6, 0.0, step)
 
 
 def dot(a, b):

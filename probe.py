@@ -21,8 +21,6 @@ ALONE = 0.1  # C where there is nothing to choose by
 FEW = 2000
 # numbers that all heads that are fitted together may keep, 200 MB in float32
 STATE = 48_000_000
-# numbers of the features that are copied where few titles are drawn: 130 MB
-COPY = 1 << 25
 # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 SEARCH = 50_000
 
@@ -32,8 +30,8 @@ class Choice:
     """What a head chose on titles that it learns from, but that were held out for the choice."""
 
     c: float  # inverse strength of the penalty
-    labels: np.ndarray  # (titles,) int, of the titles that were held out
-    probabilities: np.ndarray  # (titles, classes) of these titles
+    labels: np.ndarray | None  # (titles,) int, of the titles that were held out, for the decision
+    probabilities: np.ndarray | None  # (titles, classes) of these titles
 
 
 def rescale(x):
@@ -49,6 +47,8 @@ def rescale(x):
     deviation = scale.deviation.view(x.shape[1:])
     for block in x.split(1 << 14):
         block.sub_(mean).div_(deviation)
+        # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
+        block.masked_fill_(block.abs() < 1e-12, 0)
     return Scale(mean, deviation)
 
 
@@ -71,7 +71,7 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
     choices = []
     for first in range(0, len(draws), together):
         group = draws[first : first + together]
-        fitted, chosen = fit_together(x.flatten(1), targets, group, classes, report)
+        fitted, chosen = fit_together(x.flatten(1), targets, group, classes, decide, report)
         thetas += fitted
         choices += chosen
     # heads first, as they are kept
@@ -115,7 +115,7 @@ def undo_scale(theta, scale):
     return torch.cat([weights, bias], -1)
 
 
-def fit_together(x, labels, draws, classes, report):
+def fit_together(x, labels, draws, classes, decide, report):
     """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
 
     x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes,
@@ -124,14 +124,15 @@ def fit_together(x, labels, draws, classes, report):
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
 
-    # few titles are worth more care: float64, and each part held out in turn
+    # few titles are worth more care: each part held out in turn, and float64 for the heads
     most_titles = int((parts >= 0).sum(1).max())
+    exact = torch.float32
     tolerance = 0.01
-    turns = 1
+    turns = [int(parts.max())]
     if most_titles <= FEW:
-        x = x.double()
+        exact = torch.float64
         tolerance = 0.001
-        turns = 4
+        turns = list(range(turns[0] + 1))
 
     # of many titles, a sample is enough to choose penalties by
     sample = slice(None)
@@ -141,18 +142,23 @@ def fit_together(x, labels, draws, classes, report):
     sample_labels = labels[sample]
 
     # as many heads at a time as memory allows
-    numbers = (2 * logistic.MEMORY + 12) * (x.shape[1] + 1) * classes * turns
+    numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
+    x = x.to(exact)
     thetas = []
     choices = []
     for chunk in parts.split(max(1, STATE // numbers)):
-        start, own = choose_penalty(sample_x, sample_labels, chunk[:, sample], classes, report)
-        c = x.new_tensor([choice.c for choice in own], dtype=torch.float64)
+        training, scoring = split_off(sample_x, sample_labels, chunk[:, sample], classes, turns)
+        best, c = choose_penalty(training, scoring, len(chunk), report)
+        choices += held_out(scoring, best, c, decide)
         learn = chunk >= 0
         penalty = l2_penalty(c, learn.sum(1), classes)
         problems = logistic.make_problems(x, labels, learn, penalty, classes)
+        start = best[:, : len(chunk)].to(exact)
+        # what was learned of a category whose titles were all held out is that there is none
+        unknown = training.shares[:, : len(chunk)] == 0
+        start[..., -1] = torch.where(unknown, problems.shares.log(), start[..., -1])
         theta = logistic.minimise(problems, start, tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
-        choices += own
     return thetas, choices
 
 
@@ -166,26 +172,25 @@ def leave_out_unused(x, labels, draws):
     for own, draw in zip(parts, draws, strict=True):
         own[draw.rows] = draw.parts
     used = np.flatnonzero((parts >= 0).any(0))
-    if len(used) < len(x) and len(used) * x.shape[1] < COPY:
+    if len(used) < len(x) and len(used) * x.shape[1] < logistic.COPY:
         x = x[used]
         labels = labels[used]
         parts = parts[:, used]
     return x, labels, torch.from_numpy(parts).to(x.device)
 
 
-def choose_penalty(x, labels, parts, classes, report):
-    """The C with the lowest log loss on held-out titles, and a solution to start from, for each
-    head.
+def choose_penalty(training, scoring, heads, report):
+    """The C with the lowest log loss on held-out titles for each of so many heads, and the
+    solutions with it.
 
-    parts: see leave_out_unused. All of the grid is walked, from the strongest penalty on, each
+    training, scoring: see split_off. All of the grid is walked, from the strongest penalty on, each
     solution starting from where the last two lead: the log loss may have several valleys. Returns
-    theta, (classes, heads, dimensions + 1), and a list with the Choice of each head.
+    theta of the training problems, (classes, problems, dimensions + 1), and C, (heads,) float64.
     """
-    heads = len(parts)
-    training, scoring = split_off(x, labels, parts, classes)
     held_titles = scoring.learn.sum(1).view(-1, heads).sum(0)
+    classes, count = training.shares.shape
     theta = start_from_shares(training)
-    chosen = x.new_full((heads,), ALONE, dtype=torch.float64)
+    chosen = torch.full((heads,), ALONE, dtype=torch.float64, device=theta.device)
     titles = training.learn.sum(1).clamp(min=1)
     older = theta
     best = theta
@@ -201,29 +206,30 @@ def choose_penalty(x, labels, parts, classes, report):
         theta = logistic.minimise(problems, ahead, tolerance=0.1)
 
         # score, and keep the best; a weaker penalty has to earn it
-        losses, _ = logistic.objective(scoring, theta)
-        losses = losses.view(-1, heads).sum(0)
+        losses = logistic.losses(scoring, theta).view(-1, heads).sum(0)
         better = losses < lowest * 0.99
-        best = torch.where(better.repeat(len(titles) // heads)[:, None], theta, best)
+        best = torch.where(better.repeat(count // heads)[:, None], theta, best)
         chosen = torch.where(better, c, chosen)
         lowest = torch.where(better, losses, lowest)
-
-    # what was held out serves the decision, too
-    chosen = torch.where(held_titles > 0, chosen, ALONE)
-    choices = []
-    for head, c in enumerate(chosen.tolist()):
-        numbers = range(head, len(titles), heads)
-        choices.append(held_out(scoring, best, numbers, c))
-    return best[:, :heads], choices
+    return best, torch.where(held_titles > 0, chosen, ALONE)
 
 
-def held_out(scoring, theta, numbers, c):
-    """The Choice of a head whose problems in `scoring`, see split_off, have these numbers and
-    solutions.
+def held_out(scoring, theta, chosen, decide):
+    """The Choice of each head, with what it predicts of held-out titles where its decision needs it.
+
+    scoring: see split_off; theta: its solutions; chosen: C of each head.
     """
-    labels = [scoring.labels[scoring.learn[number]] for number in numbers]
-    values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
-    return Choice(c, torch.cat(labels).cpu().numpy(), torch.cat(values).float().cpu().numpy())
+    heads = len(chosen)
+    choices = [Choice(c, None, None) for c in chosen.tolist()]
+    if decide == "likeliest":
+        return choices
+    for head, choice in enumerate(choices):
+        numbers = range(head, theta.shape[1], heads)
+        labels = [scoring.labels[scoring.learn[number]] for number in numbers]
+        values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
+        choice.labels = torch.cat(labels).cpu().numpy()
+        choice.probabilities = torch.cat(values).cpu().numpy()
+    return choices
 
 
 def start_from_shares(problems):
@@ -234,15 +240,13 @@ def start_from_shares(problems):
     return theta
 
 
-def split_off(x, labels, parts, classes):
+def split_off(x, labels, parts, classes, turns):
     """Problems to train with some titles held out, and the same ones to score on those titles.
 
-    Few titles (x is float64) are held out part by part, of many one part only; a title whose
-    category is in no other part is not scored, as nothing could be learned of it. There is a
-    problem for each part and head, all heads of a part together. None has a penalty yet.
+    turns: the parts that are held out, one after the other; a title whose category is in no other
+    part is not scored, as nothing could be learned of it. There is a problem for each of these
+    parts and each head, all heads of a part together. None has a penalty yet.
     """
-    last = int(parts.max())
-    turns = range(last + 1) if x.dtype == torch.float64 else [last]
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
     no_penalty = x.new_zeros(len(learn))
     training = logistic.make_problems(x, labels, learn, no_penalty, classes)

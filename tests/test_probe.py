@@ -168,7 +168,7 @@ def test_a_head_chooses_on_parts_of_its_own_titles_that_were_held_out(size):
     x[::7] *= 3  # some titles are far away, so that each set of titles has a scale of its own
     draws = solve(x, labels, size).draws
     features = torch.from_numpy(x[:, 0])
-    _, choices = probe.fit_together(features, torch.from_numpy(labels), draws, 4, lambda heads: None)
+    _, choices = probe.fit_together(features, torch.from_numpy(labels), draws, 4, "macro-f1", lambda heads: None)
     for choice, draw in zip(choices, draws, strict=True):
         expected = []
         for part in range(4):
