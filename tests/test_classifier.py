@@ -1,5 +1,6 @@
 """Runs that predict: alone or averaged, on one encoder, on several or on words, in several threads at once."""
 
+import contextlib
 import csv
 import io
 import json
@@ -16,6 +17,7 @@ from conftest import ROOT, call, refused, write_bert
 from test_predict import TITLES, by_hand, changed, read, with_offsets
 
 import cli
+import model
 import predict
 import runs
 import words
@@ -226,6 +228,30 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(kept, deep, name
         assert table.prediction.tolist() == alone[number].prediction.tolist()
         for name in table.columns[2:]:
             np.testing.assert_allclose(table[name], alone[number][name], atol=1e-6)
+
+
+def test_heads_are_applied_for_one_thread_at_a_time(kept, monkeypatch):
+    """Their module holds the values of the heads while it is called: who comes in between has none, or wrong ones."""
+    classifier = predict.load(kept.linear)
+    alone = predict.table(classifier, NEW)
+    busy, met = threading.Lock(), threading.Event()
+    apply = model.mean_probabilities
+
+    def noted(*arguments):
+        if not busy.acquire(blocking=False):
+            met.set()
+            return apply(*arguments)
+        with contextlib.closing(SimpleNamespace(close=busy.release)):
+            # leaves others the time to come in, which they do at once if they can
+            met.wait(0.3)
+            return apply(*arguments)
+
+    monkeypatch.setattr(model, "mean_probabilities", noted)
+    with ThreadPoolExecutor(4) as threads:
+        tables = list(threads.map(lambda _: predict.table(classifier, NEW), range(4)))
+    assert not met.is_set()
+    for table in tables:
+        assert table.prediction.tolist() == alone.prediction.tolist()
 
 
 # --- only what is likely enough -----------------------------------------------------------------------------------
