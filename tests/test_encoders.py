@@ -12,13 +12,17 @@ import safetensors.torch
 import tokenizers
 import torch
 import transformers
-from conftest import ROOT, WORDS, truth, write_bert, write_tokenizer
+from conftest import ROOT, WORDS, call, refused, truth, write_bert, write_titles, write_tokenizer
 from tokenizers import decoders, pre_tokenizers, processors, trainers
 
 import cli
 import embedding
 import encoder as encoders
+import frozen
 import loading
+import predict
+import runs
+import store
 
 TITLES = """how to paint a sunset
 Rome
@@ -675,3 +679,125 @@ def test_a_folder_called_minilm_is_named(tmp_path, monkeypatch, capsys):
     assert "that pip installs; for the folder of that name: --model ./minilm" in capsys.readouterr().err
     assert encoders.load_encoder("./minilm", "cpu", "float32", 32).info.name == str(tmp_path / "minilm")
     assert capsys.readouterr().err == ""
+
+
+# --- huge texts, and prefixes -------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A tokenizer, and the number of characters that it was given in all."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.characters = 0
+
+    def __call__(self, texts, **options):
+        given = [texts] if isinstance(texts, str) else texts
+        self.characters += sum(map(len, given))
+        return self.tokenizer(texts, **options)
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+
+def odd_texts():
+    """Texts of all lengths in which a character is anything from no token to many, and words are long or short."""
+    draw = np.random.default_rng(5)
+    parts = ["rome ", "the best ", " " * 70, "x" * 300, "x" * 300 + " ", "東京", "東京 ", "\n", "\t", "é ", "e\u0301 "]
+    parts += [
+        "\u200b" * 50,
+        "\x00" * 50,
+        "\u00ad" * 90 + " ",
+        "!!!",
+        "! ",
+        "\U0001fae9 ",
+        "Überraschung ",
+        "ﷺ ",
+        "-" * 200,
+    ]
+    parts += ["\u0301" * 40 + " ", "\u3000", "\u00a0" * 99, "[SEP] ", "</s>", "Σ ", "İ "]
+    for length in (1, 3, 10, 40, 160):
+        for _ in range(40):
+            kinds = draw.choice(len(parts), 4)
+            yield "".join(parts[kind] for kind in draw.choice(kinds, length))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "albert", "deberta-v2", "gpt2", "xlnet"])
+@pytest.mark.parametrize("characters", [1, 4])
+def test_texts_that_are_not_read_to_their_end_have_the_same_tokens(name, characters, load, monkeypatch):
+    encoder = load(name)
+    monkeypatch.setattr(embedding, "CHARACTERS", characters)
+    monkeypatch.setattr(encoder, "max_length", 20)
+    texts = list(dict.fromkeys(odd_texts()))
+    found = embedding.tokenise(encoder, texts)
+    wanted = encoder.tokenizer(texts, truncation=True, max_length=20).input_ids
+    unknown = [encoder.tokenizer.unk_token_id or encoder.tokenizer.pad_token_id or 0]
+    assert found.ids == [ids or unknown for ids in wanted]
+    assert found.cut == sum(len(ids) > 20 for ids in encoder.tokenizer(texts).input_ids)
+    kept = [embedding.beginning(encoder, text) for text in texts]
+    assert sum(len(one) < len(text) for one, text in zip(kept, texts, strict=True)) > 20  # it does leave some out
+
+
+def test_a_huge_text_costs_what_is_kept_of_it(load, monkeypatch):
+    encoder = load("bert")
+    watched = Watched(encoder.tokenizer)
+    monkeypatch.setattr(encoder, "tokenizer", watched)
+    huge = "the best street food in rome " * 100_000
+    tokenised = embedding.tokenise(encoder, [huge, "rome", huge])
+    assert (tokenised.cut, len(tokenised.ids[0])) == (2, 32)
+    assert watched.characters < 4 * 64 * 32
+
+
+def test_a_prefix_stands_before_every_title_and_counts_as_tokens(folder_of):
+    prefixed = encoders.load_encoder(folder_of("bert"), "cpu", "float32", 32, ("cls", "mean"), "query: ")
+    whole = [f"query: {title}" for title in TITLES]
+    got = features(prefixed, TITLES, poolings=("cls", "mean"))
+    wanted = truth(folder_of("bert"), whole, truncation=True, max_length=32)
+    assert all(close(got[key], wanted[key]) for key in got)
+    tokenised = embedding.tokenise(prefixed, TITLES)
+    lengths = [len(prefixed.tokenizer(title).input_ids) for title in whole]
+    assert tokenised.tokens == sum(min(length, 32) for length in lengths)
+    assert tokenised.cut == sum(length > 32 for length in lengths)
+    with pytest.raises(cli.Problem, match="--max-length 9: the prefix alone"):
+        encoders.load_encoder(folder_of("bert"), "cpu", "float32", 9, ("cls",), "the best street food in rome, the ")
+
+
+def test_a_prefix_is_kept_with_features_and_run_and_used_for_new_titles(tmp_path, folder_of):
+    titles = write_titles(tmp_path / "titles.csv")
+    plain, prefixed = tmp_path / "plain", tmp_path / "prefixed"
+    kind = ["--layers", "2", "--dtype", "float32", "--max-length", "32"]
+    asked = ["--data", titles, "--model", folder_of("bert"), *kind]
+    assert call("extract", *asked, "--out", plain).code == 0
+    assert call("extract", *asked, "--prefix", "query: ", "--out", prefixed).code == 0
+    # features without one are what they were before there were prefixes
+    assert '"prefix"' not in (plain / "manifest.json").read_text()
+    assert "prefix" not in store.identity(store.open_features(plain).manifest)
+    features = store.open_features(prefixed)
+    wanted = truth(folder_of("bert"), [f"query: {title}" for title in features.titles()[0]])["cls", 2]
+    assert close(features.read("cls", 2), wanted)
+    refused(call("extract", *asked, "--out", prefixed), "another prefix (query: , now none)")
+    refused(call("extract", *asked, "--prefix", "query: ", "--out", plain), "another prefix (none, now query: )")
+    assert "--prefix 'query: '" in store.extract_command(features, titles)
+
+    # both encoders at once: each run has its own prefix
+    found = {}
+    for folder in (plain, prefixed):
+        results = tmp_path / f"results-{folder.name}"
+        train = ["--features", folder, "--results", results, "--head", "linear", "--layers", "2", "--repeats", "1"]
+        assert call("train", *train).code == 0
+        (found[folder.name],) = (path.parent for path in results.glob("*/config.json"))
+    assert runs.differing(runs.find(found["plain"]), store.open_features(plain).manifest) is None
+    assert runs.differing(runs.find(found["plain"]), features.manifest) == "encoder or settings"
+    new = ["best pasta", "cheap flights"]
+    answers = []
+    for chosen in (["plain"], ["prefixed"], ["plain", "prefixed"]):
+        classifier = predict.load([found[name] for name in chosen])
+        answers.append(predict.table(classifier, new).iloc[:, 3:].to_numpy())
+    assert not np.allclose(answers[0], answers[1])
+    assert np.allclose(answers[2], (answers[0] + answers[1]) / 2, rtol=0, atol=1e-6)
+    run = runs.find(found["prefixed"])
+    without = frozen.load([run], None, "cpu", None)
+    without.encoder.prefix = ""
+    prepare, judge = frozen.steps(without)
+    wanted, _ = judge(prepare([f"query: {title}" for title in new]))
+    assert np.allclose(answers[1], wanted[0], rtol=0, atol=1e-6)
