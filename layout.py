@@ -121,8 +121,9 @@ def threshold_table(found):
             line["accept from"] = "any"
         elif each.probability is not None:
             # rounded up, so that what is typed gives no answer more
-            rounded = min(np.ceil(each.probability * 1e4) / 1e4, 0.9999)
-            line["accept from"] = f"{rounded:.4f}"
+            digits = 4 if each.probability <= 0.9999 else 6
+            rounded = np.ceil(each.probability * 10**digits) / 10**digits
+            line["accept from"] = f"{rounded:.{digits}f}"
         if each.probability is not None:
             line["answered"] = f"{each.coverage:.1%}"
             line["right in, held out"] = f"{each.precision:.1%}"
