@@ -124,8 +124,6 @@ def bench_train(args, temporary):
     run("extract.py", *source, "--layers", -1, "--pooling", "mean", "--out", folder)
     features = store.open_features(folder)
     x = torch.from_numpy(features.stack([("mean", 6)]))
-    rescaled = x.clone()
-    scale = probe.rescale(rescaled)
 
     # labels, folds, and what each head learns from: the same for all
     names, labels = np.unique(features.titles()[1], return_inverse=True)
@@ -135,21 +133,57 @@ def bench_train(args, temporary):
     folds = splits.repeat_folds(labels, groups, options)
     draws = splits.draw_titles(labels, groups, folds, options.seed)
 
-    # the report's head, and the linear probe, which decides as scikit-learn does
+    # the report's head
     task = (labels, folds)
-    probe_task = (rescaled, scale, *task, draws, classes, "likeliest")
     heads = {
         "this project": lambda: mlp.train_heads(x, *task, options, classes, draws).probabilities,
         "DataLoader loop": lambda: usual.train_heads(x, *task, options, classes),
     }
-    probes = {
-        "this project": lambda: probe.train(*probe_task).probabilities,
-        "scikit-learn": lambda: usual.train_probes(x[:, 0].numpy(), *task, probe.GRID),
-    }
-    usual.warm_up()
     size = f"{len(draws)} heads; {len(labels):,} titles × {x.shape[2]}, {classes} categories"
     compare_training(f":report's head, {options.epochs} epochs, {size}", heads, labels, args.runs)
-    compare_training(f":linear probe, C chosen among {len(probe.GRID)}, {size}", probes, labels, args.runs)
+
+    # the linear probe, of these categories, and of many that are made of the same titles
+    usual.warm_up()
+    compare_probes(x, labels, args.runs, options)
+    for many, titles in ((77, 40), (150, 10)):
+        made = near_each_other(x, many, titles)
+        kept = made >= 0
+        compare_probes(x[kept], made[kept], 1, Options(repeats=1))
+
+
+def near_each_other(x, categories, titles):
+    """Made-up categories of so many titles each: the nearest ones of titles that are drawn.
+
+    x: (titles, 1, hidden). Returns their numbers, (titles,) int64, -1 for titles without one.
+    """
+    features = torch.nn.functional.normalize(x.flatten(1))
+    labels = np.full(len(x), -1)
+    drawn = np.random.default_rng(0).permutation(len(x))[:categories]
+    for category, title in enumerate(drawn):
+        nearness = (features @ features[title]).numpy()
+        nearness[labels >= 0] = -np.inf
+        labels[np.argsort(-nearness, kind="stable")[:titles]] = category
+    return labels
+
+
+def compare_probes(x, labels, rounds, options):
+    """Print the table of linear probes, whose penalty is chosen on the same titles by all."""
+    groups = np.arange(len(labels))
+    folds = splits.repeat_folds(labels, groups, options)
+    draws = splits.draw_titles(labels, groups, folds, options.seed)
+    classes = int(labels.max()) + 1
+    rescaled = x.clone()
+    scale = probe.rescale(rescaled)
+    # decided as scikit-learn does
+    task = (rescaled, scale, labels, folds, draws, classes, "likeliest")
+    usual_task = (x[:, 0].numpy(), labels, folds, draws, probe.GRID, probe.FEW)
+    contenders = {
+        "this project": lambda: probe.train(*task).probabilities,
+        "scikit-learn": lambda: usual.choose_probes(*usual_task),
+    }
+    size = f"{len(draws)} heads; {len(labels):,} titles × {x.shape[2]}, {classes} categories"
+    what = f":linear probe, C chosen among {len(probe.GRID)}, {size}"
+    compare_training(what, contenders, labels, rounds)
 
 
 def compare_training(what, contenders, labels, rounds):

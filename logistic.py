@@ -12,8 +12,8 @@ import torch
 # a product with fewer rows, one for each class of each problem, is slow; with more, problems that are
 # solved wait for the others: so many are solved together
 ROWS = 128
-# numbers that are kept of the probabilities of problems that are solved together: 200 MB in float32
-KEPT = 48_000_000
+# probabilities that are kept for problems that are solved together, at a point and at the next: 200 MB
+KEPT = 24_000_000
 # numbers of the features that are copied where few titles count: 130 MB
 COPY = 1 << 25
 # a component of a gradient may be off by so much
@@ -99,9 +99,10 @@ def groups(problems):
 
     Titles that count for none of them are left out, where a copy of the others is small.
     """
-    classes, count = problems.shares.shape
     rows = min(ROWS, KEPT // len(problems.x))
-    for numbers in torch.arange(count, device=problems.x.device).split(max(1, rows // classes)):
+    together = max(1, rows // len(problems.shares))
+    everyone = torch.arange(len(problems.penalty), device=problems.x.device)
+    for numbers in everyone.split(together):
         group = problems.only(numbers)
         titles = group.learn.any(0).nonzero().flatten()
         if len(titles) < len(group.x) and len(titles) * group.x.shape[1] <= COPY:
@@ -146,9 +147,8 @@ class Point:
 
 def evaluate(problems, theta):
     """The Point of every problem at theta."""
-    classes, count, _ = theta.shape
     folded, bias = fold(problems, theta)
-    loss = torch.zeros(count, dtype=torch.float64, device=theta.device)
+    loss = torch.zeros_like(problems.penalty, dtype=torch.float64)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
     shares = []
@@ -158,9 +158,9 @@ def evaluate(problems, theta):
     learn = problems.learn.split(step, dim=1)
     for part, target, members in zip(features, labels, learn, strict=True):
         # titles last: so the softmax runs along memory, and narrow products are much faster
-        values = torch.addmm(bias, folded, part.T).view(classes, count, -1).log_softmax(0)
-        own = target.expand(1, count, -1)
+        values = torch.addmm(bias, folded, part.T).view(*theta.shape[:2], -1).log_softmax(0)
         weight = members * problems.title_weight[:, None]
+        own = target.expand(1, *weight.shape)
         loss -= (values.gather(0, own)[0] * weight).sum(1)
         # what is less than NOISE by far may be too small to be multiplied fast
         torch.nn.functional.threshold_(values.exp_(), 1e-15, 0.0)
@@ -177,13 +177,12 @@ def evaluate(problems, theta):
 
 def hessian_product(problems, point, vector):
     """The product of each problem's Hessian at a Point with a vector of theta's shape."""
-    classes, count, _ = vector.shape
     folded, bias = fold(problems, vector)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
     features = problems.x.split(block_length(problems, vector))
     for part, shares in zip(features, point.shares, strict=True):
-        change = torch.addmm(bias, folded, part.T).view(classes, count, -1)
+        change = torch.addmm(bias, folded, part.T).view(*vector.shape[:2], -1)
         mean = (shares * change).sum(0) / problems.title_weight[:, None]
         by_logit = change.sub_(mean).mul_(shares).flatten(0, 1)
         slopes.addmm_(by_logit, part)

@@ -4,6 +4,7 @@ Each head is a logistic regression, solved to convergence; logistic.py does that
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,15 +125,13 @@ def fit_together(x, labels, draws, classes, decide, report):
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
 
-    # few titles are worth more care: each part held out in turn, and float64 for the heads
+    # few titles are worth more care: each part held out in turn, and the heads' last digits
     most_titles = int((parts >= 0).sum(1).max())
-    exact = torch.float32
-    tolerance = 0.01
     turns = [int(parts.max())]
+    finishes = {torch.float32: 0.01}  # tolerance of each kind of number, one after the other
     if most_titles <= FEW:
-        exact = torch.float64
-        tolerance = 0.001
         turns = list(range(turns[0] + 1))
+        finishes[torch.float64] = 0.003
 
     # of many titles, a sample is enough to choose penalties by
     sample = slice(None)
@@ -143,21 +142,22 @@ def fit_together(x, labels, draws, classes, decide, report):
 
     # as many heads at a time as memory allows
     numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
-    x = x.to(exact)
     thetas = []
     choices = []
     for chunk in parts.split(max(1, STATE // numbers)):
         training, scoring = split_off(sample_x, sample_labels, chunk[:, sample], classes, turns)
         best, c = choose_penalty(training, scoring, len(chunk), report)
         choices += held_out(scoring, best, c, decide)
+
+        # from the solutions of the first turn, which knows nothing of a category that it held out
         learn = chunk >= 0
         penalty = l2_penalty(c, learn.sum(1), classes)
-        problems = logistic.make_problems(x, labels, learn, penalty, classes)
-        start = best[:, : len(chunk)].to(exact)
-        # what was learned of a category whose titles were all held out is that there is none
-        unknown = training.shares[:, : len(chunk)] == 0
-        start[..., -1] = torch.where(unknown, problems.shares.log(), start[..., -1])
-        theta = logistic.minimise(problems, start, tolerance)
+        theta = best[:, : len(chunk)].clone()
+        known = training.shares[:, : len(chunk)] > 0
+        theta[..., -1] = torch.where(known, theta[..., -1], -math.log(most_titles))
+        for kind, tolerance in finishes.items():
+            problems = logistic.make_problems(x.to(kind), labels, learn, penalty, classes)
+            theta = logistic.minimise(problems, theta.to(kind), tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
     return thetas, choices
 
@@ -188,7 +188,8 @@ def choose_penalty(training, scoring, heads, report):
     theta of the training problems, (classes, problems, dimensions + 1), and C, (heads,) float64.
     """
     held_titles = scoring.learn.sum(1).view(-1, heads).sum(0)
-    classes, count = training.shares.shape
+    classes = len(training.shares)
+    turns = training.shares.shape[1] // heads
     theta = start_from_shares(training)
     chosen = torch.full((heads,), ALONE, dtype=torch.float64, device=theta.device)
     titles = training.learn.sum(1).clamp(min=1)
@@ -208,7 +209,7 @@ def choose_penalty(training, scoring, heads, report):
         # score, and keep the best; a weaker penalty has to earn it
         losses = logistic.losses(scoring, theta).view(-1, heads).sum(0)
         better = losses < lowest * 0.99
-        best = torch.where(better.repeat(count // heads)[:, None], theta, best)
+        best = torch.where(better.repeat(turns)[:, None], theta, best)
         chosen = torch.where(better, c, chosen)
         lowest = torch.where(better, losses, lowest)
     return best, torch.where(held_titles > 0, chosen, ALONE)

@@ -74,27 +74,44 @@ def train_heads(x, labels, folds, options, classes):
     return probabilities
 
 
-def train_probes(x, labels, folds, penalties=None):
-    """Out-of-fold probabilities of logistic regressions, (repeats, titles, classes).
-
-    penalties: the values of C to choose among by log loss; without any, it is 1.
-    """
-    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
-    from sklearn.model_selection import PredefinedSplit, StratifiedShuffleSplit, cross_val_predict
+def train_probes(x, labels, folds):
+    """Out-of-fold probabilities of logistic regressions with C = 1, (repeats, titles, classes)."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    solver = LogisticRegression(max_iter=10_000)
-    if penalties:
-        split = StratifiedShuffleSplit(1, test_size=0.25, random_state=0)
-        options = {"max_iter": 10_000, "l1_ratios": (0,), "use_legacy_attributes": False}
-        solver = LogisticRegressionCV(Cs=penalties, cv=split, scoring="neg_log_loss", **options)
-    pipeline = make_pipeline(StandardScaler(), solver)
+    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
     found = []
     for repeat in folds:
         cv = PredefinedSplit(repeat)
         found.append(cross_val_predict(pipeline, x, labels, cv=cv, method="predict_proba"))
     return np.stack(found)
+
+
+def choose_probes(x, labels, folds, draws, penalties, few):
+    """What train_probes returns, with a C for each head, chosen among penalties by log loss.
+
+    draws: what each head learns from, and in which parts it is held out; of more titles than `few`
+    the last part only.
+    """
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.model_selection import PredefinedSplit
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    options = {"max_iter": 10_000, "l1_ratios": (0,), "use_legacy_attributes": False}
+    found = np.empty((len(folds), len(x), int(labels.max()) + 1))
+    for (repeat, fold), draw in zip(np.ndindex(len(folds), len(draws) // len(folds)), draws, strict=True):
+        parts = draw.parts
+        if len(parts) > few:
+            parts = np.where(parts == parts.max(), 0, -1)
+        solver = LogisticRegressionCV(Cs=penalties, cv=PredefinedSplit(parts), scoring="neg_log_loss", **options)
+        pipeline = make_pipeline(StandardScaler(), solver)
+        pipeline.fit(x[draw.rows], labels[draw.rows])
+        held_out = folds[repeat] == fold
+        found[repeat, held_out] = pipeline.predict_proba(x[held_out])
+    return found
 
 
 # answers each line of standard input; its arguments: a folder and a file of fit_classifier

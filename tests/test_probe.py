@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
+import logistic
 import model
 import probe
 import splits
@@ -217,6 +218,36 @@ def test_a_dimension_that_never_varies_changes_nothing(constant):
     beside = solve(np.concatenate([x, flat], 2), labels)
     assert beside.trained.penalties == without.trained.penalties
     np.testing.assert_allclose(beside.probabilities, without.probabilities, atol=2e-3)
+
+
+def test_numbers_too_small_to_be_multiplied_fast_are_none():
+    """MiniLM has two dimensions with numbers such as 1e-36, which made training ten times slower."""
+    x, labels = noisy(hidden=12)
+    tiny = np.float32(1e-36) * np.random.default_rng(0).normal(size=(len(x), 1, 2)).astype(np.float32)
+    beside = np.concatenate([x, tiny], 2)
+    assert (beside[..., -2:] != 0).any()
+    rescaled = torch.from_numpy(beside.copy())
+    probe.rescale(rescaled)
+    assert not rescaled[..., -2:].any()
+    np.testing.assert_allclose(solve(beside, labels).probabilities, solve(x, labels).probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_problems_are_solved_alike_one_by_one_on_their_own_titles_and_together(rows, monkeypatch):
+    x, labels = noisy(rows=300, classes=12)
+    monkeypatch.setattr(logistic, "ROWS", rows)
+    solved = solve(x, labels, repeats=2)
+    assert abs(solved.probabilities - oracle(x, labels, solved)).mean() < 1e-3
+
+
+def test_nothing_is_predicted_of_held_out_titles_that_no_decision_needs():
+    x, labels = noisy(rows=120, hidden=12)
+    draws = solve(x, labels).draws
+    task = (torch.from_numpy(x[:, 0]), torch.from_numpy(labels), draws, 4)
+    _, choices = probe.fit_together(*task, "likeliest", lambda heads: None)
+    _, decided = probe.fit_together(*task, "macro-f1", lambda heads: None)
+    assert [choice.probabilities for choice in choices] == [None] * len(draws)
+    assert [choice.c for choice in choices] == [choice.c for choice in decided]
 
 
 def assert_finite(solved):
