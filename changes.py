@@ -14,6 +14,14 @@ LEAST_KEPT = 0.1
 
 
 @dataclass
+class Rows:
+    """What is compared of a file of titles."""
+
+    texts: np.ndarray  # (titles,) 16-byte digests
+    labels: np.ndarray  # (titles,) int32 numbers of categories
+
+
+@dataclass
 class Changes:
     """How a later state of some titles differs from an earlier one."""
 
@@ -60,27 +68,27 @@ def compare(earlier, later):
     The k-th copy of a text is compared with its k-th copy of before, or with the last one.
     """
     names = {}  # numbers of categories
-    old_texts, old_labels = read(earlier, names)
-    new_texts, new_labels = read(later, names)
-    same_rows = np.array_equal(old_texts, new_texts)
+    old = read(earlier, names)
+    new = read(later, names)
+    same_rows = np.array_equal(old.texts, new.texts)
 
     # earlier rows, text by text: where those of each row's text begin, and how many there are
-    by_text = np.argsort(old_texts, kind="stable")
-    begin = np.searchsorted(old_texts, new_texts, "left", sorter=by_text)
-    copies = np.searchsorted(old_texts, new_texts, "right", sorter=by_text) - begin
+    by_text = np.argsort(old.texts, kind="stable")
+    begin = np.searchsorted(old.texts, new.texts, "left", sorter=by_text)
+    copies = np.searchsorted(old.texts, new.texts, "right", sorter=by_text) - begin
     is_kept = copies > 0
 
     # the one among them that each row is the like of
-    places = begin + np.minimum(copy_number(new_texts), copies - 1)
-    sources = np.full(len(new_texts), -1)
+    places = begin + np.minimum(copy_number(new.texts), copies - 1)
+    sources = np.full(len(new.texts), -1)
     sources[is_kept] = by_text[places[is_kept]]
-    changed = new_labels[is_kept] != old_labels[sources[is_kept]]
-    gone = len(old_texts) - len(np.unique(sources[is_kept]))
+    changed = new.labels[is_kept] != old.labels[sources[is_kept]]
+    gone = len(old.texts) - len(np.unique(sources[is_kept]))
     return Changes(sources, same_rows, int(changed.sum()), gone)
 
 
 def read(path, names):
-    """(texts, labels) of a file of titles: (titles,) 16-byte digests and (titles,) int32 numbers.
+    """The Rows of a file of titles.
 
     names: numbers of categories by name, to which new ones are added. Digests of 128 bits stand for
     the texts, which would not fit into memory: that two of a billion titles share one is less
@@ -91,7 +99,7 @@ def read(path, names):
     for title, label in store.titles_in(path):
         digests += hashlib.blake2b(title.encode(), digest_size=16).digest()
         labels.append(names.setdefault(label, len(names)))
-    return np.frombuffer(digests, "S16"), np.asarray(labels)
+    return Rows(np.frombuffer(digests, "S16"), np.asarray(labels))
 
 
 def copy_number(texts):
