@@ -95,7 +95,8 @@ def bench_scale(args, temporary):
         for size, took, more in zip(sizes, each, 1e6 * above, strict=True):
             numbers = (f"{took.seconds:.1f}", f"{more:,.1f}", f"{took.peak:,.0f}")
             rows.append((f"{size:,}", step, *numbers))
-    what = ":tiny encoder (2 layers of 384, random weights), made-up titles of 19 words, 1 repeat"
+    tiny = "2 layers of 384 with random weights"
+    what = f":one repeat; tiny encoder ({tiny}), titles made of {len(WORDS.split())} words"
     more = "µs for each title more than above"
     print_table((":titles", what, "seconds", more, "peak memory, MB"), rows)
     for name in ("minilm", "random"):
@@ -149,7 +150,8 @@ def scale_real(args, temporary, name):
     million = ("a million: minutes", "GB on disk")
     print_table((what, "seconds", "peak memory, MB", *million), rows)
     how = f"its time grows as from {small:,} to {large:,} titles"
-    print(f"A million titles: {how}; windows of titles keep extraction's memory as it is here.\n")
+    memory = "extraction and prediction need no more memory; training needs that of its features"
+    print(f"A million titles: {how}; {memory}.\n")
 
 
 def size_on_disk(path):
