@@ -1,7 +1,6 @@
 """Which labels may be wrong: titles that out-of-fold probabilities contradict, as a CSV file."""
 
 import numpy as np
-import pandas as pd
 
 import cli
 import decision
@@ -70,6 +69,9 @@ def write(path, table, answer, features):
 
     features: the folder of the runs' features, or None for the one that they were trained on.
     """
+    # a third of a second, which a table alone does not need
+    import pandas as pd
+
     probabilities, predicted, source = ensemble(table, answer)
     titles, names = runs.features_of(table.everything[0].run, features).titles()
     # a table of the titles whose label is contradicted

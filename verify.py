@@ -5,7 +5,6 @@ Problem.
 import dataclasses
 
 import numpy as np
-import pandas as pd
 
 import baselines
 import cli
@@ -75,6 +74,8 @@ def check_history(run):
     """Raise a Problem unless the last epoch in a run's history.csv has the macro-F1 of the folds."""
     if "history.csv" not in run.config.contents:
         return
+    import pandas as pd
+
     history = pd.read_csv(run.folder / "history.csv")
     last = history[history.epoch == run.options.epochs]
     check_equal(run, "last epoch in history.csv", last.macro_f1.tolist(), np.ravel(run.figures.fold_macro_f1))
