@@ -305,7 +305,8 @@ def newton_direction(problems, point, target, going, most=200):
         older = product
         product = dot(residual, preconditioned)
         going = going & (product > first / 16) & ~within(residual, target / 2)
-        if not going.any():
+        # the last few wait for the next direction, rather than all for them
+        if going.sum() * 4 < len(going):
             break
         search = preconditioned + (product / older)[:, None] * search
     return direction
