@@ -227,12 +227,23 @@ def legend_below(figure, handles):
     """A legend below everything, in as many columns as have room; the figure grows with it."""
     labels = [textwrap.fill(handle.get_label(), 60) for handle in handles]
     width, height = figure.get_size_inches()
-    # in inches, a character is 0.085 wide, and a marker 0.7
-    longest = max(len(line) for label in labels for line in label.splitlines())
-    columns = max(1, min(3, int(width / (0.085 * longest + 0.7))))
-    lines = sum(label.count("\n") + 1 for label in labels)
-    figure.set_size_inches(width, height + 0.2 * max(0, lines / columns - 3))
+    for columns in (3, 2, 1):
+        needed, more = legend_size(handles, labels, columns)
+        if needed <= width:
+            break
+    # three lines have room
+    figure.set_size_inches(max(width, needed), height + max(0, more - 0.6))
     figure.legend(handles=handles, labels=labels, loc="outside lower left", ncols=columns)
+
+
+def legend_size(handles, labels, columns):
+    """Width and height of a legend in inches."""
+    figure = library().figure.Figure()
+    legend = figure.legend(handles=handles, labels=labels, ncols=columns)
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    # with what stays free around it
+    return box.width / figure.dpi + 0.2, box.height / figure.dpi + 0.2
 
 
 def draw_matrix(axes, table, row):
@@ -327,6 +338,8 @@ def draw_curves(figure, table):
     axes.minorticks_off()
     axes.set_xticks(list(places.values()), [f"{size:,}" if size else "all" for size in places])
     axes.set_xlabel("labels a category")
+    width, height = legend_size(*axes.get_legend_handles_labels(), 1)
+    figure.set_size_inches(max(9.6, 5 + width), max(5.2, height))
     figure.legend(loc="outside center right")
     return axes
 

@@ -204,3 +204,21 @@ def test_runs_of_few_labels_alone_have_the_second_picture_only(tmp_path):
 def test_no_row_to_recommend_shows_the_best(tmp_path):
     write_run(tmp_path, THREE, np.zeros(300, int))
     assert figure(tmp_path).axes[1].get_title() == "Best: layer 1 (report's head)"
+
+
+def assert_legend_within(drawn):
+    box = drawn.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= drawn.bbox.x1 and box.y1 <= drawn.bbox.y1, (box, drawn.bbox)
+    assert drawn.axes[0].get_window_extent().height > 200
+
+
+@pytest.mark.parametrize("name", ["W" * 70, "encoder of " + "many words " * 9], ids=["wide", "words"])
+@pytest.mark.parametrize("picture", [plot.draw_rows, plot.draw_curves])
+def test_the_longest_of_legends_is_never_cut_off(tmp_path, name, picture):
+    """Its first rows have short names, those of the last column all have long ones."""
+    for number in range(24):
+        encoder = {"name": "e" if number < 8 else name, "weights": f"{number < 8}"}
+        options = {"encoder": encoder, "hidden": 100 + number, "standardize": True}
+        for size in (8, None):
+            write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, number), layers=(2,), labels=size, **options)
+    assert_legend_within(figure(tmp_path, picture))
