@@ -4,7 +4,7 @@
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
 # make results  the committed results on the report's titles: MODELS="SMALL LARGE" for other encoders; DATA=file without a network
 # make bench    every figure of speed and memory
-# make drill    the long drills: 220 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
+# make drill    the long drills: 470 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
 #               real data, with SETS=folder that holds NAME.csv and NAME-test.csv
 
 PYTHON ?= python3.11
@@ -30,7 +30,7 @@ run: .venv/ready
 	$(PY) evaluate.py $(SAMPLE) --baselines --plot results-sample/layers.png
 
 test: .venv/ready
-	$(PY) -m pytest -q -rs tests
+	$(PY) -m pytest -q -rs -n 2 --dist loadfile tests
 
 lint: .venv/ready
 	$(PY) -m ruff format --check .
@@ -52,7 +52,8 @@ bench: .venv/ready
 
 drill: .venv/ready
 	EXAMPLES=2000 $(PY) -m pytest -q tests/test_bad_input.py tests/test_splits.py
-	( $(PY) tests/test_interrupted.py 200 && echo && $(PY) tests/drill_training.py ) > results/kills.md.new
+	( $(PY) tests/test_interrupted.py 200 && echo && $(PY) tests/test_interrupted.py 200 changed && echo && \
+	  $(PY) tests/drill_training.py && echo && $(PY) tests/test_bulk.py 50 ) > results/kills.md.new
 	mv results/kills.md.new results/kills.md
 	( $(PY) tests/drill_comparison.py; [ -z '$(SETS)' ] || $(PY) tests/drill_coverage.py '$(SETS)' ) > results/comparison.md.new
 	mv results/comparison.md.new results/comparison.md
