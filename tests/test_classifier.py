@@ -97,17 +97,24 @@ def test_averages_answer_in_every_way_that_one_run_does(kept, other, tmp_path, m
     """As arguments, on standard input, from a file, with --top, in Python: the same categories and probabilities."""
     folders = [kept.linear, other.run, kept.words]
     frame = predict.table(predict.load(folders), NEW)
-    wanted = [(name, f"{value:.6f}") for name, value in zip(frame.prediction, frame.probability, strict=True)]
+
+    def agree(names, values):
+        # other titles in a batch may change the last digits
+        return list(names) == frame.prediction.tolist() and np.allclose(
+            list(map(float, values)), frame.probability, 0, 1e-5
+        )
+
     ask = ["predict", "--run", *folders]
     typed = list(csv.reader(io.StringIO(call(*ask, "--format", "csv", *NEW).out)))[1:]
-    assert [tuple(row[1:3]) for row in typed] == wanted
+    assert agree([row[1] for row in typed], [row[2] for row in typed])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(NEW).encode())))
     items = [json.loads(line) for line in call(*ask, "--format", "jsonl", "--window", 3).out.splitlines()]
-    assert [(item["prediction"], f"{item['probability']:.6f}") for item in items] == wanted
+    assert agree([item["prediction"] for item in items], [item["probability"] for item in items])
     with open(tmp_path / "in.csv", "w", newline="") as file:
         csv.writer(file).writerows([["title"], *([title] for title in NEW)])
     assert call(*ask, "--csv", tmp_path / "in.csv", "--out", tmp_path / "o.csv").code == 0
-    assert [tuple(row[1:3]) for row in read(tmp_path / "o.csv")[1:]] == wanted
+    rows = read(tmp_path / "o.csv")[1:]
+    assert agree([row[1] for row in rows], [row[2] for row in rows])
     two = [line.split()[:4] for line in call(*ask, "--top", 2, *NEW).out.splitlines()]
     assert [line[0] for line in two] == frame.prediction.tolist() and all(line[2] != line[0] for line in two)
 
