@@ -273,19 +273,22 @@ def usual_stages(titles, labels, model, sets):
     sets: lists of (pooling, layer) that stand side by side. features: seconds for the features; the
     stages are the ways to go on from there. With C chosen, wide sets would take many minutes.
     """
-    folds = splits.make_folds(labels, np.arange(len(labels)), 5, 0)[None]
+    groups = np.arange(len(labels))
+    folds = splits.make_folds(labels, groups, 5, 0)[None]
+    draws = splits.draw_titles(labels, groups, folds, 0)
     started = time.perf_counter()
     features = usual.extract(*usual.load(model), titles)
     extracting = time.perf_counter() - started
     alone = [columns for columns in sets if len(columns) == 1]
     chosen = f"probes of the {len(alone)} single layers alone, C chosen among {len(probe.GRID)}"
-    ways = {"probes with C = 1": (sets, None), chosen: (alone, probe.GRID)}
+    choose = partial(usual.choose_probes, draws=draws, penalties=probe.GRID, few=probe.FEW)
+    ways = {"probes with C = 1": (sets, usual.train_probes), chosen: (alone, choose)}
     took = {}
-    for way, (some, grid) in ways.items():
+    for way, (some, train) in ways.items():
         started = time.perf_counter()
         for columns in some:
             x = np.hstack([features[column] for column in columns])
-            usual.train_probes(x, labels, folds, grid)
+            train(x, labels, folds)
         took[way] = time.perf_counter() - started
         cli.say(f"{way}: {took[way]:.1f} s")
     return extracting, took
