@@ -329,7 +329,7 @@ def main(args):
         form = output.choose_format(args, own[0].classes)
         classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
         started = time.time()
-        outcome, _ = predict_all(classifier, args, form)
+        outcome = predict_all(classifier, args, form)[0]
     if outcome:
         say_outcome(outcome, time.time() - started, args)
 

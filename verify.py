@@ -29,7 +29,7 @@ def verify(table, features):
         # probabilities are what heads and features give
         weights = None
         if run.baseline:
-            again, _ = baselines.out_of_fold(run.baseline, titles, table, run.options)
+            again = baselines.out_of_fold(run.baseline, titles, table, run.options)[0]
         else:
             again, weights = from_heads(run, opened, table.folds)
         stored = run.probabilities
