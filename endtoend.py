@@ -172,7 +172,7 @@ def bench_predict(args, temporary):
     )
     run("train.py", "--features", features, "--results", results, "--head", "linear", "--layers", -1, "--repeats", 1)
     titles, categories = read_titles(args.data)
-    classifier = temporary / "classifier.joblib"
+    classifier = temporary / "classifier.npz"
     model = find_model("minilm")[0]
     theirs = usual.fit_classifier(model, titles, categories, classifier)
 

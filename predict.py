@@ -23,7 +23,7 @@ def parse_arguments(argv=None):
         "--run",
         nargs="+",
         metavar="FOLDER",
-        help="the run to apply: what train.py or evaluate.py --baselines made, a copy of it, or "
+        help="the run to apply: what train.py made, or the words that evaluate.py kept, a copy of it, or "
         "results with one run; of several, the average is taken",
     )
     add(

@@ -117,10 +117,13 @@ def choose_probes(x, labels, folds, draws, penalties, few):
 # answers each line of standard input; its arguments: a folder and a file of fit_classifier
 PREDICT = """
 import sys
-import joblib
+import numpy
 from sentence_transformers import SentenceTransformer
+from sklearn.linear_model import LogisticRegression
 encoder = SentenceTransformer(sys.argv[1], device="cpu")
-classifier = joblib.load(sys.argv[2])
+kept = numpy.load(sys.argv[2])
+classifier = LogisticRegression()
+classifier.coef_, classifier.intercept_, classifier.classes_ = kept["coef"], kept["intercept"], kept["classes"]
 for line in sys.stdin:
     found = classifier.predict(encoder.encode([line.strip()], show_progress_bar=False))
     print(found[0], flush=True)
@@ -134,14 +137,16 @@ def fit_classifier(folder, titles, labels, path):
     encoder = sentence_encoder(folder, torch.float32)
     if encoder is None:
         return None
-    import joblib
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
-    classifier.fit(encoder.encode(titles, show_progress_bar=False), labels)
-    joblib.dump(classifier, path)
+    x = encoder.encode(titles, show_progress_bar=False)
+    scaler = StandardScaler().fit(x)
+    classifier = LogisticRegression(max_iter=10_000).fit(scaler.transform(x), labels)
+    # of features as they come, and kept without a pickle
+    classifier.coef_ = classifier.coef_ / scaler.scale_
+    classifier.intercept_ = classifier.intercept_ - classifier.coef_ @ scaler.mean_
+    np.savez(path, coef=classifier.coef_, intercept=classifier.intercept_, classes=classifier.classes_)
     return lambda title: classifier.predict(encoder.encode([title], show_progress_bar=False))
 
 
