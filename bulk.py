@@ -134,7 +134,7 @@ def prepare(job, work, args):
     if differ:
         # the names of options, but for the file
         names = [f"--{name.replace('_', '-')}" for name in differ]
-        shown = ", ".join(names).replace("--input", args.csv)
+        shown = ", ".join(names).replace("--input", args.csv).replace("--runs", "--run")
         remedy = f"finish it with the command that began it, or delete {work}"
         there = f"a prediction of it with another {shown} is unfinished"
         raise cli.Problem(f"--out {args.out}: {there}; {remedy}")

@@ -83,6 +83,8 @@ from options import Options
 
 def check_titles(args, out):
     """The path of the user's file, and data.Checked of the copy of it that is made for the job."""
+    if data.fault(args.prefix):
+        raise cli.Problem(f"--prefix: holds {data.fault(args.prefix)}; give it in UTF-8")
     jobs.refuse_strangers(out)
     jobs.clear(out, *jobs.UNNAMED)
     path = data.find_titles(args.data)

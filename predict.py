@@ -217,6 +217,7 @@ def check_labels(args, columns, classes):
     if not set(checked.classes) & set(classes):
         there = ", ".join(repr(name[:40]) for name in list(checked.classes)[:3])
         known = ", ".join(repr(name[:40]) for name in classes[:3])
+        known += ", …" if len(classes) > 3 else ""
         wrong = f"none of its labels is known to the run: it holds {there}, the run knows {known}"
         where = f"{args.csv}: column {cli.quote(args.label_column)}"
         raise cli.Problem(f"{where}: {wrong}; name another --label-column")

@@ -331,7 +331,7 @@ def differing(run, manifest):
     """
     config = run.config
     if config.data.titles != manifest.data.titles:
-        return "titles"
+        return "titles or labels"
     if run.baseline:
         return None
     if config.features != disk.digest(store.identity(manifest)):

@@ -126,7 +126,7 @@ def test_another_option_waits_for_what_is_unfinished(stopped, ask, whole, option
 def test_another_run_or_input_waits_for_what_is_unfinished(stopped, kept, ask, tmp_path, whole):
     other = write_titles(tmp_path / "other.csv", rows=91)
     refused(ask(source=other), "with another", "other.csv", "is unfinished")
-    refused(ask(run=kept.words), "with another --runs is unfinished")
+    refused(ask(run=kept.words), "with another --run is unfinished")
     assert ask().code == 0 and stopped.read_bytes() == whole
 
 
