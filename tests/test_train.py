@@ -546,7 +546,7 @@ def test_what_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path
     refused(layers, "extract.py --layers 4 2")
     pooling = train_on(features, tmp_path / "results", "--pooling", "mean")
     refused(pooling, "extract.py --pooling mean")
-    refused(train_on(tmp_path / "none", tmp_path / "results"), "python extract.py")
+    refused(train_on(tmp_path / "none", tmp_path / "results"), "extract.py --out")
 
 
 def test_results_that_are_a_file_or_in_use_are_refused(tmp_path, planted):
