@@ -58,13 +58,16 @@ def parse_arguments(argv=None):
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
+import contextlib
 import time
 
 import answer as answers
 import baselines
+import changes
 import disk
 import report
 import runs
+import store
 import suspects
 import table as tables
 import verify
@@ -120,6 +123,7 @@ def read(args):
     if not found:
         following = cli.command("train.py", results=(args.results, "results"))
         raise cli.Problem(f"{args.results}: no runs are there; train some first: {following}")
+    say_outdated(found)
     check_outputs(args, found)
     if not args.baselines:
         return found
@@ -127,6 +131,25 @@ def read(args):
         for table in found:
             baselines.add(table, args.results, args.features)
     return tables.read_tables(args.results)
+
+
+def say_outdated(found):
+    """Say which tables are of earlier titles than the features that their runs were trained on, and
+    how to train anew.
+    """
+    trained = [[row.run for row in table.trained] for table in found]
+    places = dict.fromkeys(run.config.made.features for own in trained for run in own)
+    every = []
+    for place in filter(None, places):
+        # of features that are gone, or not whole, nothing is known
+        with contextlib.suppress(cli.Problem, OSError):
+            every.append(store.open_features(place))
+    for own in trained:
+        outdated = changes.find_outdated(own, every)
+        if outdated:
+            made_by = dict.fromkeys(cli.one_line(run.config.made.command) for run in outdated)
+            again = " and ".join(list(made_by)[:3])
+            cli.say(f"{changes.out_of_date(outdated)}, and so is their table; train anew with: {again}")
 
 
 def main(args):

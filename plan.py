@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+import changes
 import cli
 import data
 import disk
@@ -289,26 +290,12 @@ def find_missing(results, layer_sets):
 
 def find_outdated(results, every):
     """The runs that were trained on some features before their titles changed: {folder: Run}."""
-    now = {str(features.folder.resolve()): features.manifest for features in every}
-    found = {}
+    there = []
     for path in sorted(results.glob("[!.]*/config.json")):
         # a damaged run is in nobody's way here
         with contextlib.suppress(cli.Problem):
-            run = runs.open_run(path.parent)
-            manifest = now.get(run.config.made.features)
-            if manifest and is_earlier(run, manifest):
-                found[run.folder] = run
-    return found
-
-
-def is_earlier(run, manifest):
-    """Whether a run is of the same encoder and the same file of titles as features, but of other
-    titles or labels.
-    """
-    if run.baseline or run.encoder.weights != manifest.encoder.weights:
-        return False
-    data = run.config.data
-    return data.name == manifest.data.name and data.titles != manifest.data.titles
+            there.append(runs.open_run(path.parent))
+    return {run.folder: run for run in changes.find_outdated(there, every)}
 
 
 def say_outdated(outdated, planned):
@@ -316,18 +303,12 @@ def say_outdated(outdated, planned):
     again = [run for folder, run in outdated.items() if folder in planned]
     others = [run for folder, run in outdated.items() if folder not in planned]
     if again:
-        cli.say(f"{out_of_date(again)}, trained again in the same place")
+        cli.say(f"{changes.out_of_date(again)}, trained again in the same place")
     if others:
         names = ", ".join(run.folder.name for run in others[:3])
         names += ", …" if len(others) > 3 else ""
         kept = f"not asked for, kept in a table of the earlier titles: {names}"
-        cli.say(f"{out_of_date(others)}, {kept}")
-
-
-def out_of_date(outdated):
-    """How many runs are of earlier titles, in words."""
-    number = cli.count(len(outdated), "run")
-    return f"{number} of an earlier state of {outdated[0].config.data.name}: out of date"
+        cli.say(f"{changes.out_of_date(others)}, {kept}")
 
 
 def find_folder(results, config, planned):

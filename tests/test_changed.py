@@ -335,6 +335,39 @@ def test_runs_of_earlier_labels_are_trained_again_and_share_no_table(tmp_path, g
     assert "trained already" in train("--layers", "2").err
 
 
+@pytest.mark.parametrize("options", [[], ["--baselines"]], ids=["plain", "baselines"])
+def test_a_table_of_earlier_labels_is_called_that_until_it_is_trained_anew(tmp_path, go, source, train, options):
+    results = tmp_path / "results"
+    evaluate = ["evaluate", "--results", results, *options]
+    assert go().code == 0
+    assert train("--each").code == 0
+    assert "out of date" not in call(*evaluate).err
+    write_rows(source, edit_labels(rows_of(source)))
+    # nothing is known of it yet: the features are those that the runs were trained on
+    assert "out of date" not in call(*evaluate).err
+    assert go().code == 0
+
+    result = call(*evaluate)
+    said = "2 runs of an earlier state of mine.csv: out of date, and so is their table; train anew with: "
+    (line,) = [line for line in result.err.splitlines() if line.startswith(said)]
+    assert result.code == 0 and "linear probe" in result.out, result.err
+    script, *words = shlex.split(line.removeprefix(said))[1:]
+    assert script == "train.py" and call("train", *words).code == 0
+    assert "out of date" not in call(*evaluate).err
+
+
+def test_of_features_that_are_gone_or_damaged_a_table_says_nothing(tmp_path, go, source, train):
+    assert go().code == 0
+    assert train("--layers", "2").code == 0
+    write_rows(source, edit_labels(rows_of(source)))
+    assert go().code == 0
+    manifest = tmp_path / "features" / "manifest.json"
+    for change in (lambda: manifest.write_text("{"), manifest.unlink):
+        change()
+        result = call("evaluate", "--results", tmp_path / "results")
+        assert result.code == 0 and "out of date" not in result.err, result.err
+
+
 def test_a_run_of_other_features_is_not_replaced(tmp_path, go, source, train):
     assert go().code == 0
     assert train("--layers", "2").code == 0
