@@ -85,7 +85,9 @@ def as_list(value):
 
 
 def check_classes(own):
-    """Refuse to average runs that were given twice, or whose categories are not the same."""
+    """Refuse to average runs that were given twice, also as a copy, or whose categories are not the
+    same.
+    """
     for run in own[1:]:
         if run.classes != own[0].classes:
             wrong = "its categories are not the same, so their probabilities cannot be averaged"
@@ -94,6 +96,12 @@ def check_classes(own):
     for place, run in zip(places, own, strict=True):
         if places.count(place) > 1:
             raise cli.Problem(f"--run: {run.folder} is named twice")
+    first = {}
+    for run in own:
+        other = first.setdefault(run.identity, run)
+        if other is not run:
+            twice = "is a copy of it, and would count twice; name one of them"
+            raise cli.Problem(f"--run {other.folder} {run.folder}: {run.folder.name} {twice}")
 
 
 def by_encoder(own):

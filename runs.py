@@ -101,6 +101,15 @@ class Run:
         return self.baseline == "tfidf" and self.config.features != words.IDENTITY
 
     @property
+    def identity(self):
+        """What two runs have in common only where one is a copy of the other, or was made as it was."""
+        config = self.config
+        weights = self.encoder.weights if self.encoder else None
+        made_of = [config.data.titles, weights, config.features, config.columns, config.options]
+        holds = [config.classes, config.results, config.contents]
+        return disk.digest(disk.as_json(made_of + holds))
+
+    @property
     def labels_per_category(self):
         """With how many labelled titles of each category it was trained; None: all of them."""
         return self.config.options.labels

@@ -84,18 +84,24 @@ class Table:
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_tables(results):
-    """The Tables of all runs below a folder, one for each set of titles and protocol; leftovers are
-    mentioned.
+def read_tables(results, say=cli.say):
+    """The Tables of all runs below a folder, one for each set of titles and protocol.
+
+    say: called with a line on each leftover and each copy of a run, which are left out.
     """
     for folder in sorted(results.glob(".*/")):
-        cli.say(f"{folder}: a training that was stopped, or still runs; ignored")
+        say(f"{folder}: a training that was stopped, or still runs; ignored")
     trained = {}
     baselines = {}
+    first = {}
     for path in sorted(results.glob("[!.]*/config.json")):
         run = runs.open_run(path.parent)
         if run.outdated:
-            cli.say(f"{path.parent}: TF-IDF of an earlier version; evaluate.py --baselines makes it again")
+            say(f"{path.parent}: TF-IDF of an earlier version; evaluate.py --baselines makes it again")
+            continue
+        other = first.setdefault(run.identity, run)
+        if other is not run:
+            say(f"{run.folder}: left out, as it is a copy of {other.folder}")
             continue
         kind = baselines if run.baseline else trained
         kind.setdefault((run.config.data.titles, run.options.protocol), []).append(run)

@@ -179,6 +179,19 @@ def test_runs_that_do_not_fit_together_are_refused(kept, other, tmp_path):
         predict.load([kept.linear, kept.linear])
 
 
+@pytest.mark.parametrize("name", ["linear", "words"])
+def test_a_copy_of_a_run_counts_for_no_average(kept, tmp_path, name):
+    run = getattr(kept, name)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    refused(call("predict", "--run", run, copy, "a title"), "copy is a copy of it", "name one of them")
+    refused(call("predict", "--run", copy, kept.top, run, "a title"), f"{run.name} is a copy of it")
+    # trained anew in the same way, it holds the same
+    again = changed(run, tmp_path / "again", made__at="2020-01-01T00:00:00Z")
+    refused(call("predict", "--run", run, again, "a title"), "again is a copy of it")
+    other = changed(run, tmp_path / "other", results__temperature=7.0)
+    assert call("predict", "--run", run, other, "a title").code == 0
+
+
 def test_titles_may_stand_behind_the_runs_and_behind_the_models(kept, bert, other, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     wanted = call("predict", *NEW, "--run", kept.linear, other.run).out

@@ -596,6 +596,20 @@ def test_leftovers_are_mentioned_and_ignored(results):
     assert done.code == 0 and ".unfinished-run" in done.err and "ignored" in done.err and "notes" not in done.err
 
 
+def test_a_copy_of_a_run_is_no_row_of_its_own(results):
+    evaluate(results, "--baselines")
+    page = evaluate(results, "--baselines")
+    for number, run in enumerate([*results.glob("*layers-2-*epochs*"), *results.glob("*baseline-tfidf*")]):
+        shutil.copytree(run, results / f"z{number}")
+    for options in ([], ["--baselines"]):
+        done = call("evaluate", "--results", results, *options)
+        assert done.code == 0 and done.out == page
+        copies = [line for line in done.err.splitlines() if "is a copy of" in line]
+        assert number > 1 and len(copies) == number + 1 and copies[0].startswith(f"{results / 'z0'}: left out"), (
+            done.err
+        )
+
+
 def test_nothing_trained_says_what_to_run(tmp_path):
     refused(call("evaluate", "--results", tmp_path), "train.py")
     refused(call("evaluate", "--results", tmp_path / "nowhere"), "train.py")
