@@ -34,6 +34,7 @@ class Job:
     dtype: str | None
     device: str
     window: int
+    source: str | None = None  # where the file of titles is, absolute; None in earlier versions
 
 
 @dataclass
@@ -117,20 +118,29 @@ def job_of(args, own):
         dtype=args.dtype,
         device=args.device,
         window=args.window,
+        source=str(Path(args.csv).resolve()),
     )
 
 
 def prepare(job, work, args):
-    """Make the folder ready for a job, new or unfinished; another one's is a Problem."""
+    """Make the folder ready for a job, new or unfinished; another one's is a Problem, but for one of
+    an earlier state of the same file, which nobody can finish any more.
+    """
     path = work / "job.json"
     if not path.exists():
-        # what a finished one has left is of no use
-        for file in [*work.glob("part-*"), *work.glob("done-*.log")]:
-            file.unlink()
-        disk.write_json(path, job)
+        begin(job, work)
         return
     there = disk.read_json(path, Job, "an unfinished prediction", FORMAT)
     differ = [name for name, value in vars(job).items() if getattr(there, name) != value]
+    # it may have been moved, or may be another one
+    is_elsewhere = "source" in differ
+    if is_elsewhere:
+        differ.remove("source")
+    if differ == ["input"] and not is_elsewhere:
+        done = cli.count(total(work).titles, "title")
+        cli.say(f"{args.csv} has changed since {done} of it were predicted: all of it is predicted anew")
+        begin(job, work)
+        return
     if differ:
         # the names of options, but for the file
         names = [f"--{name.replace('_', '-')}" for name in differ]
@@ -141,6 +151,15 @@ def prepare(job, work, args):
     done = total(work).titles
     if done:
         cli.say(f"going on after {cli.count(done, 'title')}")
+
+
+def begin(job, work):
+    """Make the folder that of a new job; what stands there is of no use."""
+    # first, so that what is left of the rest is not taken for a part of this job
+    (work / "job.json").unlink(missing_ok=True)
+    for file in [*work.glob("part-*"), *work.glob("done-*.log")]:
+        file.unlink()
+    disk.write_json(work / "job.json", job)
 
 
 def total(work):

@@ -5,6 +5,7 @@
 
 import collections
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -128,6 +129,53 @@ def test_another_run_or_input_waits_for_what_is_unfinished(stopped, kept, ask, t
     refused(ask(source=other), "with another", "other.csv", "is unfinished")
     refused(ask(run=kept.words), "with another --run is unfinished")
     assert ask().code == 0 and stopped.read_bytes() == whole
+
+
+def test_a_faulty_row_is_put_right_and_the_same_command_goes_on(kept, ask, tmp_path, whole):
+    """What was predicted of the faulty file is replaced, but for another run or option it waits."""
+    source = tmp_path / "mine.csv"
+    right = Path(kept.titles).read_text()
+    source.write_text(right + "one cell,too,many\n")
+    refused(ask(source=source), "row 91")
+    assert len(unfinished(tmp_path / "out.csv")) > 3
+    source.write_text(right)
+    refused(ask("--top", 2, source=source), "with another", "mine.csv", "--top", "is unfinished")
+    refused(ask(run=kept.words, source=source), "with another", "--run", "is unfinished")
+    # the same content elsewhere is another file
+    refused(ask(), "with another", kept.titles, "is unfinished")
+
+    result = ask(source=source)
+    assert result.code == 0 and "90 titles predicted" in result.err, result.err
+    assert re.search(r"mine.csv has changed since \d\d titles of it were predicted: all of it is", result.err)
+    assert (tmp_path / "out.csv").read_bytes() == whole and not bulk.workplace(tmp_path / "out.csv").exists()
+
+
+def test_a_file_that_has_moved_is_gone_on_with(kept, ask, stopped, tmp_path, whole):
+    shutil.copy(kept.titles, tmp_path / "moved.csv")
+    result = ask(source=tmp_path / "moved.csv")
+    assert result.code == 0 and "going on after 39 titles" in result.err and stopped.read_bytes() == whole
+
+
+def test_a_changed_file_that_is_begun_anew_and_killed_at_any_step_is_predicted_whole(kept, tmp_path, whole, once):
+    out = tmp_path / "out.csv"
+    source = tmp_path / "mine.csv"
+    given = [*arguments(kept.linear, source, out)[:-1], 40]
+    source.write_bytes(Path(kept.titles).read_bytes())
+    assert forked(predict, given).code == 0
+    whole = out.read_bytes()
+    for step in range(1, 200):
+        out.write_text("an earlier file\n")
+        source.write_text(Path(kept.titles).read_text().replace("how to", "why") + "too,many,cells\n")
+        assert forked(predict, given).code == 2
+        assert bulk.total(bulk.workplace(out)).titles > 0
+        source.write_bytes(Path(kept.titles).read_bytes())
+        done = forked(predict, given, lambda step=step: die_at(step, out.name))
+        if done.code == 0:
+            break
+        assert done.code == -9 and out.read_bytes() in (b"an earlier file\n", whole), done.err
+        assert forked(predict, given).code == 0
+        assert out.read_bytes() == whole and not bulk.workplace(out).exists()
+    assert step > 15 and out.read_bytes() == whole
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])
