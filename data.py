@@ -108,6 +108,8 @@ class Checked:
     titles: str  # sha256 of what was written
     classes: dict[str, int]  # titles of each category, by name
     notes: list[str]  # sentences on likely mistakes, and on how the file was read
+    words: int = 0  # of all titles, as spaces part them
+    characters: int = 0  # of these words
 
 
 def copy_titles(path, text_column, label_column, out, least=2):
@@ -124,6 +126,8 @@ def copy_titles(path, text_column, label_column, out, least=2):
     labels = array.array("i")  # numbers of categories
     numbers = {}  # by name
     empty = []  # rows that lack something
+    words = 0
+    characters = 0
     hasher = hashlib.sha256()
 
     def write(text):
@@ -141,6 +145,9 @@ def copy_titles(path, text_column, label_column, out, least=2):
         if is_blank(title) or is_blank(name):
             empty.append(str(row))
         write_row([title, name])
+        parts = title.split()
+        words += len(parts)
+        characters += sum(map(len, parts))
         hashes.append(hash(title))
         labels.append(numbers.setdefault(name, len(numbers)))
 
@@ -158,7 +165,8 @@ def copy_titles(path, text_column, label_column, out, least=2):
     counts = np.bincount(labels).tolist()
     classes = {name: counts[numbers[name]] for name in sorted(numbers)}
     doubts = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
-    return Checked(len(labels), hasher.hexdigest(), classes, table.notes + doubts)
+    notes = table.notes + doubts
+    return Checked(len(labels), hasher.hexdigest(), classes, notes, words, characters)
 
 
 # what may make two names of one, in the order in which it is undone, with the words for it

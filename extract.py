@@ -80,6 +80,11 @@ from embedding import embed, tokenise
 from encoder import cost, load_encoder
 from options import Options
 
+# tokens a word from which on a language is foreign to an encoder; characters a word, on average, above
+# which spaces do not part words
+FOREIGN = 2.5
+LONGEST_WORD = 15
+
 
 def check_titles(args, out):
     """The path of the user's file, and data.Checked of the copy of it that is made for the job."""
@@ -225,6 +230,21 @@ def say_how_long(job, sources, seconds):
     cli.say(f"{cli.count(left.sum(), 'title')} will take about {duration}")
 
 
+def say_if_foreign(encoder, titles, tokens):
+    """Say so where an encoder cuts words into many tokens, as it does with a language that it does
+    not know. titles: data.Checked; tokens: the mean length of a title.
+    """
+    # some scripts have no spaces between words
+    if titles.characters > LONGEST_WORD * titles.words:
+        return
+    special = encoder.tokenizer.num_special_tokens_to_add()
+    prefix = len(encoder.tokenizer.tokenize(encoder.prefix))
+    a_word = (tokens - special - prefix) * titles.rows / titles.words
+    if a_word >= FOREIGN:
+        hint = "look for an encoder of their language, or a multilingual one"
+        cli.say(f"{a_word:.1f} tokens a word, where a language that an encoder knows takes 1 to 2: {hint}")
+
+
 def write_window(job, window, column, values, file):
     """Write features, (titles, hidden) float32, to their rows in the file of their layer."""
     first = window * job.settings.window
@@ -299,6 +319,8 @@ def main(args):
     # say what was done
     for note in titles.notes:
         cli.say(note)
+    if manifest.cost:
+        say_if_foreign(encoder, titles, manifest.cost.tokens)
     if manifest.truncated:
         cut = cli.count(manifest.truncated, "title")
         cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")

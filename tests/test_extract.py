@@ -160,3 +160,22 @@ def test_a_standard_output_that_is_closed_is_no_fault(tmp_path, bert, titles):
     line = f"exec {shlex.join(map(str, command))} >&-"
     done = subprocess.run(["sh", "-c", line], text=True, stderr=subprocess.PIPE)
     assert done.returncode == 0 and "Next: " in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("how to cook the best street food", None),
+        ("qwxk zzvqj kkxw", "4.3 tokens a word"),
+        ("qwxkzzvqjkkxwqqz" * 2, None),
+    ],
+)
+def test_a_language_that_the_encoder_does_not_know_is_named(tmp_path, bert, title, said):
+    """The vocabulary has some English words, and single letters; the last title has no spaces, as in Chinese."""
+    rows = [f"{title},{name}" for name in ("art", "food") for _ in range(8)]
+    (tmp_path / "titles.csv").write_text("\n".join(["title,category", *rows]) + "\n")
+    result = call("extract", "--data", tmp_path / "titles.csv", "--model", bert, "--out", tmp_path / "features")
+    assert result.code == 0, result.err
+    lines = [line for line in result.err.splitlines() if "a word" in line]
+    assert len(lines) == (1 if said else 0), result.err
+    assert not said or (said in lines[0] and "multilingual" in lines[0])
