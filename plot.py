@@ -69,12 +69,17 @@ def draw(path, table, answer):
         axes.set_title(readable([tables.title(table)], 80)[0], loc="left")
         axes.set(ylabel="macro-F1, out of fold, 95% interval", axisbelow=True)
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-        kind = place.suffix.lower().lstrip(".")
-        # the same bytes for the same picture
-        metadata = {"Date": None} if kind == "svg" else None
-        with disk.atomic(place) as file:
-            figure.savefig(file, format=kind, dpi=150, metadata=metadata)
+        save(figure, place)
     return list(pictures)
+
+
+def save(figure, path):
+    """Write a figure to a .png or .svg file."""
+    kind = path.suffix.lower().lstrip(".")
+    # the same bytes for the same picture
+    metadata = {"Date": None} if kind == "svg" else None
+    with disk.atomic(path) as file:
+        figure.savefig(file, format=kind, dpi=150, metadata=metadata)
 
 
 def readable(names, longest=16):

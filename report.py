@@ -147,11 +147,7 @@ def categories(table, row):
 
 def accepting(table, row):
     """From which probability on a row's answers may be accepted: a list of paragraphs."""
-    calibrated = row.run.calibrated
-    named = row.run.named(calibrated, table.folds)
-    sure = np.take_along_axis(calibrated, named[:, None], 1)[:, 0]
-    right = named == table.labels
-    found = [thresholds.find(sure, right, table.folds[0], wanted) for wanted in thresholds.WANTED]
+    found = thresholds.of_run(row.run, table.labels, table.folds)
     if all(each.probability is None for each in found):
         return [NO_THRESHOLD.format(least=thresholds.WANTED[0])]
     return [wrap(THRESHOLDS), threshold_table(found)]
