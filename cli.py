@@ -22,6 +22,8 @@ STATE = {"quiet": False}
 # what moves a cursor (but to the next line or stop), changes colours or turns text around; and
 # surrogates, which are no characters
 UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# the same in a word of a command, which has to stay on its line, too
+UNSAFE_WORD = re.compile(f"[\t\n]|{UNSAFE.pattern}")
 
 
 class Problem(Exception):
@@ -244,7 +246,31 @@ def command(script, *words, **options):
         elif str(value) != default:
             given += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", value]
     python = (sys.orig_argv or ["python"])[0]
-    return shlex.join(map(str, (python, Path(sys.argv[0]).with_name(script), *given, *words)))
+    return shell(python, Path(sys.argv[0]).with_name(script), *given, *words)
+
+
+def shell(*words):
+    """Words as a shell takes them when pasted, on one line."""
+    return " ".join(shell_word(str(word)) for word in words)
+
+
+def shell_word(word):
+    """A word as a shell takes it; where it holds what would do harm to a line, or bytes of a path
+    that are no text, in the form $'…' of bash and zsh.
+    """
+    if not UNSAFE_WORD.search(word):
+        return shlex.quote(word)
+    escaped = re.sub(r"[\\']", r"\\\g<0>", word)
+    return f"$'{UNSAFE_WORD.sub(shell_escape, escaped)}'"
+
+
+def shell_escape(found):
+    """A match of one character as an escape in $'…'."""
+    code = ord(found[0])
+    # what Python has in place of a byte that is not UTF-8
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\U{code:08x}"
 
 
 def at_least(value):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import nn
 from torch.func import functional_call, vmap
 
@@ -169,7 +169,8 @@ def read_heads(run):
     try:
         with torch.device("meta"):
             head = build_for(run.config)
-        state = load_file(path)
+        # read here, as the library takes no path that is not UTF-8
+        state = load(path.read_bytes())
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         heads = run.options.heads
         fits = shapes == {name: (heads, *value.shape) for name, value in head.state_dict().items()}

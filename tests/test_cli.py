@@ -49,6 +49,43 @@ def test_a_command_can_be_pasted(monkeypatch):
     assert cli.command("train.py", "a title", **options) == expected
 
 
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "caf\udce9 it's",
+        "two\nlines",
+        "\x1b[31m red\\",
+        "\u202egnp.exe",
+        "tab\t",
+        "\udcff\udcfe0",
+        "plain",
+        "ایرانی\u200cها",
+        "日本 x",
+    ],
+    ids=ascii,
+)
+def test_a_command_can_be_pasted_whatever_the_name_of_a_folder(name):
+    line = cli.command("train.py", name, out=(f"{name}/f", "features"))
+    assert not cli.UNSAFE.search(line) and "\n" not in line and cli.one_line(line) == line
+    shown = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, env=os.environ | {"LC_ALL": "C.UTF-8"}
+    )
+    assert [os.fsdecode(word) for word in shown.stdout.split(b"\0")[2:-1]] == ["--out", f"{name}/f", name]
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+def test_what_is_named_as_next_works_where_a_folder_has_no_name_in_utf8(kept, tmp_path):
+    results = tmp_path / "caf\udce9 it's"
+    shutil.copytree(kept.linear, results / "run")
+    command = [sys.executable, str(ROOT / "evaluate.py"), "--results", str(results)]
+    done = subprocess.run(command, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    following = done.stderr.decode().partition("Next: ")[2]
+    pasted = subprocess.run(["bash", "-c", following], capture_output=True, text=True, timeout=300)
+    assert pasted.returncode == 0 and "a title of your own" in pasted.stdout, pasted.stderr
+
+
 def test_help_names_defaults_that_say_something():
     parser = cli.parser("What it does.")
     parser.add_argument("--folds", type=cli.number(int, 2), default=5, help="parts")
