@@ -14,13 +14,12 @@ README.md               a model card
 import contextlib
 import csv
 import os
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 import cli
 import decision
@@ -195,9 +194,16 @@ class Run:
         """The path of one of the run's files, once it is known to be what was written."""
         path = self.folder / name
         if not path.exists() or disk.sha256(path) != self.config.contents.get(name):
-            remedy = "delete the run's folder and train again"
-            raise cli.Problem(f"{path}: gone or changed since the run was written; {remedy}")
+            raise cli.Problem(f"{path}: gone or changed since the run was written; {self.remedy}")
         return path
+
+    @property
+    def remedy(self):
+        """What to do where the run is damaged, in words."""
+        if not self.baseline:
+            return "delete the run's folder and train again"
+        again = cli.command("evaluate.py", "--baselines", results=(self.folder.parent, "results"))
+        return f"delete the run's folder and make it again with: {again}"
 
 
 # --- writing and reading --------------------------------------------------------------------------
@@ -221,7 +227,8 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
             if array is not None:
                 np.save(temporary / f"{name}.npy", array, allow_pickle=False)
         if heads:
-            save_file(heads, temporary / "heads.safetensors")
+            # written here, as the library takes no path that is not UTF-8
+            (temporary / "heads.safetensors").write_bytes(save(heads))
         if history:
             with open(temporary / "history.csv", "w", newline="") as file:
                 csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
@@ -308,7 +315,7 @@ def find(place):
     known = "; train.py makes runs"
     if found:
         found.sort(key=lambda run: (-run.figures.macro_f1, run.folder))
-        names = ", ".join(shlex.quote(str(run.folder)) for run in found[:8])
+        names = ", ".join(cli.shell(run.folder) for run in found[:8])
         more = ", …" if len(found) > 8 else ""
         known = f"; there are, the best first: {names}{more}"
     raise cli.Problem(f"--run: name the folder of one run{known}")

@@ -284,5 +284,5 @@ def read(run):
         fits = False
     if not fits:
         wrong = "these are not the weights that config.json describes"
-        raise cli.Problem(f"{weights}: {wrong}; {disk.AGAIN}")
+        raise cli.Problem(f"{weights}: {wrong}; {run.remedy}")
     return found

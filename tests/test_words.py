@@ -1,10 +1,13 @@
 """TF-IDF of words and characters: what scikit-learn would learn, in any script, kept and applied without it."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -117,7 +120,7 @@ def kept(folder, titles, labels, classes=3):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     contents = {name: disk.sha256(folder / name) for name in files}
-    return fitted, runs.Run(folder, SimpleNamespace(contents=contents, classes=["c"] * classes))
+    return fitted, runs.Run(folder, SimpleNamespace(contents=contents, classes=["c"] * classes, baseline="tfidf"))
 
 
 # --- what is learned ----------------------------------------------------------------------------------------------
@@ -257,6 +260,21 @@ def test_tf_idf_of_an_earlier_version_is_made_again(tmp_path):
     assert line.endswith(f"evaluate.py --results {tmp_path / 'r'} --baselines")
     evaluate(tmp_path / "r", "--baselines")
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"} == before
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "probabilities.npy"])
+def test_damaged_tf_idf_is_made_again_by_the_command_that_is_named(tmp_path, name):
+    *_, folder = results_with_words(tmp_path)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:-1])
+    script = "predict" if name == "weights.safetensors" else "evaluate"
+    given = ["--run", folder, "a title"] if script == "predict" else ["--results", folder.parent]
+    line = refused(call(script, *given), f"{name}: gone or changed")
+    assert "train again" not in line
+    shutil.rmtree(folder)
+    again = shlex.split(line.partition("delete the run's folder and make it again with: ")[2])
+    assert call(Path(again[1]).stem, *again[2:]).code == 0
+    assert (folder / name).read_bytes() == whole
 
 
 def test_words_are_applied_without_torch_and_scikit_learn(tmp_path):
