@@ -1,5 +1,6 @@
 """Tables whose rows are records with names: JSON Lines, JSON arrays, Parquet."""
 
+import contextlib
 import json
 import math
 import re
@@ -7,8 +8,6 @@ import re
 import cli
 import unpack
 
-# NaN is how some write null
-DECODER = json.JSONDecoder(parse_constant=lambda name: None)
 SEPARATOR = re.compile(r"[\s,]*")
 # what is said of wrong JSON
 HOW = "write one on each line, as pandas does with to_json(…, orient='records', lines=True)"
@@ -21,6 +20,43 @@ LARGEST = 1 << 26
 MOST_KEYS = 10_000
 # rows of Parquet that are in memory together
 BATCH = 4096
+
+
+def without_repeats(pairs):
+    """The dictionary of an object's (key, value) pairs; a key that stands there twice is a Problem."""
+    item = dict(pairs)
+    if len(item) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = max(keys, key=keys.count)
+        raise cli.Problem(f"has the key {cli.quote(twice)} twice; rename or leave out one of the two")
+    return item
+
+
+def whole_number(text):
+    """The number that JSON writes so; the text itself where Python does not read so many digits."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
+
+
+def decimal_number(text):
+    """The number that JSON writes so; the text itself where a float would be infinite, or 0 though
+    it is not.
+    """
+    value = float(text)
+    digits = re.split("[eE]", text)[0]
+    is_lost = math.isinf(value) or (value == 0 and digits.strip("-0."))
+    return text if is_lost else value
+
+
+# NaN is how some write null; infinity is none, and stays what is written
+DECODER = json.JSONDecoder(
+    object_pairs_hook=without_repeats,
+    parse_int=whole_number,
+    parse_float=decimal_number,
+    parse_constant=lambda name: None if name == "NaN" else name,
+)
 
 
 def as_text(value):
@@ -44,9 +80,12 @@ def is_json(first, name):
     """True for JSON. first: the beginning of the text; name: of the file, in small letters."""
     begins = first.lstrip()
     named = re.search(r"\.(json|jsonl|ndjson)(\.(gz|bz2|xz))?$", name)
-    if named or re.match(r"\[\s*\{", begins):
+    if named or re.match(r"\[\s*\{|\{\s*\n\s*\"", begins):
         return True
-    return begins.startswith("{") and isinstance(decoded(begins.splitlines()[0]), dict)
+    # what is wrong with an object is named with its row when that is read
+    with contextlib.suppress(cli.Problem):
+        return begins.startswith("{") and isinstance(decoded(begins.splitlines()[0]), dict)
+    return True
 
 
 def decoded(text):
@@ -86,6 +125,34 @@ def json_cells(path, keys, columns):
             if any(isinstance(item.get(key), dict | list) for key in columns):
                 raise cli.Problem(NO_OBJECT)
             yield [as_text(item.get(key)) for key in keys]
+
+
+def array_of(path):
+    """The key of the array of records in a file that holds one object and nothing else, or None."""
+    # what else is wrong with the file has been found
+    with contextlib.suppress(*unpack.FAULTS), unpack.open_text(path) as text:
+        item = decoded(text.lines.read(LARGEST).strip("\ufeff \t\r\n"))
+        for key, value in item.items() if isinstance(item, dict) else ():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                return key
+    return None
+
+
+def refuse_array(path):
+    """Refuse a file that holds one object with an array of records in it, and say how to make JSON
+    Lines of that.
+    """
+    key = array_of(path)
+    if key is None:
+        return
+    # strings of JSON are Python's, too, and have no single quotes around them
+    file = json.dumps(str(path), ensure_ascii=False)
+    records = f'json.load(open({file}, encoding="utf-8-sig"))[{json.dumps(key, ensure_ascii=False)}]'
+    code = f"import json; [print(json.dumps(each)) for each in {records}]"
+    lines = path.with_name(f"{path.stem}-lines.jsonl")
+    wrong = f"this is one JSON object that holds an array of records, {cli.quote(key)}"
+    remedy = f"make JSON Lines of it with: {cli.shell('python', '-c', code)} > {cli.shell(lines)}"
+    raise cli.Problem(f"{path}: {wrong}; {remedy}")
 
 
 def objects(lines):

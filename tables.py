@@ -97,8 +97,13 @@ def open_parquet(path, parts, columns, others):
 
 def open_json(path, columns, form):
     """The Table in JSON Lines or a JSON array, which is read twice: keys may first appear late."""
-    keys = records.json_keys(path)
-    places = find_columns(keys, columns)
+    try:
+        keys = records.json_keys(path)
+        places = find_columns(keys, columns)
+    except cli.Problem:
+        # the likeliest mistake has a way out of its own
+        records.refuse_array(path)
+        raise
     wanted = [keys[place] for place in places]
     rows = checked_rows(path, records.json_cells(path, keys, wanted), keys, places)
     return Table(keys, places, form, rows)

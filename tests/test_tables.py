@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import lzma
+import shlex
+import subprocess
 import sys
 import tracemalloc
 import types
@@ -226,6 +228,71 @@ def test_json_with_bytes_that_are_not_utf8_is_not_called_half_a_pair(tmp_path):
     assert data.fault("half \ud83d") == "half of a surrogate pair, which is no character"
     assert data.fault("caf\udce9") == "bytes that are not UTF-8"
     assert data.fault("\U0001fae9 ok") is None
+
+
+@pytest.mark.parametrize(
+    "written, cell",
+    [
+        ("9" * 5000, "9" * 5000),
+        ("-1" + "0" * 5000, "-1" + "0" * 5000),
+        ("1e999", "1e999"),
+        ("-1.5E+400", "-1.5E+400"),
+        ("12e-999", "12e-999"),
+        ("Infinity", "Infinity"),
+        ("-Infinity", "-Infinity"),
+        ("NaN", ""),
+        ("0.0", "0.0"),
+        ("0e5", "0.0"),
+        ("1e3", "1000.0"),
+        ("17", "17"),
+    ],
+    ids=lambda text: text[:12],
+)
+@pytest.mark.parametrize("form", ["{0}", "[{0}]", "[\n{0},\n{0}]"])
+def test_numbers_in_json_that_no_float_or_int_holds_stay_as_they_are_written(tmp_path, written, cell, form):
+    item = f'{{"title": {written}, "category": "a"}}'
+    _, rows, notes = read(save(tmp_path, form.format(item), "t.json"))
+    assert [*map(tuple, rows)] == [(cell, "a")] * form.count("{0}") and notes == []
+
+
+@pytest.mark.parametrize("form", ["{first}\n{0}\n", "[{first}, {0}]", "[{first},\n {0}]"])
+@pytest.mark.parametrize(
+    "item, key",
+    [
+        ('{"title": "a", "category": "b", "title": "c"}', "'title'"),
+        ('{"title": "a", "category": "b", "more": {"x": 1, "y": 2, "y": 2}}', "'y'"),
+    ],
+)
+def test_a_key_that_an_object_repeats_is_refused_with_the_row(tmp_path, form, item, key):
+    text = form.format(item, first='{"title": "x", "category": "y"}')
+    for name in ("t.json", "t.txt"):
+        refused(save(tmp_path, text, name), "row 2", f"key {key} twice")
+    refused(save(tmp_path, item, "t.txt"), "row 1", f"key {key} twice")
+
+
+ITEMS = [{"title": "a new soup", "category": "food"}, {"title": "\U0001f3b8 it's", "category": "art"}]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("more", [{}, {"version": 1, "meta": {"by": [{"title": "x"}]}}], ids=["alone", "beside"])
+@pytest.mark.parametrize("name", ["t.json", "o'clock é.json", "t.txt", "t.jsonl"])
+def test_an_object_that_holds_the_records_is_named_with_a_command_that_works(tmp_path, indent, more, name):
+    text = json.dumps({**more, "the rows": ITEMS}, indent=indent, ensure_ascii=False)
+    path = save(tmp_path, text, name)
+    with pytest.raises(cli.Problem) as caught:
+        read(path)
+    wrong, command = str(caught.value).split("; make JSON Lines of it with: python ")
+    assert wrong == f"{path}: this is one JSON object that holds an array of records, 'the rows'"
+    assert cli.one_line(command) == command
+    subprocess.run(["bash", "-c", f"{shlex.quote(sys.executable)} {command}"], check=True)
+    (made,) = tmp_path.glob("*-lines.jsonl")
+    assert path.read_text(encoding="utf-8") == text
+    assert read(made)[1] == [list(item.values()) for item in ITEMS]
+
+
+def test_records_in_a_cell_are_not_taken_for_the_table(tmp_path):
+    lines = [json.dumps({"title": "a", "topic": "b", "by": [{"name": "x"}]})] * 2
+    refused(save(tmp_path, "\n".join(lines), "t.jsonl"), "its objects", "'category' once")
 
 
 def test_a_large_array_is_read_in_parts(tmp_path, monkeypatch):
