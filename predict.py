@@ -211,6 +211,16 @@ def check_arguments(args):
             raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
+def check_encoder_options(args, own):
+    """Refuse options of the encoder where the runs have none."""
+    if by_encoder(own):
+        return
+    given = {"--model": args.model, "--dtype": args.dtype, "--device": args.device != "auto"}
+    for option, value in given.items():
+        if value:
+            raise cli.Problem(f"{option}: words need no encoder; leave out {option}")
+
+
 def check_labels(args, columns, classes):
     """Read a test file once, and refuse it where none of its labels is known to the run."""
     checked = data.copy_titles(args.csv, *columns, io.BytesIO(), least=1)
@@ -320,6 +330,7 @@ def main(args):
     args.model, further = split_models(args.model or [], own)
     args.titles = behind + further + args.titles
     check_arguments(args)
+    check_encoder_options(args, own)
     # a test file, a file, or titles that somebody types
     started = time.time()
     if args.label_column:

@@ -205,7 +205,17 @@ def test_titles_may_stand_behind_the_runs_and_behind_the_models(kept, bert, othe
     refused(call("predict", "--run", kept.linear, "--model", one, two, "a"), "--model two", "need 1 encoder")
     refused(call("predict", *NEW, *there[:-1]), "--model names 1", "need 2 encoders")
     refused(call("predict", *NEW, *there[:3], "--model", two, one), "two: not the encoder")
-    refused(call("predict", "--run", kept.words, "--model", one, "a"), "--model names 1", "need 0 encoders")
+
+
+@pytest.mark.parametrize("option", [["--dtype", "float32"], ["--device", "cpu"], ["--model", "minilm"]])
+def test_options_of_an_encoder_are_refused_where_words_alone_predict(kept, tmp_path, option):
+    wrong = f"{option[0]}: words need no encoder; leave out {option[0]}"
+    refused(call("predict", "a title", "--run", kept.words, *option), wrong)
+    for use in (["--out", tmp_path / "o.csv"], ["--label-column", "category"]):
+        refused(call("predict", "--run", kept.words, "--csv", kept.titles, *use, *option), wrong)
+    assert list(tmp_path.iterdir()) == []
+    if "--model" not in option:
+        assert call("predict", "a title", "--run", kept.words, kept.linear, *option).code == 0
 
 
 # --- threads ------------------------------------------------------------------------------------------------------
