@@ -25,6 +25,10 @@ ANSWERED = (
 )
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
 UNKNOWN = "Labels that the run does not know count as errors, and not in the log loss: {names}."
+ABSENT = (
+    "The file has no titles of {names}; where it is predicted, a category without titles counts in macro-F1, with an "
+    "F1 of 0."
+)
 SCARCE = "Too few titles for the interval to be trusted: {names}."
 BY_CATEGORY = "By category{which}, the lowest F1 first:"
 CONFUSED = "Most confused{which}, label → prediction: {pairs}."
@@ -164,13 +168,17 @@ def answered(test, chosen, which, least):
 
 
 def cautions(test, chosen):
-    """Sentences on unknown labels, and on categories with few titles."""
+    """Sentences on unknown labels, and on categories with few titles, or with none."""
     sentences = []
     counts = np.bincount(test.labels, minlength=len(test.names))
     unknown = [f"{test.names[i]} ({counts[i]:,})" for i in range(test.classes, len(test.names))]
     if unknown:
         more = ", …" if len(unknown) > 8 else ""
         sentences.append(UNKNOWN.format(names=cli.escape_markdown(", ".join(unknown[:8]) + more)))
+    absent = [test.names[i] for i in range(test.classes) if not counts[i]]
+    if absent:
+        more = f" and {len(absent) - 8:,} more of the run's categories" if len(absent) > 8 else ""
+        sentences.append(ABSENT.format(names=cli.escape_markdown(", ".join(absent[:8]) + more)))
     scarce = [cli.escape_markdown(test.names[number]) for number in influence(test, chosen).scarce]
     if scarce:
         sentences.append(SCARCE.format(names=", ".join(scarce[:8])))

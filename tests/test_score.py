@@ -4,6 +4,7 @@ import csv
 import re
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +123,27 @@ def test_several_runs_are_scored_like_one(kept, mixed, tmp_path):
     assert done.code == 0, done.err
     frame = predict.table(predict.load([kept.linear, kept.mlp, kept.words]), mixed.title.tolist())
     assert tables(done.out)[0][0]["Accuracy"] == f"{accuracy_score(mixed.label, frame.prediction):.4f}"
+
+
+def test_categories_that_the_file_does_not_hold_are_named_as_they_count_where_predicted(kept, mixed, tmp_path):
+    assert "The file has no titles of" not in unwrapped(ask(kept.linear, tmp_path / "test.csv"))
+    rows = mixed[mixed.label.isin(["art", "food"])]
+    text = ask(kept.linear, write_file(tmp_path / "t.csv", zip(rows.title, rows.label, strict=True)))
+    assert "The file has no titles of travel; where it is predicted, a category without titles" in unwrapped(text)
+    assert set(rows.prediction) == set(NAMES)
+    wanted = f1_score(rows.label, rows.prediction, labels=NAMES, average="macro", zero_division=0)
+    assert tables(text)[0][0]["Macro-F1"] == f"{wanted:.4f}"
+
+
+def test_of_many_categories_that_the_file_does_not_hold_eight_are_named(kept):
+    names = [f"kind *{i}*" for i in range(20)]
+    titles = [f"title {i}" for i in range(60)]
+    named = np.arange(60) % 2
+    known = score.Known(titles, [names[i] for i in named], np.full((60, 20), 0.05), named)
+    own = [SimpleNamespace(classes=names)]
+    text = unwrapped(score.report(own, known, set()))
+    said = re.search(r"The file has no titles of (.*?); where", text)[1]
+    assert said.count("kind \\*") == 8 and said.endswith("kind \\*9\\* and 10 more of the run's categories")
 
 
 def test_what_the_run_decides_for_is_scored(kept, mixed, tmp_path):
