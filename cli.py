@@ -17,8 +17,8 @@ VERSION = "0.4.0"
 POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60
-# whether this process prints nothing but results and errors
-STATE = {"quiet": False}
+# whether this process prints nothing but results and errors, and what stopped it: Ctrl-C, if nothing else
+STATE = {"quiet": False, "signal": signal.SIGINT}
 # what moves a cursor (but to the next line or stop), changes colours or turns text around; and
 # surrogates, which are no characters
 UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -62,6 +62,9 @@ def begin(parse_arguments):
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
+    # one of several processes waits in places that no handler of ours interrupts
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and os.environ.get("WORLD_SIZE", "1") == "1":
+        signal.signal(signal.SIGTERM, leave)
     settle_threads()
     # None where the caller has closed it
     for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -83,10 +86,18 @@ def settle_threads():
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
 
 
-def leave(*_):
-    """End at once on Ctrl-C during imports, where an exception may get lost or become another."""
+def leave(number, _):
+    """End at once on Ctrl-C or SIGTERM during imports, where an exception may get lost or become
+    another.
+    """
     os.write(2, f"{Path(sys.argv[0]).name}: stopped\n".encode())
-    os._exit(130)
+    os._exit(128 + number)
+
+
+def stop(number, _):
+    """End as on Ctrl-C, with the exit code of a signal."""
+    STATE["signal"] = number
+    raise KeyboardInterrupt
 
 
 def processors():
@@ -102,10 +113,14 @@ def processors():
 
 
 def launch(main, args):
-    """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 141 broken pipe."""
+    """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 143 SIGTERM, 141
+    broken pipe.
+    """
     STATE["quiet"] = args.quiet
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is leave:
+        signal.signal(signal.SIGTERM, stop)
     try:
         main(args)
         # None where the caller has closed it
@@ -114,7 +129,8 @@ def launch(main, args):
     except Problem as error:
         fail(2, error)
     except KeyboardInterrupt as error:
-        fail(130, str(error) or "stopped; nothing half-written is left behind")
+        kept = "what is finished is kept, nothing half-written is left behind"
+        fail(128 + STATE["signal"], str(error) or f"stopped; {kept}, and the same command goes on")
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

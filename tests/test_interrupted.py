@@ -560,34 +560,63 @@ def hold(*arguments):
         time.sleep(600)
     return embed(*arguments)
 extract.embed = hold
-cli.launch(extract.main, extract.parse_arguments(sys.argv[1:]))
+cli.launch(extract.main, cli.begin(extract.parse_arguments))
 """
+STOPS = pytest.mark.parametrize("sign, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 
 
-def test_ctrl_c_says_how_many_titles_are_safe_and_one_extraction_works_in_a_folder(tmp_path, bert, source, go, whole):
+@STOPS
+def test_who_stops_an_extraction_reads_how_many_titles_are_safe_and_one_works_in_a_folder(
+    tmp_path, bert, source, go, whole, sign, code
+):
     out = tmp_path / "features"
     command = ["-c", HOLD, "--data", source, "--model", bert, *SETTINGS, "--window", 7, "--out", out]
     # it stays in the fifth window
     with running(command, lambda: jobs.recorded(out).titles == 28, cwd=ROOT) as first:
         refused(go(), str(out), "is running")
         assert first.poll() is None
-        first.send_signal(signal.SIGINT)
+        first.send_signal(sign)
         _, errors = first.communicate(timeout=300)
-    assert first.returncode == 130
+    assert first.returncode == code
     assert errors.splitlines()[1:] == ["-c: stopped after 28 of 60 titles; the same command goes on from there"]
     result = go()
     assert result.code == 0 and "going on after 28 of 60 titles" in result.err
     assert contents(out) == whole
 
 
-def test_ctrl_c_during_the_slow_imports_shows_no_traceback(tmp_path):
+@STOPS
+def test_who_stops_a_script_during_the_slow_imports_sees_no_traceback(tmp_path, sign, code):
     slow = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(600)\n"
     (tmp_path / "torch.py").write_text(slow)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     with running([ROOT / "extract.py"], (tmp_path / "begun").exists, env=environment) as script:
-        script.send_signal(signal.SIGINT)
+        script.send_signal(sign)
         _, errors = script.communicate(timeout=300)
-    assert script.returncode in (130, -signal.SIGINT) and errors == "extract.py: stopped\n"
+    assert script.returncode == code and errors == "extract.py: stopped\n"
+
+
+TRAIN = """
+import pathlib, sys, time, cli, train
+train_run = train.train_run
+def hold(run, *rest):
+    train_run(run, *rest)
+    pathlib.Path(sys.argv.pop()).touch()
+    time.sleep(600)
+train.train_run = hold
+words = sys.argv[1:-1]
+cli.launch(train.main, cli.begin(lambda: train.parse_arguments(words)))
+"""
+
+
+@STOPS
+def test_who_stops_a_training_reads_that_what_is_finished_is_kept(tmp_path, features, sign, code):
+    given = ["--features", features, "--results", tmp_path / "r", "--each", "--head", "linear", "--folds", 2]
+    with running(["-c", TRAIN, *given, tmp_path / "one"], (tmp_path / "one").exists, cwd=ROOT) as training:
+        training.send_signal(sign)
+        _, errors = training.communicate(timeout=300)
+    said = "-c: stopped; what is finished is kept, nothing half-written is left behind, and the same command goes on"
+    assert training.returncode == code and errors.splitlines()[-1] == said
+    assert "1 of 2 runs trained" in call("train", *given).err
 
 
 def test_the_lock_of_a_killed_process_does_not_last(tmp_path):
