@@ -13,6 +13,7 @@ SEPARATOR = re.compile(r"[\s,]*")
 HOW = "write one on each line, as pandas does with to_json(…, orient='records', lines=True)"
 NO_OBJECT = f"is not a JSON object with a text in each column; {HOW}"
 HALF = "half of a surrogate pair (such as \\ud83d), which is no character"
+BINARY = "holds bytes that are no text; leave the column out, or save it as text, such as base64"
 # characters that are read at once, and of the largest object in an array
 CHUNK = 1 << 20
 LARGEST = 1 << 26
@@ -65,12 +66,15 @@ def as_text(value):
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
     if isinstance(value, bool | int | float | list | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    # a date, for example
-    return str(value)
+        return json.dumps(value, ensure_ascii=False, default=as_text)
+    if not isinstance(value, bytes):
+        # a date, for example
+        return str(value)
+    text = value.decode("utf-8", "surrogateescape")
+    if unpack.fault(text):
+        raise cli.Problem(BINARY)
+    return text
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -287,7 +291,15 @@ def parquet_cells(parts, names, columns):
                 for row in zip(*values, strict=True):
                     if any(isinstance(row[number], dict | list) for number in wanted):
                         raise cli.Problem("holds a list, not a text; name a column of texts")
-                    yield [as_text(value) for value in row]
+                    yield list(map(cell, names, row))
+
+
+def cell(name, value):
+    """A value of Parquet as text; one that is none is a Problem that names its column."""
+    try:
+        return as_text(value)
+    except cli.Problem as error:
+        raise cli.Problem(f"column {cli.quote(name)} {error}") from None
 
 
 def batches(part, file, names):
