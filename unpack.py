@@ -23,6 +23,14 @@ UNREADABLE = {
     b"PAR1": "is a Parquet file that is packed; unpack it",
     b"ARROW1": "is an Arrow file; save the table as Parquet or as CSV",
 }
+# the first bytes of files that are unpacked here
+PACKINGS = {
+    "zip": re.compile(rb"PK\x03\x04|PK\x05\x06"),
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bzip2": re.compile(rb"BZh[1-9]"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+}
+OPENERS = {None: open, "gzip": gzip.open, "bzip2": bz2.open, "xz": lzma.open}
 SURROGATE = re.compile("[\ud800-\udfff]")
 # those that open_text does not make
 HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
@@ -51,6 +59,10 @@ def open_text(path):
         for magic, words in UNREADABLE.items():
             if first.startswith(magic):
                 raise cli.Problem(f"{path}: this {words}")
+        inner = packing(first)
+        if inner:
+            wrong = f"this is a packed file in a packed file ({inner} in {packing_of(path)})"
+            raise cli.Problem(f"{path}: {wrong}; unpack it once")
         if first[257:262] == b"ustar":
             raise cli.Problem(f"{path}: this is a tar archive; unpack it")
         encoding = "utf-8"
@@ -65,18 +77,21 @@ def open_text(path):
 
 def open_bytes(path, stack):
     """(file, name) of the bytes to read, unpacked. stack: the ExitStack that will close them."""
-    with open(path, "rb") as file:
-        first = file.read(6)
-    if first.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    kind = packing_of(path)
+    if kind == "zip":
         return open_member(path, stack)
-    opener = open
-    if first.startswith(b"\x1f\x8b"):
-        opener = gzip.open
-    elif first.startswith(b"BZh"):
-        opener = bz2.open
-    elif first.startswith(b"\xfd7zXZ\0"):
-        opener = lzma.open
-    return stack.enter_context(opener(path, "rb")), path.name
+    return stack.enter_context(OPENERS[kind](path, "rb")), path.name
+
+
+def packing_of(path):
+    """How a file is packed: a key of PACKINGS, or None."""
+    with open(path, "rb") as file:
+        return packing(file.read(6))
+
+
+def packing(first):
+    """The same from its first bytes."""
+    return next((kind for kind, magic in PACKINGS.items() if magic.match(first)), None)
 
 
 def open_member(path, stack):

@@ -350,6 +350,25 @@ def test_damaged_packed_files_are_refused(tmp_path, pack, cut):
     refused(save(tmp_path, whole[:size], "t.bin"), "damaged")
 
 
+WAYS = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "zip": lambda content: zipped({"t.csv": content}),
+}
+
+
+@pytest.mark.parametrize("outer", WAYS)
+@pytest.mark.parametrize("inner", WAYS)
+def test_a_packed_file_in_a_packed_file_is_called_that(tmp_path, outer, inner):
+    path = save(tmp_path, WAYS[outer](WAYS[inner](TEXT.encode())))
+    refused(path, f"a packed file in a packed file ({inner} in {outer})", "unpack it once")
+
+
+def test_a_header_that_begins_like_a_packed_file_is_a_header(tmp_path):
+    assert read(save(tmp_path, "BZh,title,category\n1,a,b\n"))[1] == [["1", "a", "b"]]
+
+
 LOCKED = zipped({"t.csv": "title,category\na,b\n"})
 # the flag that the member needs a password, in both of its headers
 LOCKED = LOCKED.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
@@ -422,6 +441,23 @@ def test_parquet_cells_are_texts(tmp_path):
         1,
         ["1", "Pasta, twice"],
     )
+
+
+@pytest.mark.parametrize("wrong", [b"caf\xe9", b"a\0b", b"\xed\xa0\x80"], ids=["Latin-1", "NUL", "surrogate"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_bytes_of_parquet_that_are_no_text_are_refused_with_their_column(tmp_path, wrong, nested):
+    columns = {"title": ["a", "b", "c"], "category": ["x", "y", "x"], "raw": [b"caf\xc3\xa9", None, wrong]}
+    if nested:
+        columns["raw"] = [[value] for value in columns["raw"]]
+    path = parquet(tmp_path / "t.parquet", columns)
+    refused(path, "row 3", "column 'raw' holds bytes that are no text", "leave the column out", "base64")
+    # where the column is not asked for, it is in nobody's way
+    with open(tmp_path / "copy.csv", "wb") as out:
+        assert data.copy_titles(path, "title", "category", out).rows == 3
+    if not nested:
+        refused(path, "row 3", "column 'raw' holds bytes", columns=["raw", "category"])
+    right = parquet(tmp_path / "r.parquet", {"title": ["a"], "category": ["x"], "raw": columns["raw"][:1]})
+    assert read(right)[1] == [["a", "x", '["café"]' if nested else "café"]]
 
 
 def test_a_folder_of_parquet_parts_is_one_table(tmp_path):
