@@ -180,7 +180,8 @@ def hessian_product(problems, point, vector):
     folded, bias = fold(problems, vector)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
-    features = problems.x.split(block_length(problems, vector))
+    # as they were cut at that Point, since when problems may have been solved and left out
+    features = problems.x.split([shares.shape[-1] for shares in point.shares])
     for part, shares in zip(features, point.shares, strict=True):
         change = torch.addmm(bias, folded, part.T).view(*vector.shape[:2], -1)
         mean = (shares * change).sum(0) / problems.title_weight[:, None]

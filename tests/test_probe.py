@@ -240,6 +240,15 @@ def test_problems_are_solved_alike_one_by_one_on_their_own_titles_and_together(r
     assert abs(solved.probabilities - oracle(x, labels, solved)).mean() < 1e-3
 
 
+def test_problems_that_are_solved_leave_the_others_in_peace_where_features_are_few(monkeypatch):
+    """With fewer dimensions than classes times problems, how many titles are worked on at a time depends on these."""
+    x, labels = noisy(rows=3000, hidden=6, classes=4)
+    whole = solve(x, labels)
+    monkeypatch.setattr(logistic, "BLOCK", 1 << 15)
+    parted = solve(x, labels)
+    assert abs(parted.probabilities - whole.probabilities).max() < 5e-3
+
+
 def test_nothing_is_predicted_of_held_out_titles_that_no_decision_needs():
     x, labels = noisy(rows=120, hidden=12)
     draws = solve(x, labels).draws
