@@ -123,8 +123,8 @@ def job_of(args, own):
 
 
 def prepare(job, work, args):
-    """Make the folder ready for a job, new or unfinished; another one's is a Problem, but for one of
-    an earlier state of the same file, which nobody can finish any more.
+    """Make the folder ready for a job, new or unfinished; another one's is a Problem, but for that
+    of an earlier state of the same file, which nobody can finish any more.
     """
     path = work / "job.json"
     if not path.exists():
@@ -138,7 +138,8 @@ def prepare(job, work, args):
         differ.remove("source")
     if differ == ["input"] and not is_elsewhere:
         done = cli.count(total(work).titles, "title")
-        cli.say(f"{args.csv} has changed since {done} of it were predicted: all of it is predicted anew")
+        changed = f"{args.csv} has changed since {done} of it were predicted"
+        cli.say(f"{changed}: all of it is predicted anew")
         begin(job, work)
         return
     if differ:

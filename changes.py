@@ -1,5 +1,5 @@
-"""What has changed in the titles of features: which rows have a text that was there before, and which
-runs are of the earlier titles.
+"""What has changed in the titles of features: which rows have a text that was there before, and
+which runs are of the earlier titles.
 """
 
 import array
@@ -117,7 +117,7 @@ def copy_number(texts):
 
 
 def find_outdated(own, every):
-    """Those of some runs that were trained on one of some store.Features before its titles changed."""
+    """Those of some runs that were trained on some store.Features before their titles changed."""
     now = {str(features.folder.resolve()): features.manifest for features in every}
     found = []
     for run in own:

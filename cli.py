@@ -17,7 +17,7 @@ VERSION = "0.4.0"
 POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60
-# whether this process prints nothing but results and errors, and what stopped it: Ctrl-C, if nothing else
+# whether this process prints nothing but results and errors; what stopped it, Ctrl-C if nothing else
 STATE = {"quiet": False, "signal": signal.SIGINT}
 # what moves a cursor (but to the next line or stop), changes colours or turns text around; and
 # surrogates, which are no characters
@@ -63,7 +63,8 @@ def begin(parse_arguments):
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave)
     # one of several processes waits in places that no handler of ours interrupts
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL and os.environ.get("WORLD_SIZE", "1") == "1":
+    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if is_alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, leave)
     settle_threads()
     # None where the caller has closed it
@@ -166,6 +167,24 @@ def number(kind, low, high=float("inf")):
     limits = f"at least {low}" if high == float("inf") else f"{low} to {high}"
     convert.__name__ = f"{'whole number' if kind is int else 'number'} ({limits})"
     return convert
+
+
+def place(text):
+    """An argparse type: the path of a file or a folder, or the name of an encoder; not empty."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; name a file or a folder")
+    return text
+
+
+def path(text):
+    """The same as a Path."""
+    return Path(place(text))
+
+
+def listing(names):
+    """Names as a sentence lists them: a, b and c."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def choose_device(name):

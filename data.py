@@ -159,7 +159,8 @@ def copy_titles(path, text_column, label_column, out, least=2):
     if len(numbers) < least:
         none = "no category, as there is no row below the header"
         there = f"one category only ({cli.quote(name)})" if numbers else none
-        raise cli.Problem(f"{path}: column {label_name} holds {there}; at least {least} are needed")
+        needed = "one is needed" if least == 1 else f"at least {least} are needed"
+        raise cli.Problem(f"{path}: column {label_name} holds {there}; {needed}")
 
     # what there is, and what may be a mistake
     counts = np.bincount(labels).tolist()
@@ -192,7 +193,7 @@ def similar_names(names):
     for each in alike.values():
         if len(each) > 1 and len(notes) < 3:
             # what is not seen is escaped, as that may be what differs
-            named = " and ".join(repr(name[:60]) for name in each[:3])
+            named = cli.listing([repr(name[:60]) for name in each[:3]])
             notes.append(f"categories {named} differ only by {difference(each)}")
     return notes
 

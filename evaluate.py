@@ -7,8 +7,6 @@ and what they cost.
 The recommended row, or why there is none, comes first.
 """
 
-from pathlib import Path
-
 import cli
 from options import PROTOCOL
 
@@ -16,9 +14,11 @@ from options import PROTOCOL
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--results", type=Path, default="results", metavar="FOLDER", help="where train.py put the runs")
+    there = "where train.py put the runs"
+    add("--results", type=cli.path, default="results", metavar="FOLDER", help=there)
     add(
         "--features",
+        type=cli.place,
         nargs="+",
         metavar="FOLDER",
         help="the runs' features, for --suspects, --baselines and --verify; of several folders each run finds its own "
@@ -32,13 +32,13 @@ def parse_arguments(argv=None):
     )
     add(
         "--plot",
-        type=Path,
+        type=cli.path,
         metavar="FILE",
         help="draw macro-F1 by layer, the recommended row's confusions and its calibration to a .png or .svg file",
     )
     add(
         "--suspects",
-        type=Path,
+        type=cli.path,
         metavar="FILE.csv",
         help="list the titles whose own label is least likely, out of fold",
     )
@@ -149,8 +149,9 @@ def say_outdated(found):
         outdated = changes.find_outdated(own, every)
         if outdated:
             made_by = dict.fromkeys(cli.one_line(run.config.made.command) for run in outdated)
-            again = " and ".join(list(made_by)[:3])
-            cli.say(f"{changes.out_of_date(outdated)}, and so is their table; train anew with: {again}")
+            again = " && ".join(list(made_by)[:3])
+            what = f"{changes.out_of_date(outdated)}, and so is their table"
+            cli.say(f"{what}; train anew with: {again}")
 
 
 def main(args):

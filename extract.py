@@ -20,6 +20,7 @@ def parse_arguments(argv=None):
     add = parser.add_argument
     add(
         "--data",
+        type=cli.place,
         default="youtube",
         metavar="youtube|sample|FILE",
         help="titles: the report's data set (downloaded once), the sample here, or a CSV, TSV or JSON Lines file",
@@ -28,6 +29,7 @@ def parse_arguments(argv=None):
     add("--label-column", default="category", help="column of the categories")
     add(
         "--model",
+        type=cli.place,
         default="bert-base-uncased",
         metavar="NAME",
         help="encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs",
@@ -52,7 +54,7 @@ def parse_arguments(argv=None):
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
     size = cli.number(int, 1, 1 << 20)
     add("--window", type=size, default=4096, metavar="TITLES", help="titles computed, written and recorded together")
-    add("--out", default="features", metavar="FOLDER", help="where the features go")
+    add("--out", type=cli.place, default="features", metavar="FOLDER", help="where the features go")
     return parser.parse_args(argv)
 
 

@@ -344,4 +344,5 @@ def is_trained(folder, config):
 
 def differing(first, second):
     """In what two runs.Config are not of the same run, in words; empty where they are."""
-    return " and ".join(name for name in PLANNED if getattr(first, name) != getattr(second, name))
+    names = [name for name in PLANNED if getattr(first, name) != getattr(second, name)]
+    return cli.listing(names) if names else ""

@@ -32,11 +32,14 @@ def parse_arguments(argv=None):
         metavar="NAME",
         help="where the encoder of the runs is found here; of several encoders, all (default: the names in the runs)",
     )
-    add("--csv", metavar="IN.csv", help="read titles from a CSV, TSV or JSON Lines file")
-    add("--out", metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
+    given = "read titles from a CSV, TSV or JSON Lines file"
+    add("--csv", type=cli.place, metavar="IN.csv", help=given)
+    output = "with --csv: the file to write, with all columns of IN.csv"
+    add("--out", type=cli.place, metavar="OUT.csv", help=output)
     add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
-    add("--features", metavar="FOLDER", help="with --label-column: the run's features (default: where they were)")
+    features = "with --label-column: the run's features (default: where they were)"
+    add("--features", type=cli.place, metavar="FOLDER", help=features)
     add(
         "--at-least",
         type=cli.number(float, 0, 1),
@@ -162,23 +165,31 @@ def split_runs(given):
     """(runs, titles) of what stood behind --run: runs, up to the first that is no folder."""
     found = given[:1]
     for place in given[1:]:
-        if not Path(place).is_dir():
+        if not place or not Path(place).is_dir():
             break
         found.append(place)
     titles = given[len(found) :]
     if titles and os.sep in titles[0] and " " not in titles[0]:
         hint = "if it is a title, let it stand before --run"
         raise cli.Problem(f"--run {titles[0]}: there is no such folder; {hint}")
+    check_named("--run", found)
     return found, titles
+
+
+def check_named(option, places):
+    """Refuse an empty name of a folder; behind the names, titles may be empty."""
+    if "" in places:
+        raise cli.Problem(f"{option}: is empty; name a folder")
 
 
 def split_models(given, own):
     """(models, titles) of what stood behind --model: one for each encoder of the runs."""
     count = max(len(by_encoder(own)), 1)
     for place in given[count:]:
-        if Path(place).is_dir():
+        if place and Path(place).is_dir():
             need = cli.count(count, "encoder")
             raise cli.Problem(f"--model {place}: the runs need {need}; name no more")
+    check_named("--model", given[:count])
     return given[:count], given[count:]
 
 

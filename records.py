@@ -24,12 +24,13 @@ BATCH = 4096
 
 
 def without_repeats(pairs):
-    """The dictionary of an object's (key, value) pairs; a key that stands there twice is a Problem."""
+    """The dictionary of an object's (key, value) pairs; a key that is there twice is a Problem."""
     item = dict(pairs)
     if len(item) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = max(keys, key=keys.count)
-        raise cli.Problem(f"has the key {cli.quote(twice)} twice; rename or leave out one of the two")
+        remedy = "rename or leave out one of the two"
+        raise cli.Problem(f"has the key {cli.quote(twice)} twice; {remedy}")
     return item
 
 
@@ -151,7 +152,8 @@ def refuse_array(path):
         return
     # strings of JSON are Python's, too, and have no single quotes around them
     file = json.dumps(str(path), ensure_ascii=False)
-    records = f'json.load(open({file}, encoding="utf-8-sig"))[{json.dumps(key, ensure_ascii=False)}]'
+    name = json.dumps(key, ensure_ascii=False)
+    records = f'json.load(open({file}, encoding="utf-8-sig"))[{name}]'
     code = f"import json; [print(json.dumps(each)) for each in {records}]"
     lines = path.with_name(f"{path.stem}-lines.jsonl")
     wrong = f"this is one JSON object that holds an array of records, {cli.quote(key)}"

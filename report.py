@@ -129,7 +129,7 @@ def encoder_words(table, key, name):
         name=cli.escape_markdown(name),
         layers=encoder.layers,
         hidden=encoder.hidden,
-        dtypes=" and ".join(dtypes),
+        dtypes=cli.listing(dtypes),
     )
 
 

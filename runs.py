@@ -101,7 +101,7 @@ class Run:
 
     @property
     def identity(self):
-        """What two runs have in common only where one is a copy of the other, or was made as it was."""
+        """What two runs share only where one is a copy of the other, or was made as it was."""
         config = self.config
         weights = self.encoder.weights if self.encoder else None
         made_of = [config.data.titles, weights, config.features, config.columns, config.options]

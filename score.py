@@ -26,8 +26,8 @@ ANSWERED = (
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
 UNKNOWN = "Labels that the run does not know count as errors, and not in the log loss: {names}."
 ABSENT = (
-    "The file has no titles of {names}; where it is predicted, a category without titles counts in macro-F1, with an "
-    "F1 of 0."
+    "The file has no titles of {names}; where it is predicted, a category without titles counts "
+    "in macro-F1, with an F1 of 0."
 )
 SCARCE = "Too few titles for the interval to be trusted: {names}."
 BY_CATEGORY = "By category{which}, the lowest F1 first:"

@@ -232,4 +232,4 @@ def kind(row):
 
 def title(table):
     """The encoders and the titles of a table, as a heading says it."""
-    return f"{' and '.join(table.encoders.values())} on {table.data.name}"
+    return f"{cli.listing(table.encoders.values())} on {table.data.name}"

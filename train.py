@@ -24,12 +24,14 @@ def parse_arguments(argv=None):
     add = parser.add_argument
     add(
         "--features",
+        type=cli.place,
         nargs="+",
         default=["features"],
         metavar="FOLDER",
         help="what extract.py made; of several, with the same titles, one after the other",
     )
-    add("--results", default="results", metavar="FOLDER", help="where runs go, a folder each")
+    where = "where runs go, a folder each"
+    add("--results", type=cli.place, default="results", metavar="FOLDER", help=where)
     add(
         "--survey",
         action="store_true",

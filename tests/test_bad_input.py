@@ -286,7 +286,7 @@ REFUSED = {
     "an empty file": ("", ["empty", "column names"]),
     "only a byte order mark": ("\ufeff", ["empty"]),
     "an empty first line": ("\n" + table(), ["first line"]),
-    "a header alone": ("title,category\n", ["no row below the header"]),
+    "a header alone": ("title,category\n", ["no row below the header", "at least 2 are needed"]),
     "no header": (table().partition("\n")[2], ["'title'", "first line", "'Pasta in Rome'", "--text-column"]),
     "a missing column": (table(header=("title", "genre")), ["'category'", "'title', 'genre'", "--label-column"]),
     "a missing column between semicolons": (table(header=("title", "genre"), delimiter=";"), ["'title', 'genre'"]),

@@ -352,7 +352,7 @@ def test_a_table_of_earlier_labels_is_called_that_until_it_is_trained_anew(tmp_p
     (line,) = [line for line in result.err.splitlines() if line.startswith(said)]
     assert result.code == 0 and "linear probe" in result.out, result.err
     script, *words = shlex.split(line.removeprefix(said))[1:]
-    assert script == "train.py" and call("train", *words).code == 0
+    assert script == "train.py" and "&&" not in words and call("train", *words).code == 0
     assert "out of date" not in call(*evaluate).err
 
 
@@ -373,7 +373,12 @@ def test_a_run_of_other_features_is_not_replaced(tmp_path, go, source, train):
     assert train("--layers", "2").code == 0
     write_rows(source, edit_labels(rows_of(source)))
     assert go("--out", tmp_path / "again").code == 0
-    refused(train("--layers", "2", "--features", tmp_path / "again"), "a run of that name is there", "data")
+    again = ["--layers", "2", "--features", tmp_path / "again"]
+    refused(train(*again), "a run of that name is there", "data")
+    # where more differs, it is listed
+    assert go("--out", tmp_path / "other", "--max-length", "9").code == 0
+    there = "a run of that name is there, but its data, settings, features and files differ"
+    refused(train("--layers", "2", "--features", tmp_path / "other"), there)
 
 
 def test_rare_categories_are_named_before_the_work_and_refused(tmp_path, go, source, train, monkeypatch):

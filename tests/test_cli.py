@@ -86,6 +86,47 @@ def test_what_is_named_as_next_works_where_a_folder_has_no_name_in_utf8(kept, tm
     assert pasted.returncode == 0 and "a title of your own" in pasted.stdout, pasted.stderr
 
 
+EMPTY = [
+    ("extract", "--data"),
+    ("extract", "--model"),
+    ("extract", "--out"),
+    ("train", "--features"),
+    ("train", "--results"),
+    ("evaluate", "--results"),
+    ("evaluate", "--features"),
+    ("evaluate", "--plot"),
+    ("evaluate", "--suspects"),
+    ("predict", "--csv"),
+    ("predict", "--out"),
+    ("predict", "--features"),
+]
+
+
+@pytest.mark.parametrize("script, option", EMPTY, ids=map(" ".join, EMPTY))
+def test_an_empty_path_is_refused_at_once(capsys, script, option):
+    with pytest.raises(SystemExit) as exit:
+        __import__(script).parse_arguments([option, ""])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert exit.value.code == 2 and last.endswith(f"error: argument {option}: is empty; name a file or a folder")
+
+
+def test_an_empty_run_is_refused_and_an_empty_title_is_none(kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(call("predict", "--run", "", "a"), "--run: is empty; name a folder")
+    refused(call("predict", "--run", kept.linear, "--model", "", "a"), "--model: is empty; name a folder")
+    for behind in (["--run", kept.words, ""], ["--run", kept.linear, "--model", kept.folder.parent / "bert0", ""]):
+        done = call("predict", *behind)
+        assert done.code == 0 and "1 title predicted" in done.err and "1 without text" in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    "names, text",
+    [(["a"], "a"), (["a", "b"], "a and b"), (["settings", "features", "files"], "settings, features and files")],
+)
+def test_names_are_listed_as_a_sentence_lists_them(names, text):
+    assert cli.listing(names) == text
+
+
 def test_help_names_defaults_that_say_something():
     parser = cli.parser("What it does.")
     parser.add_argument("--folds", type=cli.number(int, 2), default=5, help="parts")

@@ -125,6 +125,11 @@ def test_several_runs_are_scored_like_one(kept, mixed, tmp_path):
     assert tables(done.out)[0][0]["Accuracy"] == f"{accuracy_score(mixed.label, frame.prediction):.4f}"
 
 
+def test_a_test_file_without_rows_is_refused_in_plain_words(kept, tmp_path):
+    ask = ["predict", "--run", kept.linear, "--label-column", "label", "--csv"]
+    refused(call(*ask, write_file(tmp_path / "t.csv", [])), "no row below the header; one is needed")
+
+
 def test_categories_that_the_file_does_not_hold_are_named_as_they_count_where_predicted(kept, mixed, tmp_path):
     assert "The file has no titles of" not in unwrapped(ask(kept.linear, tmp_path / "test.csv"))
     rows = mixed[mixed.label.isin(["art", "food"])]
