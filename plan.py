@@ -191,12 +191,16 @@ def survey_sets(features):
     poolings.
 
     "Last" and "all" are meant of the layers that were extracted; sets that coincide are there once.
+    Several layers side by side have mean pooling where that was extracted: with [CLS] alone they
+    were never the best (results/study.md).
     """
     poolings = poolings_of(features)
     sets = []
     for pooling in poolings:
         layers = layers_with(features, [pooling])[::-1]
         sets += [[(pooling, layer)] for layer in layers]
+        if pooling != poolings[-1]:
+            continue
         if len(layers) >= 4:
             sets.append(side_by_side([pooling], layers[:4]))
         sets.append(side_by_side([pooling], layers))

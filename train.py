@@ -36,8 +36,8 @@ def parse_arguments(argv=None):
         "--survey",
         action="store_true",
         help="train the linear probe on every extracted layer with each pooling, on the last four and "
-        "on all side by side, and on all with both poolings; where categories are unequal, also decide "
-        "the other way (see --decide)",
+        "on all side by side (mean pooling where there is), and on all with both poolings; where "
+        "categories are unequal, also decide the other way (see --decide)",
     )
     add(
         "--layers",
