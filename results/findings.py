@@ -114,12 +114,15 @@ def columns_of(rule, depth):
 
 
 def trained(own, encoder, words=False):
-    """The Scores of an encoder's rows with all titles: alone, or averaged with words."""
-    return [
-        score
-        for score in own.scores
-        if score.encoder == encoder and score.words == words and not score.labels and score.decide == "macro-f1"
-    ]
+    """The Scores of an encoder's rows with all titles, decided for macro-F1: alone, or averaged with
+    words, which recommended rows of any decision are.
+    """
+    found = []
+    for score in own.scores:
+        wanted = words or score.decide == "macro-f1"
+        if wanted and score.encoder == encoder and score.words == words and not score.labels:
+            found.append(score)
+    return found
 
 
 def row_with(scores, columns):

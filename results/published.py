@@ -19,18 +19,15 @@ import predict  # noqa: F401  (first: it settles the threads)
 # isort: split
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedKFold
 
 import classifier
 import cli
-import comparison
 import data
 import decision
 import disk
 import frozen
 import loading
 import runs
-import splits
 
 # MTEB's: so many labels of each category, drawn so often, all from one seed
 LABELS = 8
@@ -131,8 +128,8 @@ def write_data(folder, work):
         for number, rows in enumerate(draw([category for _, category in pairs])):
             write_pairs(work / name / f"draw-{number}.csv", [pairs[row] for row in rows])
         write_pairs(work / name / "test.csv", read_original(folder, f"{name}-test.csv"))
-    for name, parts in (("trec6", ("train", "test")), ("sst2", ("train", "dev", "test"))):
-        for part in parts:
+    for name in ("trec6", "sst2"):
+        for part in ("train", "test"):
             write_pairs(work / name / f"{part}.csv", read_original(folder, f"{name}-{part}.txt"))
 
 
@@ -211,29 +208,6 @@ def mteb_right(x, y):
     return np.array(right)
 
 
-def senteval_right(x, y):
-    """Whether SentEval's scikit-learn classifier names each test title right, (titles,) bool.
-
-    The strength of the penalty is the best of its grid by accuracy: on the development file where
-    there is one, else over 10 folds.
-    """
-    if "dev" in x:
-        folds = PredefinedSplit([-1] * len(y["train"]) + [0] * len(y["dev"]))
-        grid = [2.0**power for power in range(-2, 4)]
-        known = np.concatenate([x["train"], x["dev"]])
-        labels = np.concatenate([y["train"], y["dev"]])
-    else:
-        folds = StratifiedKFold(10, shuffle=True, random_state=SEED)
-        grid = [2.0**power for power in range(-1, 6)]
-        known = x["train"]
-        labels = y["train"]
-    search = GridSearchCV(LogisticRegression(), {"C": grid}, cv=folds, refit=False)
-    search.fit(known, labels)
-    # the development file chooses, and is not learned from
-    fitted = LogisticRegression(**search.best_params_).fit(x["train"], y["train"])
-    return fitted.predict(x["test"]) == y["test"]
-
-
 # --- the tables -----------------------------------------------------------------------------------
 
 
@@ -266,7 +240,7 @@ def mean_cell(accuracies, signed=""):
 def mteb_row(work, name, model):
     """The cells of a data set and an encoder: published, theirs here, and ours."""
     folders = [work / name / f"{part}-{short(model)}" for part in DRAWN]
-    rows = [row for row in ROWS if (folders[0] / row).is_dir()]
+    rows = [row for row in ROWS if all((folder / row).is_dir() for folder in folders)]
     labels = labels_of(work, name, [*DRAWN, "test"])
     titles, truth = read_pairs(work / name / "test.csv")
 
@@ -314,14 +288,8 @@ def percent(accuracy, interval):
 
 
 def senteval_row(work, name, model):
-    """The cells of a data set and an encoder: theirs here, and ours."""
-    parts = [part for part in ("train", "dev", "test") if (work / name / f"{part}.csv").exists()]
-    labels = labels_of(work, name, parts)
-    x = embeddings(work, name, model, parts)
-    right = kept(work / name / f"senteval-{short(model)}.npy", lambda: senteval_right(x, labels))
-    copies = splits.numbered([splits.group_key(title) for title in read_pairs(work / name / "test.csv")[0]])
-    low, high = comparison.share_interval(right, copies)
-    cells = [NAMES[name], published_name(model), percent(right.mean(), f"{low}–{high}")]
+    """The cells of a data set and an encoder."""
+    cells = [NAMES[name], published_name(model)]
     for row in ROWS[:2]:
         cells.append(percent(*printed(work / name / f"train-{short(model)}" / f"{row}.md")))
     return cells
@@ -333,7 +301,7 @@ def print_table(protocol, work, models):
         columns = [":Data set", ":Encoder", "Published", "Theirs, here", "Draws equal"]
         rows = [mteb_row(work, name, model) for name in ("banking77", "agnews") for model in models]
     else:
-        columns = [":Data set", ":Encoder", "Theirs, here"]
+        columns = [":Data set", ":Encoder"]
         rows = [senteval_row(work, name, model) for name in ("trec6", "sst2") for model in models]
     ours = ("Ours, last layer", "last four", "all layers")
     print(cli.markdown([*columns, *ours[: len(rows[0]) - len(columns)]], rows))

@@ -17,7 +17,10 @@ for SET in ${SETS:-$(ls "$OUT")}; do
     done
     train() { $PY train.py --features $FEATURES --results "$FOLDER/runs" --repeats "$REPEATS" "$@"; }
     train --survey
-    train --head linear --pooling mean --layers all --labels 8 32 128
+    # what the survey leaves out, to see whether it should
+    train --head linear --pooling cls --layers all
+    train --head linear --pooling cls --layers -1 -2 -3 -4
+    train --head linear --pooling mean --layers -1 -2 -3 -4 --labels 8 32 128
     $PY evaluate.py --results "$FOLDER/runs" --baselines > "$FOLDER/table.md"
     $PY results/study.py score "$FOLDER"
     # the same figures as a user gets them
