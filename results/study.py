@@ -233,6 +233,11 @@ def choose(table, words, test, scores, every):
     return findings.Choice(names, words, number(row), number(answer.best), bound, promises(table, row, test))
 
 
+def is_surveyed(row):
+    """Whether `train.py --survey` has a row: not several layers of [CLS] side by side."""
+    return len(row.run.layers) == 1 or row.run.poolings != ["cls"]
+
+
 def all_choices(table, test, scores, every):
     """The Choices among the rows of each encoder and of all, without words and with them."""
     baselines = [row.run for row in table.baselines]
@@ -242,7 +247,8 @@ def all_choices(table, test, scores, every):
         parts.append(list(table.encoders))
     found = []
     for keys in parts:
-        own = [row.run for row in table.rows if tables.encoder_key(row.run) in keys]
+        # what `train.py --survey` trains: rows of all kinds are scored to see whether that is right
+        own = [row.run for row in table.rows if tables.encoder_key(row.run) in keys and is_surveyed(row)]
         alone = tables.make_table(own, [])
         together = tables.make_table(own, baselines)
         for part in (alone, together):

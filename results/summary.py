@@ -182,7 +182,8 @@ def promises_table(sets):
         held = np.mean([covers(score) for score in kept])
         loss = own.scores[choice.best].found - row.found
         cells = [f"{held:.0%}", f"{row.promised:.3f} ({row.low:.3f}–{row.high:.3f})", f"{row.found:.3f}"]
-        cells += [f"{loss:+.4f}", f"{choice.bound:.4f}"]
+        is_best = choice.best == choice.recommended
+        cells += ["best", "–"] if is_best else [f"{loss:+.4f}", f"{choice.bound:.4f}"]
         for wanted in (0.95, 0.98):
             cells.append(promise_cell(choice, wanted))
         rows.append((own.name, *cells, f"{row.promised_error:.3f}", f"{row.found_error:.3f}"))
