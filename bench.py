@@ -3,6 +3,9 @@
     python bench.py extract    # titles a second, beside sentence-transformers and a plain loop
     python bench.py train      # both heads, beside the usual loop and scikit-learn
     python bench.py scale      # every step from end to end, from 1,000 titles to 1,000,000
+    python bench.py real       # the same with usual encoders and real titles, and for a million
+    python bench.py changed    # features that follow titles and labels that have changed
+    python bench.py killed     # predict.py --csv --out, killed and begun again
     python bench.py predict    # one title: to the first answer, and each one more
     python bench.py busy       # beside another busy process, with the threads' settings and without
     python bench.py answer     # from titles to the table, beside transformers and scikit-learn
@@ -14,17 +17,28 @@ figures are medians. What one would use instead is in usual.py.
 
 import cli
 
-PARTS = ("extract", "train", "predict", "scale", "busy", "answer")
+PARTS = ("extract", "train", "predict", "scale", "real", "changed", "killed", "busy", "answer")
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("what", choices=(*PARTS, "all"), help="what to measure")
-    add("--runs", type=cli.number(int, 1), default=3, help="rounds over all contenders; scale and answer have one")
+    add("--runs", type=cli.number(int, 1), default=3, help="rounds of extract, train, predict and busy")
     add("--data", default="youtube", metavar="youtube|sample|FILE", help="the titles (scale makes its own)")
-    add("--model", nargs="+", default=["minilm"], help="answer: encoders; random has bert-base's shape")
-    add("--max-titles", type=cli.number(int, 2000), default=1_000_000, help="scale: the largest corpus")
+    add(
+        "--model",
+        nargs="+",
+        metavar="NAME",
+        help="encoders; random has bert-base's shape (default: minilm, and but for answer random, too)",
+    )
+    most = cli.number(int, 2000)
+    add(
+        "--max-titles",
+        type=most,
+        default=1_000_000,
+        help="most titles of scale, and of real, changed and killed, which have 20,000",
+    )
     return parser.parse_args(argv)
 
 
@@ -48,6 +62,7 @@ import endtoend
 import metrics
 import mlp
 import probe
+import scaling
 import splits
 import store
 import usual
@@ -235,7 +250,10 @@ BENCHES = {
     "extract": bench_extract,
     "train": bench_train,
     "predict": endtoend.bench_predict,
-    "scale": endtoend.bench_scale,
+    "scale": scaling.bench_scale,
+    "real": scaling.bench_real,
+    "changed": scaling.bench_changed,
+    "killed": scaling.bench_killed,
     "busy": bench_busy,
     "answer": endtoend.bench_answer,
 }

@@ -1,7 +1,5 @@
-"""Whole scripts from titles to the answer, for bench.py: many titles, one title, the comparison."""
+"""Whole scripts from titles to the answer, for bench.py: one title, and the comparison."""
 
-import csv
-import random
 import statistics
 import subprocess
 import sys
@@ -13,7 +11,6 @@ import numpy as np
 
 import cli
 import data
-import disk
 import plan
 import predict
 import probe
@@ -23,141 +20,9 @@ import usual
 from loading import find_model
 from measuring import make_encoder, print_table, read_titles, run, take_turns
 
-WORDS = "how to make the best street food in rome cheap flights hidden beach paint sunset guitar lesson of war"
-# of a table that says what follows for a million
-REAL_SIZES = (1_000, 20_000)
-MILLION = 1_000_000
 # titles that are predicted one by one
 SINGLES = 50
 USUAL = "sentence-transformers and scikit-learn"
-
-
-# --- many titles ----------------------------------------------------------------------------------
-
-
-def write_corpus(path, size):
-    """Write so many made-up titles of four categories, which differ by their words."""
-    words = WORDS.split()
-    generator = random.Random(0)
-    with open(path, "w", encoding="utf-8") as file:
-        print("title,category", file=file)
-        for row in range(size):
-            title = generator.choices(words[row % 4 * 5 :], k=generator.randint(3, 12))
-            print(f"{' '.join(title)} {row},category {row % 4}", file=file)
-
-
-def write_real(path, size, name):
-    """Write so many titles with the words and lengths of real ones, none of them twice.
-
-    The first half of one real title and the second half of another; name: as --data.
-    """
-    titles, categories = read_titles(name)
-    generator = random.Random(0)
-    # in the order in which they were drawn
-    made = {}
-    while len(made) < size:
-        first = generator.randrange(len(titles))
-        begin = titles[first].split()
-        end = generator.choice(titles).split()
-        words = begin[: len(begin) // 2] + end[len(end) // 2 :]
-        made[" ".join(words)] = categories[first]
-    with disk.atomic(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("title", "category"), *made.items()])
-
-
-def scale_steps(folder, encoder):
-    """{name: script and options} of every step, from the titles in a folder to the table."""
-    titles = folder / "titles.csv"
-    features = folder / "features"
-    results = ("--results", folder / "results")
-    fit = ("train.py", "--features", features, *results, "--layers", "-1", "--repeats", 1)
-    new = ("--csv", titles, "--out", folder / "out.csv")
-    return {
-        "extract.py": ("extract.py", "--data", titles, "--model", encoder, "--out", features),
-        "train.py --head linear": (*fit, "--head", "linear"),
-        "predict.py --csv": ("predict.py", *new, "--run", folder / "results"),
-        "train.py --head mlp, 2 epochs": (*fit, "--epochs", 2),
-        "evaluate.py": ("evaluate.py", *results),
-    }
-
-
-def bench_scale(args, temporary):
-    sizes = [size for size in (1_000, 10_000, 100_000, MILLION) if size < args.max_titles]
-    sizes.append(args.max_titles)
-    shape = {"hidden_size": 384, "intermediate_size": 768, "num_attention_heads": 2}
-    encoder = make_encoder(temporary / "tiny", num_hidden_layers=2, **shape)
-    measured = run_steps(sizes, encoder, temporary / "tiny-titles", write_corpus)
-
-    # what each title costs that is more than in the size before
-    rows = []
-    for step, each in measured.items():
-        above = np.diff([took.seconds for took in each], prepend=0) / np.diff(sizes, prepend=0)
-        for size, took, more in zip(sizes, each, 1e6 * above, strict=True):
-            numbers = (f"{took.seconds:.1f}", f"{more:,.1f}", f"{took.peak:,.0f}")
-            rows.append((f"{size:,}", step, *numbers))
-    tiny = "2 layers of 384 with random weights"
-    what = f":one repeat; tiny encoder ({tiny}), titles made of {len(WORDS.split())} words"
-    more = "µs for each title more than above"
-    print_table((":titles", what, "seconds", more, "peak memory, MB"), rows)
-    for name in ("minilm", "random"):
-        scale_real(args, temporary, name)
-
-
-def run_steps(sizes, encoder, folder, write, only=None):
-    """{step: [Took for each size]} of scale_steps, each size from end to end; write: makes titles.
-
-    only: the steps to be run; None: all.
-    """
-    measured = {}
-    for size in sizes:
-        place = folder / str(size)
-        place.mkdir(parents=True)
-        write(place / "titles.csv", size)
-        for step, command in scale_steps(place, encoder).items():
-            if only is None or step in only:
-                took = run(*command)
-                measured.setdefault(step, []).append(took)
-                cli.say(f"{size:,} {step} {took.seconds:.1f} s, {took.peak:,.0f} MB")
-    return measured
-
-
-def scale_real(args, temporary, name):
-    """Print what an encoder of usual size takes for real titles, and what follows for a million.
-
-    name: minilm, or random for random weights in bert-base's shape.
-    """
-    model = make_encoder(temporary / "base") if name == "random" else name
-    folder = temporary / f"titles-{name}"
-    write = partial(write_real, name=args.data)
-    steps = ("extract.py", "train.py --head linear", "predict.py --csv")
-    measured = run_steps(REAL_SIZES, model, folder, write, steps)
-
-    # disk: the features of all layers, and what was predicted
-    small, large = REAL_SIZES
-    written = {"extract.py": folder / str(large) / "features"}
-    written["predict.py --csv"] = folder / str(large) / "out.csv"
-    rows = []
-    for step, (before, took) in measured.items():
-        each = (took.seconds - before.seconds) / (large - small)
-        follows = took.seconds + each * (MILLION - large)
-        disk_space = "–"
-        if step in written:
-            disk_space = f"{size_on_disk(written[step]) * MILLION / large / 1e9:,.1f}"
-        times = (f"{took.seconds:.1f}", f"{took.peak:,.0f}", f"{follows / 60:,.0f}")
-        rows.append((step, *times, disk_space))
-    encoder = "MiniLM" if name == "minilm" else "bert-base's shape"
-    what = f":{encoder}, all layers, [CLS]; {large:,} titles made of halves of real ones"
-    million = ("a million: minutes", "GB on disk")
-    print_table((what, "seconds", "peak memory, MB", *million), rows)
-    how = f"its time grows as from {small:,} to {large:,} titles"
-    memory = "extraction and prediction need no more memory; training needs that of its features"
-    print(f"A million titles: {how}; {memory}.\n")
-
-
-def size_on_disk(path):
-    """Bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 # --- one title ------------------------------------------------------------------------------------
@@ -298,7 +163,7 @@ def bench_answer(args, temporary):
     titles, categories = read_titles(args.data)
     labels = np.unique(categories, return_inverse=True)[1]
     usual.warm_up()
-    for name in args.model:
+    for name in args.model or ["minilm"]:
         model = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
         short = Path(name).name
         ours = our_stages(data.find_titles(args.data), model, temporary / f"features-{short}")

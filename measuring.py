@@ -27,7 +27,9 @@ INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX
 MEASURE = """import resource, subprocess, sys, time
 started = time.time()
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(time.time() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+seconds = time.time() - started
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(seconds, used.ru_maxrss, used.ru_utime + used.ru_stime)
 sys.exit(code)"""
 
 
@@ -41,6 +43,7 @@ class Took:
     seconds: float  # of a contender, the median over rounds
     result: object = None  # what a contender returned in the last round
     peak: float = 0.0  # a script's memory, in MB
+    processor: float = 0.0  # seconds that a script used of all processors
 
 
 def take_turns(contenders, rounds):
@@ -64,10 +67,10 @@ def run(script, *options, **environment):
     done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env=settings)
     if done.returncode:
         raise cli.Problem(f"{script} failed; its message stands above")
-    seconds, peak = map(float, done.stdout.split())
+    seconds, peak, processor = map(float, done.stdout.split())
     # bytes there, kilobytes here
     unit = 1e-6 if sys.platform == "darwin" else 1024e-6
-    return Took(seconds, peak=peak * unit)
+    return Took(seconds, peak=peak * unit, processor=processor)
 
 
 # --- the machine's limit --------------------------------------------------------------------------
