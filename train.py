@@ -3,13 +3,16 @@
     python train.py                                    # the report's six layer sets
     python train.py --survey                           # the linear probe on all that is worth comparing
     python train.py --survey --features features features-mpnet      # the same for two encoders
+    python train.py --head linear --pooling mean --layers -1 -2 -3 -4   # what to take without a survey
     python train.py --layers 12 11                     # one head on the fusion of layers 12 and 11
     python train.py --each --head linear               # a linear probe on every extracted layer alone
     python train.py --head linear --layers -1 --labels 8 16 32 64    # how many labels does it take?
 
 Prefer the linear probe (--survey, --head linear): it is solved to convergence, so there is no
 learning rate and no number of epochs to choose, and it did better than the report's head wherever
-both were measured. --head mlp, the default, repeats the report.
+both were measured. --head mlp, the default, repeats the report. On eight sets of titles, the last
+four layers side by side with mean pooling lost 0.004 of macro-F1 on average to the best of all
+rows in hindsight, and 0.015 at most (results/study.md).
 
 In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The
 heads of all folds and repeats train together.

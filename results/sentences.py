@@ -6,8 +6,8 @@ from findings import MIDDLE, RULES, by_rule, interval_over, losses, single_layer
 NEAR = 0.01  # a loss of macro-F1 that counts as none
 
 DEFAULT = (
-    "**Without looking, take the rule “{rule}”**, side by side, with the linear probe. Against the best row of its encoder "
-    "in hindsight it loses {losses} of macro-F1 on average, and at most {worst} ({where})."
+    "**Without looking, take the rule “{rule}”**, side by side, with the linear probe. Against "
+    "the best row of its encoder in hindsight it loses {losses} of macro-F1 on average, and at most {worst} ({where})."
 )
 LAST = (
     "**The last layer alone** loses {mean} with mean pooling and {cls} with [CLS]; with mean pooling it is within "
