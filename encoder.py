@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import cli
 import store
 from embedding import BATCHING, Batching, embed, tokenise
-from loading import read_model
+from loading import keep_garbage, read_model
 
 # oneDNN keeps what it has made for every shape of matrices, by default hundreds of MB
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -44,6 +44,7 @@ class Encoder:
     prefix: str = ""  # put before every title
 
 
+@keep_garbage()
 def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("cls",), prefix="", counted=True):
     """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 

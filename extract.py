@@ -63,6 +63,7 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
+import gc
 import itertools
 import os
 import time
@@ -302,6 +303,8 @@ def main(args):
         # load
         kind = (args.device, args.dtype, args.max_length, args.pooling, args.prefix)
         encoder = load_encoder(args.model, *kind)
+        # all of it stays: nor is garbage to be looked for in it later
+        gc.freeze()
         job = None
         if shares.RANK == 0:
             job = jobs.prepare(plan(args, path, titles, encoder), out)

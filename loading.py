@@ -25,6 +25,11 @@ os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 # what peft saves
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+# what a tokenizer's words may stand in
+VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken")
+NO_TOKENIZER = (
+    "it holds no tokenizer (tokenizer.json, vocab.txt …); copy its own tokenizer's files beside its weights"
+)
 # what transformers reads SentencePiece's files with
 SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
@@ -53,8 +58,8 @@ def find_model(name):
 
 @contextlib.contextmanager
 def keep_garbage():
-    """Have Python not look for garbage meanwhile: what imports make stays, and looking through it
-    again and again is a tenth of their time.
+    """Have Python not look for garbage meanwhile: what imports and encoders are made of stays, and
+    looking through it again and again is a tenth of the time.
     """
     looked = gc.isenabled()
     gc.disable()
@@ -65,7 +70,6 @@ def keep_garbage():
             gc.enable()
 
 
-@keep_garbage()
 def read_model(name):
     """(model in float32, tokenizer, store.EncoderInfo) for a --model. Failures are a cli.Problem.
 
@@ -117,7 +121,7 @@ def from_pretrained(name, source, revision, cache_only):
         if getattr(config, "is_encoder_decoder", False) or not sized:
             wrong = f"a {config.model_type} model, not an encoder of text with layers"
             raise cli.Problem(f"--model {name}: {wrong}")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = read_tokenizer(name, source, options)
         options |= {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
         model, loading = transformers.AutoModel.from_pretrained(source, **options)
     absent = set(loading["missing_keys"])
@@ -145,6 +149,27 @@ def from_pretrained(name, source, revision, cache_only):
     kind = model.config.model_type
     info = store.EncoderInfo(cli.one_line(name), commit, *sizes, weights.hexdigest(), read_by, kind)
     return model, tokenizer, info
+
+
+def read_tokenizer(name, source, options):
+    """The tokenizer of an encoder; none, or one that knows no words, is a Problem.
+
+    source, options: of from_pretrained.
+    """
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
+    except Exception:  # without a file to read, each kind raises something else
+        folder = Path(source, options["subfolder"])
+        if folder.is_dir() and not any(any(folder.glob(kind)) for kind in VOCABULARIES):
+            raise cli.Problem(f"--model {name}: {NO_TOKENIZER}") from None
+        raise
+    # without its files, most kinds make one that knows special tokens only: each word would be [UNK]
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    if tokenizer.get_vocab().keys() <= special:
+        raise cli.Problem(f"--model {name}: {NO_TOKENIZER}")
+    return tokenizer
 
 
 def find_file(source, name, where):
