@@ -27,9 +27,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # what a tokenizer's words may stand in
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken")
-NO_TOKENIZER = (
-    "it holds no tokenizer (tokenizer.json, vocab.txt …); copy its own tokenizer's files beside its weights"
-)
+NO_TOKENIZER = "it holds no tokenizer (tokenizer.json, vocab.txt …); copy its own tokenizer's files beside its weights"
 # what transformers reads SentencePiece's files with
 SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -522,6 +523,16 @@ def test_tokenizer_of_another_encoder_is_refused(folder_of, tmp_path):
     byte_level(folder)
     with pytest.raises(cli.Problem, match="tokenizer knows .* tokens that its weights do not"):
         encoders.load_encoder(folder, "cpu", "float32", 32)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "deberta-v2", "mpnet", "modernbert", "gpt2"])
+@pytest.mark.parametrize("further", [(), ("tokenizer_config.json",)])
+def test_an_encoder_without_the_words_of_its_tokenizer_is_refused(folder_of, kind, further, tmp_path):
+    """transformers makes up a tokenizer that knows no words for most kinds, and fails in many ways for others."""
+    for name in ("config.json", "model.safetensors", *further):
+        shutil.copy(Path(folder_of(kind), name), tmp_path)
+    with pytest.raises(cli.Problem, match=r"holds no tokenizer \(tokenizer.json, vocab.txt …\); copy"):
+        encoders.load_encoder(str(tmp_path), "cpu", "float32", 32, ("mean",))
 
 
 def test_loading_prints_nothing(tmp_path):
