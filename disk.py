@@ -18,6 +18,7 @@ from pathlib import Path
 import cli
 
 AGAIN = "delete the folder and make it again"
+ELSEWHERE = "name another folder, or make it anew elsewhere"
 # what a network's file system may say to who asks for a lock
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -108,14 +109,25 @@ def read_json(path, kind, what, version):
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
+        written = content["format"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {AGAIN}") from None
-    written = content.get("format")
+        # it may be somebody's encoder: nobody is told to delete what was not made here
+        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {ELSEWHERE}") from None
     if written != version:
         raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {AGAIN}")
     if checksum != digest(content):
         raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {AGAIN}")
     return from_json(kind, content, path)
+
+
+def is_foreign(path):
+    """Whether a file of JSON holds an object that write_json has not written, as other programs'
+    config.json do.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+        return isinstance(content, dict) and not {"checksum", "format"} <= content.keys()
+    return False
 
 
 def as_json(item):

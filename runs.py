@@ -274,7 +274,8 @@ def open_run(folder):
     if not path.exists():
         hint = "train.py makes runs, python evaluate.py lists them"
         raise cli.Problem(f"{folder}: no run is there; {hint}")
-    config = disk.read_json(path, Config, "a run", FORMAT)
+    what = "a run of train.py (an encoder is named with --model)"
+    config = disk.read_json(path, Config, what, FORMAT)
     needed = ALWAYS if config.baseline else ALWAYS + TRAINED
     for field in needed:
         if getattr(config, field) is None:

@@ -6,6 +6,7 @@ import numpy as np
 
 import cli
 import comparison
+import disk
 import figures
 import naming
 import runs
@@ -95,6 +96,9 @@ def read_tables(results, say=cli.say):
     baselines = {}
     first = {}
     for path in sorted(results.glob("[!.]*/config.json")):
+        if disk.is_foreign(path):
+            say(f"{path.parent}: no run of train.py; ignored")
+            continue
         run = runs.open_run(path.parent)
         if run.outdated:
             say(f"{path.parent}: TF-IDF of an earlier version; evaluate.py --baselines makes it again")

@@ -596,6 +596,14 @@ def test_leftovers_are_mentioned_and_ignored(results):
     assert done.code == 0 and ".unfinished-run" in done.err and "ignored" in done.err and "notes" not in done.err
 
 
+def test_an_encoder_among_the_runs_is_no_row_and_costs_no_table(results, bert):
+    alone = call("evaluate", "--results", results)
+    shutil.copytree(bert, results / "encoder")
+    beside = call("evaluate", "--results", results)
+    assert beside.code == 0 and beside.out == alone.out, beside.err
+    assert f"{results / 'encoder'}: no run of train.py; ignored" in beside.err
+
+
 def test_a_copy_of_a_run_is_no_row_of_its_own(results):
     evaluate(results, "--baselines")
     page = evaluate(results, "--baselines")

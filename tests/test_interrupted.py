@@ -513,9 +513,10 @@ def test_a_pickle_of_the_right_size_is_not_read(features, tmp_path):
         (lambda t: t[: len(t) // 2], ["not a manifest"]),
         (lambda t: "[]", ["not a manifest"]),
         (lambda t: "[" * 100_000, ["not a manifest"]),
-        (lambda t: t.replace('"format": 1', '"format": 99'), ["format 99"]),
+        (lambda t: "{}", ["not a manifest", "name another folder"]),
+        (lambda t: t.replace('"format": 1', '"format": 99'), ["format 99", "delete the folder"]),
     ],
-    ids=["edited", "cut", "list", "deep", "newer"],
+    ids=["edited", "cut", "list", "deep", "of another program", "newer"],
 )
 def test_a_damaged_manifest_is_refused_by_name(features, go, damage, words):
     path = features / "manifest.json"

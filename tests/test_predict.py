@@ -399,6 +399,16 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
 
 
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "{", "{'model_type': 'bert'}"])
+def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
+    """An encoder that is named with --run, and other programs' folders with a file of that name."""
+    (tmp_path / "enc").mkdir()
+    (tmp_path / "enc" / "config.json").write_text(content)
+    for arguments in (["--run", tmp_path / "enc", "a"], ["--run", kept.linear, tmp_path / "enc"], ["--run", bert, "a"]):
+        line = refused(call("predict", *arguments), "config.json", "not a run of train.py", "--model")
+        assert "delete the folder" not in line
+
+
 def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
