@@ -289,11 +289,35 @@ def parquet_cells(parts, names, columns):
     for part in parts:
         with opened(part) as file:
             for batch in batches(part, file, names):
-                values = [batch.column(name).to_pylist() for name in names]
+                values = [objects_of(part, name, batch.column(name)) for name in names]
                 for row in zip(*values, strict=True):
                     if any(isinstance(row[number], dict | list) for number in wanted):
                         raise cli.Problem("holds a list, not a text; name a column of texts")
                     yield list(map(cell, names, row))
+
+
+def objects_of(part, name, column):
+    """The values of a column of a batch as Python's objects; as texts, where Python has none, such
+    as dates beyond the year 9999. Those that are no texts either are a Problem.
+    """
+    try:
+        return column.to_pylist()
+    except (OverflowError, ValueError):  # nor does it know each time zone
+        numbers = range(len(column))
+    try:
+        return [object_of(column.slice(number, 1)) for number in numbers]
+    except (OverflowError, ValueError, NotImplementedError) as error:
+        wrong = f"column {cli.quote(name)} cannot be read ({cli.one_line(error)[:160]})"
+        remedy = "leave the column out, or save it as text"
+        raise cli.Problem(f"{part}: {wrong}; {remedy}") from None
+
+
+def object_of(value):
+    """The same of one value, in an array of its own."""
+    try:
+        return value.to_pylist()[0]
+    except (OverflowError, ValueError):
+        return value.cast("string").to_pylist()[0]
 
 
 def cell(name, value):

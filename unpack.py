@@ -96,7 +96,11 @@ def packing(first):
 
 def open_member(path, stack):
     """As open_bytes, for a zip archive, which must hold one file."""
-    archive = stack.enter_context(zipfile.ZipFile(path))
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    # a place outside of the file, or a version that Python does not know
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise unreadable(path, error) from None
     names = [name for name in archive.namelist() if is_wanted(name)]
     if "[Content_Types].xml" in names or "mimetype" in names:
         raise cli.Problem(f"{path}: this is a spreadsheet or a document; save it as CSV in UTF-8")
@@ -108,9 +112,14 @@ def open_member(path, stack):
     try:
         return stack.enter_context(archive.open(names[0])), names[0]
     # a password, or a way of packing that Python does not know
-    except RuntimeError as error:
-        why = f"this zip archive cannot be read here ({error})"
-        raise cli.Problem(f"{path}: {why}; unpack it") from None
+    except (RuntimeError, OSError, ValueError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path, error):
+    """The Problem that a zip archive cannot be read."""
+    why = f"this zip archive is damaged, or cannot be read here ({error})"
+    return cli.Problem(f"{path}: {why}; copy it again, or unpack it")
 
 
 def is_wanted(name):

@@ -4,6 +4,7 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import lzma
 import shlex
@@ -369,6 +370,19 @@ def test_a_header_that_begins_like_a_packed_file_is_a_header(tmp_path):
     assert read(save(tmp_path, "BZh,title,category\n1,a,b\n"))[1] == [["1", "a", "b"]]
 
 
+def test_a_damaged_directory_of_a_zip_archive_is_named_whatever_is_wrong_in_it(tmp_path):
+    """Each byte behind the packed titles is changed in several ways; reading is right, or refused in one line."""
+    whole = zipped({"t.tsv": TEXT})
+    right = read(save(tmp_path, whole, "t.zip"))
+    begins = whole.index(b"PK\1\2")
+    for place, value in itertools.product(range(begins, len(whole)), (0, 1, 127, 255)):
+        path = save(tmp_path, whole[:place] + bytes([value]) + whole[place + 1 :], "t.zip")
+        try:
+            assert read(path) == right
+        except cli.Problem as error:
+            assert str(error).startswith(f"{path}: ")
+
+
 LOCKED = zipped({"t.csv": "title,category\na,b\n"})
 # the flag that the member needs a password, in both of its headers
 LOCKED = LOCKED.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
@@ -458,6 +472,32 @@ def test_bytes_of_parquet_that_are_no_text_are_refused_with_their_column(tmp_pat
         refused(path, "row 3", "column 'raw' holds bytes", columns=["raw", "category"])
     right = parquet(tmp_path / "r.parquet", {"title": ["a"], "category": ["x"], "raw": columns["raw"][:1]})
     assert read(right)[1] == [["a", "x", '["café"]' if nested else "café"]]
+
+
+def test_times_of_parquet_that_python_has_no_objects_for_are_copied_or_refused(tmp_path):
+    """Dates beyond the year 9999, long durations, time zones that are not known here; other cells stay as they are."""
+    import pyarrow
+
+    columns = {"title": ["a", "b"], "category": ["x", "y"]}
+    day = pyarrow.date32()
+    for values, shown in [
+        (pyarrow.array([0, 2**22], day), ["1970-01-01", "13453-08-13"]),
+        (pyarrow.array([None, -(2**21)], day), ["", "-3772-03-12"]),
+        (pyarrow.array([0, 2**22], day).dictionary_encode(), ["1970-01-01", "13453-08-13"]),
+        (pyarrow.array([86400, 2**50], pyarrow.duration("s")), ["1 day, 0:00:00", str(2**50)]),
+    ]:
+        path = parquet(tmp_path / "t.parquet", {**columns, "when": values})
+        assert [row[2] for row in read(path)[1]] == shown
+    for values in (
+        pyarrow.array([0, 1], pyarrow.timestamp("us", "Foo/Bar")),
+        pyarrow.array([[2**22], []], pyarrow.list_(day)),
+        pyarrow.array([{"a": 2**22}, None], pyarrow.struct([("a", day)])),
+    ):
+        path = parquet(tmp_path / "t.parquet", {**columns, "when": values})
+        refused(path, "t.parquet", "column 'when' cannot be read", "leave the column out, or save it as text")
+        # where the column is not asked for, it is in nobody's way
+        with open(tmp_path / "copy.csv", "wb") as out:
+            assert data.copy_titles(path, "title", "category", out).rows == 2
 
 
 def test_a_folder_of_parquet_parts_is_one_table(tmp_path):
