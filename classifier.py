@@ -56,6 +56,8 @@ def load(folders, name=None, device="auto", dtype=None):
     """
     # the runs, and where their encoders are
     own = [runs.find(folder) for folder in as_list(folders)]
+    if not own:
+        raise cli.Problem("no run is named: give the folder of one, or a list of several")
     check_classes(own)
     shared = by_encoder(own)
     names = as_list(name) or [None] * len(shared)

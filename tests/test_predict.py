@@ -399,6 +399,12 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
 
 
+@pytest.mark.parametrize("nothing", [None, [], ()])
+def test_no_run_at_all_is_a_problem_from_python_too(nothing):
+    with pytest.raises(cli.Problem, match="no run is named"):
+        predict.load(nothing)
+
+
 @pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "{", "{'model_type': 'bert'}"])
 def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
     """An encoder that is named with --run, and other programs' folders with a file of that name."""

@@ -201,6 +201,16 @@ def test_json_lines_joined_from_two_files_are_one_table(tmp_path):
     assert [cells[0] for cells in read(save(tmp_path, text, "t.jsonl"), ["title"])[1]] == ["A new soup", "An old king"]
 
 
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x1c"])
+def test_json_lines_are_told_whatever_stands_in_their_texts(tmp_path, end):
+    """Some ends of lines, to Python, are characters of a text to JSON; others are faults that are named as such."""
+    path = save(tmp_path, f'{{"title": "a{end}b"}}\n{{"title": "c"}}\n', "t.txt")
+    if end < " ":
+        refused(path, "row 1", "JSON object", columns=["title"])
+        return
+    assert read(path, ["title"])[1] == [[f"a{end}b"], ["c"]]
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
