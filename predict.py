@@ -143,11 +143,14 @@ def read_titles(args, table):
 
 
 def standard_input():
-    """Yield lists of lines, as soon as they are there; what is not UTF-8 becomes �."""
+    """Yield lists of lines, as soon as they are there; one that is no text is a Problem, once those
+    before it have been yielded.
+    """
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
     begun = b""  # a line whose end is still to come
     block = None
+    done = 0
     while block != b"":
         block = sys.stdin.buffer.read1(1 << 20)
         lines = (begun + block).split(b"\n")
@@ -155,7 +158,15 @@ def standard_input():
         # the end ends the last line, too
         if begun and not block:
             lines.append(begun)
-        yield [line.decode("utf-8", "replace").strip("\r\n\ufeff") for line in lines]
+        titles = [line.decode("utf-8", "surrogateescape").strip("\r\n\ufeff") for line in lines]
+        faults = list(map(data.fault, titles))
+        right = next((place for place, wrong in enumerate(faults) if wrong), len(titles))
+        yield titles[:right]
+        if right < len(titles):
+            number = done + right + 1
+            remedy = "the lines before it are answered; save it as UTF-8 text, or leave it out"
+            raise cli.Problem(f"line {number:,} of standard input holds {faults[right]}; {remedy}")
+        done += len(titles)
 
 
 # --- the script -----------------------------------------------------------------------------------

@@ -165,6 +165,19 @@ def test_typed_titles_are_no_formulas_in_csv(kept, monkeypatch):
         assert [row[0] for row in rows] == ["title", "'=HYPERLINK(1)", "'@sum(1)", "'-a", "fine"]
 
 
+@pytest.mark.parametrize("wrong, words", [(b"a\0b", "a NUL byte"), (b"caf\xe9", "bytes that are not UTF-8")])
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_line_that_is_no_text_is_named_and_those_before_it_are_answered(kept, monkeypatch, wrong, words, before):
+    def pipe(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return call("predict", "--run", kept.linear)
+
+    lines = [b"museum tour", b"chocolate cake"][:before]
+    result = pipe(b"\n".join([*lines, wrong, b"night market"]) + b"\n")
+    refused(result, f"line {before + 1} of standard input holds {words}")
+    assert result.out == pipe(b"".join(line + b"\n" for line in lines)).out
+
+
 def test_a_pipe_is_answered_line_by_line_whatever_the_machine(kept):
     """The writer waits for each answer, so that an answer that waits for more input never comes."""
     odd = {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "COLUMNS": "20"}
