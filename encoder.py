@@ -146,6 +146,9 @@ def check_encoder(encoder, poolings):
     except FOREIGN as error:
         reason = cli.one_line(error)[:160]
         raise cli.Problem(f"--model {encoder.name}: cannot be run on titles ({reason})") from None
+    if not all(np.isfinite(values).all() for values in truth.values()):
+        wrong = "its hidden states are not finite numbers, though computed in float32"
+        raise cli.Problem(f"--model {encoder.name}: {wrong}; its weights are damaged: get them again")
 
     # is there a summary? its token is none of the title's, whatever the tokenizer calls it;
     # what reads from left to right knows nothing of the title there

@@ -256,6 +256,8 @@ def write_window(job, window, column, values, file):
         pooling, layer = column
         where = f"layer {layer}, {pooling}, titles {first + 1:,} to {first + len(block):,}"
         remedy = "use --dtype float32 --store float32"
+        if (job.settings.dtype, job.settings.store) == ("float32", "float32"):
+            remedy = "they are beyond float32, too: choose another layer or encoder"
         raise cli.Problem(f"{where}: features that are not finite; {remedy}")
     # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
     file.seek((first - job.data.rows) * block[0].nbytes, os.SEEK_END)

@@ -517,6 +517,15 @@ def test_weights_that_do_not_fit_are_refused(folder_of, tmp_path, change, words)
         encoders.load_encoder(broken, "cpu", "float32", 32)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["encoder.layer.2.output.dense.bias", "embeddings.LayerNorm.weight"])
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_not_finite_are_refused_as_that(folder_of, tmp_path, value, key):
+    broken = change_weights(folder_of("bert"), tmp_path / "b", lambda weights: weights[key].fill_(value))
+    with pytest.raises(cli.Problem, match="not finite numbers, though computed in float32; its weights are damaged"):
+        encoders.load_encoder(broken, "cpu", "float32", 32, ("mean",))
+
+
 def test_tokenizer_of_another_encoder_is_refused(folder_of, tmp_path):
     folder = write_bert(tmp_path / "bert")
     encoders.load_encoder(folder, "cpu", "float32", 32)
