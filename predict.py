@@ -95,6 +95,9 @@ import splits
 import tables
 from classifier import Item, batches_of, by_encoder, load, predict
 
+# what is said of a title that stands where runs are named
+NO_FOLDER = "if it is a title, let it stand before --run"
+
 # --- predictions as a table -----------------------------------------------------------------------
 
 
@@ -181,10 +184,21 @@ def split_runs(given):
         found.append(place)
     titles = given[len(found) :]
     if titles and os.sep in titles[0] and " " not in titles[0]:
-        hint = "if it is a title, let it stand before --run"
-        raise cli.Problem(f"--run {titles[0]}: there is no such folder; {hint}")
+        raise cli.Problem(f"--run {titles[0]}: there is no such folder; {NO_FOLDER}")
     check_named("--run", found)
     return found, titles
+
+
+def find_run(place, places):
+    """The runs.Run of one of the places behind --run, of which all but the first may be meant as
+    titles.
+    """
+    try:
+        return runs.find(place)
+    except cli.Problem as error:
+        if place is places[0]:
+            raise
+        raise cli.Problem(f"{error}; {NO_FOLDER}") from None
 
 
 def check_named(option, places):
@@ -348,7 +362,7 @@ def say_outcome(outcome, seconds, args):
 def main(args):
     # what is to be applied, and to what
     places, behind = split_runs(args.run or [None])
-    own = [runs.find(place) for place in places]
+    own = [find_run(place, places) for place in places]
     args.model, further = split_models(args.model or [], own)
     args.titles = behind + further + args.titles
     check_arguments(args)

@@ -412,6 +412,15 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
 
 
+def test_a_title_that_is_the_name_of_a_folder_is_told_where_to_stand(kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "food").mkdir()
+    for title in ("food", "food/none"):
+        refused(call("predict", "--run", kept.linear, title), title, "if it is a title, let it stand before --run")
+        assert call("predict", title, "--run", kept.linear).out.split()[-1] == title
+    assert "if it is a title" not in refused(call("predict", "--run", "food"), "no run is there")
+
+
 @pytest.mark.parametrize("nothing", [None, [], ()])
 def test_no_run_at_all_is_a_problem_from_python_too(nothing):
     with pytest.raises(cli.Problem, match="no run is named"):
