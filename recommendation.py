@@ -7,6 +7,10 @@ import runs
 # --- the sentences, as they are printed -----------------------------------------------------------
 
 RECOMMENDED_ONLY = "**Recommended: {name}**, macro-F1 {value:.4f}: the only row."
+RECOMMENDED_KNOWING = (
+    "**Recommended: {name}**, macro-F1 {value:.4f}: the only row that is shown to know more of the categories than "
+    "chance does."
+)
 RECOMMENDED_CHEAPEST = "**Recommended: {name}**, macro-F1 {value:.4f}: the best row, and no row is cheaper."
 RECOMMENDED_BEST = (
     "**Recommended: {name}**, macro-F1 {value:.4f}: the best row. "
@@ -73,7 +77,9 @@ def recommended(table, answer):
     row = answer.recommended
     best = answer.best
     if answer.competing == 1:
-        return RECOMMENDED_ONLY.format(name=row.name, value=row.value)
+        alone = all(each is row or each.run.baseline == "majority" for each in answer.compared)
+        sentence = RECOMMENDED_ONLY if alone else RECOMMENDED_KNOWING
+        return sentence.format(name=row.name, value=row.value)
     if row is not best:
         number = answer.number(row)
         return RECOMMENDED_CHEAPER.format(

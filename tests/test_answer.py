@@ -81,6 +81,13 @@ def test_what_is_no_finding_is_not_said(tmp_path):
     assert "the best row, and no row is cheaper." in recommendation(evaluate(tmp_path / "other"))
 
 
+def test_the_only_row_that_knows_something_is_not_called_the_only_row(tmp_path):
+    write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
+    write_run(tmp_path, THREE, np.zeros_like(THREE), layers=(2,))
+    said = recommendation(evaluate(tmp_path))
+    assert "the only row that is shown to know more of the categories than chance does." in said
+
+
 def test_no_line_of_any_table_is_wider_than_a_terminal(tmp_path):
     """Twelve scattered layers with every option: names that are too long are cut, and stand whole below."""
     options = {"standardize": True, "fusion": "concat", "reduction": "none", "hidden": 123, "epochs": 45, "lr": 0.0123}
