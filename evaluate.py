@@ -121,8 +121,7 @@ def read(args):
     """The tables that are there, with the baselines that were asked for."""
     found = tables.read_tables(args.results)
     if not found:
-        following = cli.command("train.py", results=(args.results, "results"))
-        raise cli.Problem(f"{args.results}: no runs are there; train some first: {following}")
+        raise cli.Problem(f"{args.results}: {why_empty(args.results)}")
     say_outdated(found)
     check_outputs(args, found)
     if not args.baselines:
@@ -132,6 +131,20 @@ def read(args):
             baselines.add(table, args.results, args.features)
     # what is left out has been said
     return tables.read_tables(args.results, say=lambda line: None)
+
+
+def why_empty(place):
+    """What is wrong with a place where no runs are, and what to do."""
+    if place.is_file():
+        return "this is a file; name the folder that train.py put the runs in"
+    if (place / "config.json").exists():
+        beside = cli.command("evaluate.py", results=(place.resolve().parent, "results"))
+        return f"this is one run, or something else; the table of the runs beside it: {beside}"
+    if (place / "manifest.json").exists():
+        following = cli.command("train.py", features=(place, "features"))
+        return f"these are features; train on them first: {following}"
+    following = cli.command("train.py", results=(place, "results"))
+    return f"no runs are there; train some first: {following}"
 
 
 def say_outdated(found):

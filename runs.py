@@ -32,6 +32,7 @@ from figures import Figures
 from options import MLP_OPTIONS, PROTOCOL, Options
 
 FORMAT = 3  # raised when older runs can no longer be read
+CHANGED = "titles or labels"
 BASELINES = {"majority": "majority class", "tfidf": "TF-IDF"}
 
 
@@ -337,6 +338,8 @@ def features_of(run, folders=None):
         if not differs:
             return features
         wrong = f"not the features that the run was trained on, their {differs} differ"
+        if differs == CHANGED:
+            wrong += f" (if that is meant, train it again with: {cli.one_line(run.config.made.command)})"
         problems.append(f"{place}: {wrong}")
     needed = f"{run.folder.name} needs those of {run.encoder.name}" if run.encoder else "all runs need theirs"
     raise cli.Problem(f"{'; '.join(problems)}; {needed}, name them with --features")
@@ -348,7 +351,7 @@ def differing(run, manifest):
     """
     config = run.config
     if config.data.titles != manifest.data.titles:
-        return "titles or labels"
+        return CHANGED
     if run.baseline:
         return None
     if config.features != disk.digest(store.identity(manifest)):

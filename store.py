@@ -300,6 +300,9 @@ def open_features(folder):
     if not path.exists() and (folder / "job.json").exists():
         wrong = "the extraction there is not finished"
         raise cli.Problem(f"{folder}: {wrong}; the same extract.py command goes on")
+    if not path.exists() and (folder.is_file() or any(folder.glob("[!.]*"))):
+        wrong = "there are no features, but something else"
+        raise cli.Problem(f"{folder}: {wrong}; name the folder that extract.py wrote to")
     if not path.exists():
         following = cli.command("extract.py", out=(folder, "features"))
         raise cli.Problem(f"{folder}: there are no features; make them with: {following}")

@@ -604,6 +604,31 @@ def test_an_encoder_among_the_runs_is_no_row_and_costs_no_table(results, bert):
     assert f"{results / 'encoder'}: no run of train.py; ignored" in beside.err
 
 
+def test_what_is_no_folder_of_runs_is_told_from_one_that_is_empty(kept, tmp_path):
+    refused(call("evaluate", "--results", kept.titles), "this is a file")
+    refused(call("evaluate", "--results", kept.linear), "one run", f"--results {kept.linear.parent}")
+    refused(call("evaluate", "--results", kept.features), "these are features", f"--features {kept.features}")
+    refused(call("evaluate", "--results", tmp_path), "no runs are there; train some first", f"--results {tmp_path}")
+    for place in (kept.titles, kept.linear):
+        assert "--out" not in refused(call("train", "--features", place), "there are no features, but something else")
+    refused(call("train", "--features", tmp_path / "f"), "there are no features; make them with", "extract.py --out")
+
+
+def test_where_labels_have_changed_a_run_is_trained_again_by_the_command_that_is_named(tmp_path, bert):
+    titles = Path(write_titles(tmp_path / "titles.csv", rows=90))
+    extract = ["extract", "--data", titles, "--model", bert, "--out", tmp_path / "f"]
+    train = ["train", "--features", tmp_path / "f", "--results", tmp_path / "r", "--head", "linear", "--layers", "2"]
+    assert call(*extract).code == 0 and call(*train).code == 0
+    titles.write_text(titles.read_text().replace(",art\n", ",food\n", 2))
+    assert call(*extract).code == 0
+    done = call("evaluate", "--results", tmp_path / "r", "--verify")
+    line = done.err.splitlines()[-1]
+    again = shlex.split(re.search(r"titles or labels differ \(if that is meant, train it again with: (.*?)\)", line)[1])
+    assert done.code == 2 and again[:2] == ["python", "train.py"] and again[2:] == list(map(str, train[1:]))
+    assert call("train", *again[2:]).code == 0
+    assert call("evaluate", "--results", tmp_path / "r", "--verify").code == 0
+
+
 def test_a_copy_of_a_run_is_no_row_of_its_own(results):
     evaluate(results, "--baselines")
     page = evaluate(results, "--baselines")
