@@ -6,6 +6,7 @@ import numpy as np
 
 import cli
 import comparison
+import data
 import ensemble
 import metrics
 import splits
@@ -25,6 +26,9 @@ ANSWERED = (
 )
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
 UNKNOWN = "Labels that the run does not know count as errors, and not in the log loss: {names}."
+SPELLED = (
+    "Labels that are a category of the run, but for how they are written, count as errors, too: {pairs}. Rename them."
+)
 ABSENT = (
     "The file has no titles of {names}; where it is predicted, a category without titles counts "
     "in macro-F1, with an F1 of 0."
@@ -175,6 +179,9 @@ def cautions(test, chosen):
     if unknown:
         more = ", …" if len(unknown) > 8 else ""
         sentences.append(UNKNOWN.format(names=cli.escape_markdown(", ".join(unknown[:8]) + more)))
+    spelled = differently_spelled(test)
+    if spelled:
+        sentences.append(SPELLED.format(pairs=cli.escape_markdown("; ".join(spelled[:3]))))
     absent = [test.names[i] for i in range(test.classes) if not counts[i]]
     if absent:
         more = f" and {len(absent) - 8:,} more of the run's categories" if len(absent) > 8 else ""
@@ -183,6 +190,18 @@ def cautions(test, chosen):
     if scarce:
         sentences.append(SCARCE.format(names=", ".join(scarce[:8])))
     return sentences
+
+
+def differently_spelled(test):
+    """What labels that the run does not know share with one of its categories, in words."""
+    known = {data.spellings(name)[-1]: name for name in test.names[: test.classes]}
+    found = []
+    for label in test.names[test.classes :]:
+        meant = known.get(data.spellings(label)[-1])
+        if meant:
+            differ = data.difference([label, meant])
+            found.append(f"{label!r:.60} for {meant!r:.60} ({differ})")
+    return found
 
 
 def by_category(test, chosen, which):

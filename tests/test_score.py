@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 from test_evaluate import tables, unwrapped
 from test_predict import changed, read, with_offsets
 
+import cli
 import comparison
 import predict
 import runs
@@ -217,6 +218,19 @@ def test_labels_that_the_run_does_not_know_are_refused_before_an_encoder_is_load
     done = call("predict", "--run", kept.linear, "--csv", tmp_path / "t.csv", "--label-column", "label")
     refused(done, "t.csv", "'label'", "none of its labels is known to the run", "'id0'", "'art', 'food', 'travel'")
     assert not loaded and done.out == ""
+
+
+@pytest.mark.parametrize(
+    "label, differ",
+    [("Food", "case"), ("\u200bfood", "characters that are not seen"), ("“food”", "quotes"), ("foods", None)],
+)
+def test_labels_that_are_a_category_but_for_how_they_are_written_are_named(kept, tmp_path, label, differ):
+    rows = [("how to see rome", label), ("cheap flights", "travel"), ("museum tour", "art")]
+    text = unwrapped(ask(kept.linear, write_file(tmp_path / "t.csv", rows)))
+    (sentence,) = re.findall("Labels that are a category of the run, .* Rename them.", text) or [""]
+    assert bool(sentence) == bool(differ)
+    if differ:
+        assert f"{cli.escape_markdown(repr(label))} for 'food' ({differ}" in sentence
 
 
 @pytest.mark.parametrize(
