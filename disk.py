@@ -211,7 +211,9 @@ def source(path, known=None):
 
     known: an earlier Source, whose sha256 is taken where size and time are those of before.
     """
-    parts = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    parts = [path]
+    if path.is_dir():
+        parts = sorted(part for part in path.glob("[!.]*.parquet") if part.is_file())
     states = [part.stat() for part in parts]
     size = sum(state.st_size for state in states)
     modified = max(state.st_mtime_ns for state in states)

@@ -8,7 +8,8 @@ import re
 import cli
 import unpack
 
-SEPARATOR = re.compile(r"[\s,]*")
+# what stands in front of an object in an array
+SEPARATOR = re.compile(r"\s*(,?)\s*")
 # what is said of wrong JSON
 HOW = "write one on each line, as pandas does with to_json(…, orient='records', lines=True)"
 NO_OBJECT = f"is not a JSON object with a text in each column; {HOW}"
@@ -199,11 +200,17 @@ def array_objects(first, text):
     """
     buffer = first
     place = buffer.index("[") + 1
+    comma = ""
     while True:
-        place = SEPARATOR.match(buffer, place).end()
-        if buffer.startswith("]", place):
+        separator = SEPARATOR.match(buffer, place)
+        begins = separator.end()
+        if buffer.startswith("]", begins):
             break
-        item, end = decoded_at(buffer, place)
+        # where nothing stands there, it is still to come
+        next_one = buffer[begins : begins + 1]
+        if next_one and (separator[1] != comma or next_one == ","):
+            raise cli.Problem(f"has no comma, or one too many, in front; {HOW}")
+        item, end = decoded_at(buffer, begins)
         if end is None:
             more = text.read(max(CHUNK, len(buffer)))
             if not more or len(buffer) > LARGEST:
@@ -212,10 +219,11 @@ def array_objects(first, text):
             buffer = buffer[place:] + more
             place = 0
             continue
-        check_object(item, buffer[place:end])
+        check_object(item, buffer[begins:end])
         yield item
         place = end
-    if (buffer[place + 1 :] + text.read(CHUNK)).strip():
+        comma = ","
+    if (buffer[begins + 1 :] + text.read(CHUNK)).strip():
         raise cli.Problem(f"comes after the end of the JSON list; {HOW}")
 
 
@@ -235,7 +243,8 @@ def decoded_at(buffer, place):
 def parquet_parts(path):
     """The Parquet files that a path stands for: itself, or those in a folder; else none."""
     if path.is_dir():
-        return sorted(path.glob("*.parquet"))
+        # a Macintosh adds hidden ones
+        return sorted(part for part in path.glob("[!.]*.parquet") if part.is_file())
     if not path.is_file():
         return []
     with open(path, "rb") as file:

@@ -218,6 +218,9 @@ def test_json_lines_are_told_whatever_stands_in_their_texts(tmp_path, end):
         ('[{"title": "a"}, {"title": "b"', ["row 2", "not whole"]),
         ('[{"title": "a"}]\n[{"title": "b"}]', ["row 2", "after the end"]),
         ('[{"title": "a"}, "b"]', ["row 2", "JSON object"]),
+        ('[{"title": "a"} {"title": "b"}]', ["row 2", "comma"]),
+        ('[{"title": "a"}, {"title": "b"},, {"title": "c"}]', ["row 3", "comma"]),
+        ('[, {"title": "a"}]', ["row 1", "comma"]),
         ("[]", ["no JSON objects"]),
         ('{"title": {"0": "a", "1": "b"}}', ["row 1", "orient='records'"]),
         ('{"title": "a"}\n{"title": "b"\n', ["row 2", "JSON object"]),
@@ -525,6 +528,10 @@ def test_a_folder_of_parquet_parts_is_one_table(tmp_path):
     assert header == ["category", "title"]
     assert [title for _, title in rows] == titles[::3] + titles[1::3] + titles[2::3]
     assert len(notes) == 1 and "3 files" in notes[0] and "train-00002-of-00003.parquet" in notes[0]
+    # what a Macintosh adds, and what is no file
+    save(folder, b"\0\5\x16\7", "._train-00000-of-00003.parquet")
+    (folder / "b.parquet").mkdir()
+    assert read(folder) == (header, rows, notes)
     before = disk.sha256(folder)
     assert before == disk.sha256(folder)
 

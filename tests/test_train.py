@@ -1,8 +1,10 @@
 """The script that trains: which runs it makes, what is in them, what it refuses, what it leaves when it ends early."""
 
+import functools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, call, refused
+from conftest import ROOT, call, refused, shell
 from filelock import FileLock
 from safetensors.numpy import load_file
 from sklearn.metrics import f1_score
@@ -638,3 +640,20 @@ def test_killed_training_leaves_no_run_and_the_next_one_clears_up(tmp_path, plan
     (half / "probabilities.npy").write_bytes(b"half")
     trained(planted, results, "--layers", "2")
     assert len(folders(results)) == 1 and not half.exists()
+
+
+# --- the machine's faults -----------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_full_where_heads_are_written_is_one_line_and_no_run(features, tmp_path):
+    """A limit on the size of files, which the heads are the first to pass, fails like a full disk."""
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, 3000))
+    train = ["--features", features, "--results", tmp_path / "r", "--head", "linear", "--layers", 2]
+    done = shell("train", *train, preexec_fn=limit)
+    assert done.returncode == 1 and "File too large" in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and [path.name for path in (tmp_path / "r").iterdir()] == [".lock"]
+    assert shell("train", *train).returncode == 0
+    (run,) = (tmp_path / "r").glob("[!.]*")
+    assert (run / "heads.safetensors").stat().st_size > 3000 > (run / "probabilities.npy").stat().st_size
+    # and whoever may read one of its files may read all
+    assert len({path.stat().st_mode for path in run.iterdir()}) == 1
