@@ -104,7 +104,10 @@ RULES = (
     Rule("all layers, both poolings", ("cls", "mean"), None),
 )
 # after these, what a table recommends
-FOUND = (MIDDLE, "words alone", "words averaged with the recommended", f"{MIDDLE}, words competing")
+WORDS_ALONE = "words alone"
+WITH_WORDS = "words averaged with the recommended"
+COMPETING = f"{MIDDLE}, words competing"
+FOUND = (MIDDLE, WORDS_ALONE, WITH_WORDS, COMPETING)
 
 
 def columns_of(rule, depth):

@@ -25,7 +25,7 @@ table() { echo "# $1"; echo; shift; $PY evaluate.py --verify --quiet "$@"; }
     echo "# Measured on the report's titles"
     echo
     echo "Made by \`make results\`, that is [make.sh](make.sh), on $(date -u +%Y-%m-%d):" \
-        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores," \
+        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc --all) cores," \
         "$($PY -c 'import platform; print("Python", platform.python_version())')," \
         "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn)==' | tr '\n' ' ')."
     echo

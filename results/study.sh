@@ -31,7 +31,7 @@ done
     echo "# Which layers, in general"
     echo
     echo "Made by \`make study DATA=FOLDER\`, that is [study.sh](study.sh), on $(date -u +%Y-%m-%d):" \
-        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc) cores," \
+        "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc --all) cores," \
         "$($PY -c 'import platform; print("Python", platform.python_version())')," \
         "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn|transformer-ranker)==' | tr '\n' ' ')."
     echo
