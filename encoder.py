@@ -120,7 +120,7 @@ def check_parts(name, model, tokenizer, max_length):
         # they are counted from there
         limit -= (getattr(model.config, "pad_token_id", 0) or 0) + 1
     if 0 < limit < max_length:
-        raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
+        raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens; pass --max-length {limit}")
 
     # vocabulary
     size = getattr(model.config, "vocab_size", None) or float("inf")

@@ -16,6 +16,7 @@ import torch
 import cli
 import disk
 import store
+import unpack
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -38,6 +39,8 @@ def find_model(name):
         if Path(name).is_dir():
             return str(Path(name).resolve()), None
         base, _, revision = name.partition("@")
+        if revision and Path(base).is_dir():
+            raise cli.Problem(f"--model {name}: {base} is a folder, which has no revisions; name it alone")
         return base, revision or None
 
     if Path(name).is_dir():
@@ -224,6 +227,12 @@ def explain_loading(source, cache_only, error):
             where = f"{folder.name} in it" if folder != Path(source) else "it"
             never = "a pickle is never read, as it can run any code"
             return f"{where} holds no weights as safetensors; {never}: convert it"
+        for path in folder.iterdir():
+            if path.is_file() and unpack.is_pointer(path):
+                return f"its {path.name} is {unpack.POINTER}"
+        # which nobody sees
+        if "above report" in text:
+            text = "its weights have other sizes than its config.json says"
         return f"not a usable encoder ({text[:200]})"
     what = f"not to be had from the model hub ({text[:160]}); try again later"
     if cache_only:

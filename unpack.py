@@ -13,8 +13,12 @@ from dataclasses import dataclass
 
 import cli
 
+# how a file begins that stands for another one, and what that is
+LFS = b"version https://git-lfs.github.com/"
+POINTER = "a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
 # the first bytes of files that are no text, and what to do with them
 UNREADABLE = {
+    LFS: f"is {POINTER}",
     b"\x28\xb5\x2f\xfd": "is packed with zstd; unpack it with `zstd -d`",
     b"7z\xbc\xaf\x27\x1c": "is packed with 7-Zip; unpack it, or pack it with gzip",
     b"Rar!": "is packed with RAR; unpack it, or pack it with gzip",
@@ -81,6 +85,12 @@ def open_bytes(path, stack):
     if kind == "zip":
         return open_member(path, stack)
     return stack.enter_context(OPENERS[kind](path, "rb")), path.name
+
+
+def is_pointer(path):
+    """Whether a file is a pointer of Git LFS."""
+    with open(path, "rb") as file:
+        return file.read(len(LFS)) == LFS
 
 
 def packing_of(path):

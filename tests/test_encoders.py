@@ -517,6 +517,25 @@ def test_weights_that_do_not_fit_are_refused(folder_of, tmp_path, change, words)
         encoders.load_encoder(broken, "cpu", "float32", 32)
 
 
+def test_what_a_folder_is_not_is_said_in_plain_words(folder_of, tmp_path):
+    whole = folder_of("bert")
+    with pytest.raises(cli.Problem, match=r"is a folder, which has no revisions; name it alone"):
+        encoders.load_encoder(f"{whole}@main", "cpu", "float32", 32)
+    with pytest.raises(cli.Problem, match="reads at most 40 tokens; pass --max-length 40$"):
+        encoders.load_encoder(whole, "cpu", "float32", 128)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 100\n"
+    for name in ("model.safetensors", "tokenizer.json"):
+        folder = shutil.copytree(whole, tmp_path / name)
+        (folder / name).write_bytes(pointer)
+        with pytest.raises(cli.Problem, match=f"its {name} is a pointer of Git LFS.*git lfs pull"):
+            encoders.load_encoder(str(folder), "cpu", "float32", 32)
+    folder = shutil.copytree(whole, tmp_path / "sizes")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 48, "intermediate_size": 96}))
+    with pytest.raises(cli.Problem, match="other sizes than its config.json says"):
+        encoders.load_encoder(str(folder), "cpu", "float32", 32)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["encoder.layer.2.output.dense.bias", "embeddings.LayerNorm.weight"])
 @pytest.mark.filterwarnings("error")
