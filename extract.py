@@ -23,7 +23,7 @@ def parse_arguments(argv=None):
         type=cli.place,
         default="youtube",
         metavar="youtube|sample|FILE",
-        help="titles: the report's data set (downloaded once), the sample here, or a CSV, TSV or JSON Lines file",
+        help="titles: the report's data set (downloaded once), the sample here, or a CSV, TSV, JSON or Parquet file",
     )
     add("--text-column", default="title", help="column of the titles")
     add("--label-column", default="category", help="column of the categories")
@@ -93,7 +93,6 @@ def check_titles(args, out):
     """The path of the user's file, and data.Checked of the copy of it that is made for the job."""
     if data.fault(args.prefix):
         raise cli.Problem(f"--prefix: holds {data.fault(args.prefix)}; give it in UTF-8")
-    jobs.refuse_strangers(out)
     jobs.clear(out, *jobs.UNNAMED)
     path = data.find_titles(args.data)
     with open(out / jobs.CHECKED, "wb") as file:
@@ -298,6 +297,8 @@ def main(args):
     with shares.meeting(), contextlib.ExitStack() as stack:
         # check: wrong titles should not cost the loading, or the download, of an encoder
         if shares.RANK == 0:
+            # nothing is left in a folder that is not ours
+            jobs.refuse_strangers(out)
             stack.enter_context(disk.locked(out, "an extraction"))
             stack.callback(jobs.clear, out, jobs.CHECKED)
             path, titles = check_titles(args, out)

@@ -92,7 +92,7 @@ def recorded(out):
 def refuse_strangers(out):
     """Raise a Problem where `out` holds somebody's other files, which ours could replace."""
     leftovers = {path.name for pattern in UNNAMED for path in out.glob(pattern)}
-    names = {path.name for path in out.iterdir()} - leftovers - {".lock"}
+    names = {path.name for path in out.glob("*")} - leftovers - {".lock"}
     if names and not names & {"manifest.json", "job.json"}:
         raise cli.Problem(f"--out {out}: this folder holds other files ({min(names)}); name a new or empty one")
 
@@ -111,9 +111,16 @@ def refuse_mixture(there, wanted, out, state):
     # these are compared by checksum and shown by name
     for settings, manifest in ((old, there), (new, wanted)):
         settings.update({"encoder weights": manifest.encoder.name, "titles": manifest.data.name})
-    pairs = [f"{key} ({old.get(key, 'none')}, now {new.get(key, 'none')})" for key in differ]
-    shown = ", another ".join(pairs)
-    raise cli.Problem(f"{out}: {state} with another {shown}; use another --out, or delete that folder")
+    pairs = [difference(key, old.get(key, "none"), new.get(key, "none")) for key in differ]
+    raise cli.Problem(f"{out}: {state} with {', '.join(pairs)}; use another --out, or delete that folder")
+
+
+def difference(key, old, new):
+    """In what a setting differs, in words."""
+    if key != "titles":
+        return f"another {key} ({old}, now {new})"
+    # too little of them is left for those of now to be a later state
+    return f"other titles ({old} as it was before)" if old == new else f"other titles ({old}, now {new})"
 
 
 def workplace(job, out):

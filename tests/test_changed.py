@@ -167,7 +167,7 @@ def test_other_titles_are_not_taken_for_a_later_state(tmp_path, go, source, data
     other = tmp_path / "other.csv"
     kept = rows_of(source)[:5] if data == "hardly the same" else []
     write_rows(other, [[f"{title} again", label] for title, label in rows_of(source)] + kept)
-    refused(go("--data", other), "holds features with another titles (mine.csv, now other.csv)", "--out")
+    refused(go("--data", other), "holds features with other titles (mine.csv, now other.csv)", "--out")
     assert {path: path.read_bytes() for path in (tmp_path / "features").iterdir()} == before
 
 

@@ -668,7 +668,15 @@ def test_a_folder_of_other_things_is_not_taken_over(tmp_path, go, source):
     for name, text in files.items():
         (tmp_path / "mine" / name).write_text(text)
     refused(go("--out", tmp_path / "mine"), "mine", "other files", "titles.csv")
-    assert {name: (tmp_path / "mine" / name).read_text() for name in files} == files
+    assert {path.name: path.read_text() for path in (tmp_path / "mine").iterdir()} == files
+
+
+def test_a_file_of_which_nothing_is_left_is_not_said_to_be_two(tmp_path, go, source):
+    mine = tmp_path / "mine.csv"
+    shutil.copy(source, mine)
+    assert go("--data", mine, "--out", tmp_path / "f").code == 0
+    mine.write_text("title,category\n" + "".join(f"quite another {i},{'ab'[i % 2]}\n" for i in range(60)))
+    refused(go("--data", mine, "--out", tmp_path / "f"), "with other titles (mine.csv as it was before)")
 
 
 def test_a_disk_that_cannot_reserve_room_is_used_all_the_same(tmp_path, go, source, monkeypatch):
