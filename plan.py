@@ -112,7 +112,8 @@ def read_task(features, options):
         counts = splits.distinct_titles(labels, groups)
     rare = data.rare_categories(dict(zip(classes, counts.tolist(), strict=True)), options.folds)
     if rare:
-        raise cli.Problem(f"{features.folder}: {rare}")
+        once = " (copies of a title count once)" if counts.sum() < len(labels) else ""
+        raise cli.Problem(f"{features.folder}: {rare}{once}")
     folds = splits.repeat_folds(labels, groups, options, classes)
     return Task(classes, labels, groups, folds)
 

@@ -32,7 +32,7 @@ def parse_arguments(argv=None):
         metavar="NAME",
         help="where the encoder of the runs is found here; of several encoders, all (default: the names in the runs)",
     )
-    given = "read titles from a CSV, TSV or JSON Lines file"
+    given = "read titles from a CSV, TSV, JSON or Parquet file"
     add("--csv", type=cli.place, metavar="IN.csv", help=given)
     output = "with --csv: the file to write, with all columns of IN.csv"
     add("--out", type=cli.place, metavar="OUT.csv", help=output)
@@ -223,6 +223,8 @@ def check_arguments(args):
     given = "titles as arguments" if args.titles else "--format"
     has_titles = args.csv or args.titles or sys.stdin
     has_use = args.out or args.label_column
+    if sys.stdout is None and not args.out:
+        raise cli.Problem("standard output is closed, and answers would be lost; open it, or use --csv with --out")
     if not has_titles:
         raise cli.Problem("no titles: give some as arguments, with --csv, or on standard input")
     if bool(args.csv) != bool(has_use):

@@ -223,7 +223,9 @@ def read_head(path, columns):
         return Head(lines, Form("json"))
     line_end = re.search(r"\r?\n?$", first)[0] or "\n"
     form = Form("csv", encoding=text.encoding, mark=text.mark, line_end=line_end)
-    hint = re.fullmatch(r'"?sep=([^"])"?\s*', first, re.IGNORECASE)
+    hint = re.fullmatch(r'"?sep=([^"\r\n]?)"?\s*', first, re.IGNORECASE)
+    if hint and not hint[1]:
+        raise cli.Problem("names no delimiter behind sep=; delete it, or write sep=;")
     if hint:
         form.hint = True
         form.delimiter = hint[1]

@@ -201,13 +201,17 @@ def test_without_standard_input(kept, monkeypatch):
 
 
 def test_without_standard_output(kept, tmp_path):
-    """Nobody reads what is printed, and nothing else changes."""
-    (tmp_path / "in.csv").write_text("title\na\n")
-    for arguments in (["a"], ["--csv", tmp_path / "in.csv", "--out", tmp_path / "o.csv"]):
+    """What would be printed is not lost in silence; where nothing would be, nothing changes."""
+    (tmp_path / "in.csv").write_text("title,label\na,art\n")
+    file = ["--csv", tmp_path / "in.csv"]
+    for arguments in (["a"], [*file, "--label-column", "label"], [*file, "--out", tmp_path / "o.csv"]):
         words = map(str, [ROOT / "predict.py", "--run", kept.linear, *arguments])
         command = f"exec {shlex.join([sys.executable, *words])} >&-"
         done = subprocess.run(["/bin/bash", "-c", command], text=True, stderr=subprocess.PIPE)
-        assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
+        if "--out" in arguments:
+            assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
+        else:
+            assert done.returncode == 2 and "standard output is closed" in done.stderr, done.stderr
     assert len(read(tmp_path / "o.csv")) == 2
 
 

@@ -417,6 +417,8 @@ LOCKED = LOCKED.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
         (zipped({"t.parquet": b"PAR1 rest"}), ["Parquet", "unpack"]),
         (gzip.compress(b"t.csv".ljust(257, b"\0") + b"ustar\0" + b"\0" * 250), ["tar archive", "unpack"]),
         ("sep=;\n", ["is empty", "column names"]),
+        ("sep=\ntitle,category\na,b\n", ["the first line names no delimiter", "delete it"]),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ["a pointer of Git LFS", "git lfs pull"]),
     ],
     ids=[
         "two members",
@@ -430,6 +432,8 @@ LOCKED = LOCKED.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
         "zipped parquet",
         "tar",
         "hint only",
+        "hint of nothing",
+        "pointer",
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, content, words):

@@ -642,6 +642,13 @@ def test_killed_training_leaves_no_run_and_the_next_one_clears_up(tmp_path, plan
     assert len(folders(results)) == 1 and not half.exists()
 
 
+def test_that_copies_count_once_is_said_where_it_leaves_a_category_with_too_few(tmp_path, bert):
+    (tmp_path / "t.csv").write_text("title,category\n" + "rome,a\ntroy,b\n" * 20)
+    assert call("extract", "--data", tmp_path / "t.csv", "--model", bert, "--out", tmp_path / "f").code == 0
+    done = call("train", "--features", tmp_path / "f", "--results", tmp_path / "r")
+    refused(done, "'a' 1, 'b' 1", "copies of a title count once")
+
+
 # --- the machine's faults -----------------------------------------------------------------------------------------
 
 
