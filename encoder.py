@@ -120,7 +120,8 @@ def check_parts(name, model, tokenizer, max_length):
         # they are counted from there
         limit -= (getattr(model.config, "pad_token_id", 0) or 0) + 1
     if 0 < limit < max_length:
-        raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens; pass --max-length {limit}")
+        remedy = f"pass --max-length {limit}"
+        raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens; {remedy}")
 
     # vocabulary
     size = getattr(model.config, "vocab_size", None) or float("inf")
@@ -148,7 +149,8 @@ def check_encoder(encoder, poolings):
         raise cli.Problem(f"--model {encoder.name}: cannot be run on titles ({reason})") from None
     if not all(np.isfinite(values).all() for values in truth.values()):
         wrong = "its hidden states are not finite numbers, though computed in float32"
-        raise cli.Problem(f"--model {encoder.name}: {wrong}; its weights are damaged: get them again")
+        remedy = "its weights are damaged: get them again"
+        raise cli.Problem(f"--model {encoder.name}: {wrong}; {remedy}")
 
     # is there a summary? its token is none of the title's, whatever the tokenizer calls it;
     # what reads from left to right knows nothing of the title there

@@ -120,7 +120,8 @@ def difference(key, old, new):
     if key != "titles":
         return f"another {key} ({old}, now {new})"
     # too little of them is left for those of now to be a later state
-    return f"other titles ({old} as it was before)" if old == new else f"other titles ({old}, now {new})"
+    shown = f"{old} as it was before" if old == new else f"{old}, now {new}"
+    return f"other titles ({shown})"
 
 
 def workplace(job, out):

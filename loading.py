@@ -28,7 +28,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 # what a tokenizer's words may stand in
 VOCABULARIES = ("tokenizer.json", "vocab*", "*.model", "*.spm", "*.tiktoken")
-NO_TOKENIZER = "it holds no tokenizer (tokenizer.json, vocab.txt …); copy its own tokenizer's files beside its weights"
+NO_TOKENIZER = "it holds no tokenizer (tokenizer.json, vocab.txt …); copy its own beside its weights"
 # what transformers reads SentencePiece's files with
 SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 
@@ -40,7 +40,8 @@ def find_model(name):
             return str(Path(name).resolve()), None
         base, _, revision = name.partition("@")
         if revision and Path(base).is_dir():
-            raise cli.Problem(f"--model {name}: {base} is a folder, which has no revisions; name it alone")
+            wrong = f"{base} is a folder, which has no revisions"
+            raise cli.Problem(f"--model {name}: {wrong}; name it alone")
         return base, revision or None
 
     if Path(name).is_dir():
@@ -166,7 +167,7 @@ def read_tokenizer(name, source, options):
         if folder.is_dir() and not any(any(folder.glob(kind)) for kind in VOCABULARIES):
             raise cli.Problem(f"--model {name}: {NO_TOKENIZER}") from None
         raise
-    # without its files, most kinds make one that knows special tokens only: each word would be [UNK]
+    # without its files, most kinds make one of special tokens only: each word would be [UNK]
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     if tokenizer.get_vocab().keys() <= special:
         raise cli.Problem(f"--model {name}: {NO_TOKENIZER}")

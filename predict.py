@@ -224,7 +224,8 @@ def check_arguments(args):
     has_titles = args.csv or args.titles or sys.stdin
     has_use = args.out or args.label_column
     if sys.stdout is None and not args.out:
-        raise cli.Problem("standard output is closed, and answers would be lost; open it, or use --csv with --out")
+        remedy = "open it, or use --csv with --out"
+        raise cli.Problem(f"standard output is closed, and answers would be lost; {remedy}")
     if not has_titles:
         raise cli.Problem("no titles: give some as arguments, with --csv, or on standard input")
     if bool(args.csv) != bool(has_use):

@@ -8,8 +8,8 @@ import runs
 
 RECOMMENDED_ONLY = "**Recommended: {name}**, macro-F1 {value:.4f}: the only row."
 RECOMMENDED_KNOWING = (
-    "**Recommended: {name}**, macro-F1 {value:.4f}: the only row that is shown to know more of the categories than "
-    "chance does."
+    "**Recommended: {name}**, macro-F1 {value:.4f}: the only row that is shown to know more of the "
+    "categories than chance does."
 )
 RECOMMENDED_CHEAPEST = "**Recommended: {name}**, macro-F1 {value:.4f}: the best row, and no row is cheaper."
 RECOMMENDED_BEST = (

@@ -339,7 +339,8 @@ def features_of(run, folders=None):
             return features
         wrong = f"not the features that the run was trained on, their {differs} differ"
         if differs == CHANGED:
-            wrong += f" (if that is meant, train it again with: {cli.one_line(run.config.made.command)})"
+            again = cli.one_line(run.config.made.command)
+            wrong += f" (if that is meant, train it again with: {again})"
         problems.append(f"{place}: {wrong}")
     needed = f"{run.folder.name} needs those of {run.encoder.name}" if run.encoder else "all runs need theirs"
     raise cli.Problem(f"{'; '.join(problems)}; {needed}, name them with --features")
