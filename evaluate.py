@@ -14,8 +14,7 @@ from options import PROTOCOL
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    there = "where train.py put the runs"
-    add("--results", type=cli.path, default="results", metavar="FOLDER", help=there)
+    add("--results", type=cli.path, default="results", metavar="FOLDER", help="where train.py put the runs")
     add(
         "--features",
         type=cli.place,

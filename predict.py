@@ -32,14 +32,16 @@ def parse_arguments(argv=None):
         metavar="NAME",
         help="where the encoder of the runs is found here; of several encoders, all (default: the names in the runs)",
     )
-    given = "read titles from a CSV, TSV, JSON or Parquet file"
-    add("--csv", type=cli.place, metavar="IN.csv", help=given)
-    output = "with --csv: the file to write, with all columns of IN.csv"
-    add("--out", type=cli.place, metavar="OUT.csv", help=output)
+    add("--csv", type=cli.place, metavar="IN.csv", help="read titles from a CSV, TSV, JSON or Parquet file")
+    add("--out", type=cli.place, metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
     add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
-    features = "with --label-column: the run's features (default: where they were)"
-    add("--features", type=cli.place, metavar="FOLDER", help=features)
+    add(
+        "--features",
+        type=cli.place,
+        metavar="FOLDER",
+        help="for --label-column: the run's features, if they have moved",
+    )
     add(
         "--at-least",
         type=cli.number(float, 0, 1),

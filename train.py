@@ -33,8 +33,7 @@ def parse_arguments(argv=None):
         metavar="FOLDER",
         help="what extract.py made; of several, with the same titles, one after the other",
     )
-    where = "where runs go, a folder each"
-    add("--results", type=cli.place, default="results", metavar="FOLDER", help=where)
+    add("--results", type=cli.place, default="results", metavar="FOLDER", help="where runs go, a folder each")
     add(
         "--survey",
         action="store_true",
