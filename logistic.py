@@ -5,6 +5,7 @@ together because nearly all of the cost, the products with the features, is then
 penalties are chosen is the matter of probe.py.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,9 @@ import torch
 ROWS = 128
 # probabilities that are kept for problems that are solved together, at a point and at the next: 200 MB
 KEPT = 24_000_000
+# groups that are worked on side by side, where there are at most so many titles
+SIDE_BY_SIDE = 4
+SMALL = 10_000
 # numbers of the features that are copied where few titles count: 130 MB
 COPY = 1 << 25
 # a component of a gradient may be off by so much
@@ -94,22 +98,44 @@ def make_problems(x, labels, learn, penalty, classes):
     return Problems(x, labels, learn, title_weight, penalty, standardization(x, learn), shares)
 
 
-def groups(problems):
-    """The problems that are solved together: yields their numbers and the Problems of these.
+def each_group(problems, work):
+    """[work(numbers, Problems)] for all problems, so many at a time, in their order.
 
-    Titles that count for none of them are left out, where a copy of the others is small.
+    Groups of few titles are worked on side by side: a product of few rows gains little from several
+    threads.
     """
     rows = min(ROWS, KEPT // len(problems.x))
     together = max(1, rows // len(problems.shares))
     everyone = torch.arange(len(problems.penalty), device=problems.x.device)
-    for numbers in everyone.split(together):
-        group = problems.only(numbers)
-        titles = group.learn.any(0).nonzero().flatten()
-        if len(titles) < len(group.x) and len(titles) * group.x.shape[1] <= COPY:
-            group.x = group.x[titles]
-            group.labels = group.labels[titles]
-            group.learn = group.learn[:, titles]
-        yield numbers, group
+    groups = everyone.split(together)
+
+    def one(numbers):
+        return work(numbers, group_of(problems, numbers))
+
+    threads = torch.get_num_threads()
+    workers = min(threads, SIDE_BY_SIDE, len(groups))
+    if workers == 1 or len(problems.x) > SMALL or problems.x.is_cuda:
+        return list(map(one, groups))
+    each = {"initializer": torch.set_num_threads, "initargs": (threads // workers,)}
+    try:
+        with ThreadPoolExecutor(workers, **each) as pool:
+            return list(pool.map(one, groups))
+    finally:
+        # threads that begin later take what was set last
+        torch.set_num_threads(threads)
+
+
+def group_of(problems, numbers):
+    """Some of the Problems, without the titles that count for none of them, where a copy of the
+    others is small.
+    """
+    group = problems.only(numbers)
+    titles = group.learn.any(0).nonzero().flatten()
+    if len(titles) < len(group.x) and len(titles) * group.x.shape[1] <= COPY:
+        group.x = group.x[titles]
+        group.labels = group.labels[titles]
+        group.learn = group.learn[:, titles]
+    return group
 
 
 def log_probabilities(problems, theta, number):
@@ -217,7 +243,7 @@ def unfold(problems, theta, slopes, bias_slopes):
 
 def losses(problems, theta):
     """The loss of every problem, (problems,) float64."""
-    return torch.cat([evaluate(group, theta[:, some]).loss for some, group in groups(problems)])
+    return torch.cat(each_group(problems, lambda some, group: evaluate(group, theta[:, some]).loss))
 
 
 # --- Newton's method ------------------------------------------------------------------------------
@@ -225,10 +251,8 @@ def losses(problems, theta):
 
 def minimise(problems, theta, tolerance):
     """Solve every problem from theta on; returns the new theta. tolerance: see enough."""
-    solution = torch.empty_like(theta)
-    for some, group in groups(problems):
-        solution[:, some] = minimise_group(group, theta[:, some], tolerance)
-    return solution
+    solved = each_group(problems, lambda some, group: minimise_group(group, theta[:, some], tolerance))
+    return torch.cat(solved, 1)
 
 
 def minimise_group(problems, theta, tolerance, most=200):

@@ -240,6 +240,21 @@ def test_problems_are_solved_alike_one_by_one_on_their_own_titles_and_together(r
     assert abs(solved.probabilities - oracle(x, labels, solved)).mean() < 1e-3
 
 
+def test_groups_side_by_side_are_solved_as_one_after_the_other():
+    x, labels = noisy(rows=300, classes=40)
+    threads = torch.get_num_threads()
+    try:
+        solved = []
+        for count in (1, 3, 3):
+            torch.set_num_threads(count)
+            solved.append(solve(x, labels).probabilities)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(solved[0], solved[1], atol=1e-4)
+    np.testing.assert_array_equal(solved[1], solved[2])
+
+
 def test_problems_that_are_solved_leave_the_others_in_peace_where_features_are_few(monkeypatch):
     """With fewer dimensions than classes times problems, how many titles are worked on at a time depends on these."""
     x, labels = noisy(rows=3000, hidden=6, classes=4)
