@@ -110,11 +110,11 @@ def test_an_empty_path_is_refused_at_once(capsys, script, option):
     assert exit.value.code == 2 and last.endswith(f"error: argument {option}: is empty; name a file or a folder")
 
 
-def test_an_empty_run_is_refused_and_an_empty_title_is_none(kept, tmp_path, monkeypatch):
+def test_an_empty_run_is_refused_and_an_empty_title_is_none(kept, bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(call("predict", "--run", "", "a"), "--run: is empty; name a folder")
     refused(call("predict", "--run", kept.linear, "--model", "", "a"), "--model: is empty; name a folder")
-    for behind in (["--run", kept.words, ""], ["--run", kept.linear, "--model", kept.folder.parent / "bert0", ""]):
+    for behind in (["--run", kept.words, ""], ["--run", kept.linear, "--model", bert, ""]):
         done = call("predict", *behind)
         assert done.code == 0 and "1 title predicted" in done.err and "1 without text" in done.err, done.err
 
