@@ -43,9 +43,9 @@ def whole(ask, tmp_path):
 
 
 @pytest.fixture
-def once(kept, monkeypatch):
+def once(kept, bert, monkeypatch):
     """The encoder is loaded once for all forks."""
-    loaded = frozen.load_encoder(str(kept.folder.parent / "bert0"), "cpu", "float32", 128, ("cls", "mean"))
+    loaded = frozen.load_encoder(bert, "cpu", "float32", 128, ("cls", "mean"))
     monkeypatch.setattr(frozen, "load_encoder", lambda *_: loaded)
 
 

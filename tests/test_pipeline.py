@@ -175,7 +175,7 @@ def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
             ["train", "--epochs", "1", "--repeats", "1", "--layers", "2"],
             ["train", "--survey", "--repeats", "1", "--labels", "8", "all"],
             ["evaluate", "--plot", "p.png", "--baselines", "--suspects", "s.csv", "--verify"],
-            ["predict", "--run", "results/bert0-titles.csv-layers-2-linear-repeats-1", "a title"],
+            ["predict", "--run", "results/{Path(bert).name}-titles.csv-layers-2-linear-repeats-1", "a title"],
         ):
             sys.argv = [script + ".py", *arguments]
             runpy.run_path({str(ROOT)!r} + "/" + script + ".py", run_name="__main__")
