@@ -12,6 +12,7 @@ import sys
 import time
 import types
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import cli
 
 AGAIN = "delete the folder and make it again"
 ELSEWHERE = "name another folder, or make it anew elsewhere"
+# files that are read or written at a time: more than one processor's share is waiting for the disk
+AT_ONCE = 4
 # what a network's file system may say to who asks for a lock
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -77,6 +80,14 @@ def sha256(path):
         return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def each(work, *items):
+    """[work(item), …], or of an item of each list, some at a time in threads: for work on files,
+    most of which is done outside Python.
+    """
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        return list(threads.map(work, *items))
 
 
 def digest(content):

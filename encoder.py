@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import itertools
 import os
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=("c
     """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 
     dtype: of the weights, and of the arithmetic where there are instructions for it; prefix: what
-    it wants before every title; counted: whether its operations are, which takes half a second.
+    it wants before every title; counted: whether its operations are, which takes a moment.
     """
     device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
@@ -209,29 +208,24 @@ def count_operations(encoder):
     Returns (3, layers + 1) float64: the factors of T², T and 1, for layer 0, 1, … with all below
     it. None where they cannot be counted.
     """
-    # without values it is quick, and most kinds can
-    for device in ("meta", encoder.device):
-        terms = []
-        counts = []
-        with contextlib.suppress(*FOREIGN):
-            for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
-                # the last is done once a batch, as DeBERTa's table of distances: it is no title's
-                terms.append([titles * tokens**2, titles * tokens, titles, 1])
-                counts.append(batch_operations(encoder, titles, tokens, device))
-            return np.linalg.solve(terms, counts)[:3]
+    terms = []
+    counts = []
+    with contextlib.suppress(*FOREIGN):
+        for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
+            # the last is done once a batch, as DeBERTa's table of distances: it is no title's
+            terms.append([titles * tokens**2, titles * tokens, titles, 1])
+            counts.append(batch_operations(encoder, titles, tokens))
+        return np.linalg.solve(terms, counts)[:3]
     return None
 
 
-def batch_operations(encoder, titles, tokens, device):
+def batch_operations(encoder, titles, tokens):
     """Floating-point operations of a batch until each layer comes out: (layers + 1,) float64.
 
     titles, tokens: the batch's shape. An encoder that cannot be left early does all for each layer.
     """
-    model = encoder.model
     token = tokenise(encoder, ["a title"]).ids[0][0]
-    inputs = {"input_ids": torch.full((titles, tokens), token, device=device), "attention_mask": None}
-    named = itertools.chain(model.named_parameters(), model.named_buffers())
-    weights = {name: tensor.to(device) for name, tensor in named}
+    ids = torch.full((titles, tokens), token, device=encoder.device)
     found = {}
     with contextlib.ExitStack() as stack:
         # in one kernel, attention would go uncounted on a CPU
@@ -247,7 +241,7 @@ def batch_operations(encoder, titles, tokens, device):
             stack.enter_context(first.register_forward_pre_hook(functools.partial(note, 0)))
             for layer, block in enumerate(encoder.blocks, 1):
                 stack.enter_context(block.register_forward_hook(functools.partial(note, layer)))
-        torch.func.functional_call(model, weights, (), inputs)
+        encoder.model(input_ids=ids, attention_mask=None)
         whole = counter.get_total_flops()
     return np.array([found.get(layer, whole) for layer in range(encoder.info.layers + 1)], float)
 

@@ -160,9 +160,8 @@ def extract_windows(job, encoder, out):
             rows = sources[first : first + len(tokenised.place)]
             new = np.flatnonzero(rows < 0)
             encoded = embed(encoder, only(tokenised, new), layers, poolings, bar.update)
-            for column, file in zip(columns, files, strict=True):
-                values = merge(encoded[column], rows, earlier[column])
-                write_window(job, window, column, values, file)
+            write = functools.partial(write_window, job, window, rows)
+            disk.each(write, columns, map(encoded.get, columns), map(earlier.get, columns), files)
             # only now is all of it on the disk
             shares.record(log, window, len(rows), tokenised.cut, tokenised.tokens)
             if len(new) and not is_said:
@@ -247,10 +246,13 @@ def say_if_foreign(encoder, titles, tokens):
         cli.say(f"{a_word:.1f} tokens a word, where a language that an encoder knows takes 1 to 2: {hint}")
 
 
-def write_window(job, window, column, values, file):
-    """Write features, (titles, hidden) float32, to their rows in the file of their layer."""
+def write_window(job, window, rows, column, encoded, earlier, file):
+    """Write the features of a window to their rows in the file of their layer.
+
+    rows, encoded, earlier: as of merge.
+    """
     first = window * job.settings.window
-    block = np.ascontiguousarray(values, job.settings.store)
+    block = np.ascontiguousarray(merge(encoded, rows, earlier), job.settings.store)
     if not np.isfinite(block).all():
         pooling, layer = column
         where = f"layer {layer}, {pooling}, titles {first + 1:,} to {first + len(block):,}"

@@ -12,6 +12,7 @@ that are encoded anew may differ in those from what an extraction of all titles 
 """
 
 import errno
+import functools
 import math
 import os
 import shutil
@@ -233,9 +234,9 @@ def follow(job, there):
 
     # all layers that are there follow; where only labels have changed, they stay as they are
     added = [name for name in job.names if name not in old.files]
-    for name in old.files:
-        # damage that is copied would never be found again
-        there.read(*store.column_of(name), check=not found.same_rows)
+    # damage that is copied would never be found again
+    check = functools.partial(there.read, check=not found.same_rows)
+    disk.each(check, *zip(*map(store.column_of, old.files), strict=True))
     (out / store.NEW).mkdir(exist_ok=True)
     if found.same_rows and not added:
         return replace(job, names=[], files=old.files, truncated=old.truncated, cost=old.cost)
@@ -370,7 +371,8 @@ def finish(job, out, cost, started, **machine):
     """
     work = workplace(job, out)
     paths = [work / name for name in job.names]
-    new = {path.name: store.FileInfo(path.stat().st_size, disk.sha256(path)) for path in paths}
+    sums = disk.each(disk.sha256, paths)
+    new = {path.name: store.FileInfo(path.stat().st_size, total) for path, total in zip(paths, sums, strict=True)}
     files = dict(sorted((job.files | new).items()))
     made = disk.provenance(started, **machine)
     made["made"].source = job.source
