@@ -1,8 +1,8 @@
-"""Many logistic regressions on shared features, solved to convergence at once.
+"""Many logistic regressions on shared features: their loss, its gradient and its Hessian.
 
-They differ in the titles that count, in their penalty and in their standardisation. They are solved
-together because nearly all of the cost, the products with the features, is then shared. How
-penalties are chosen is the matter of probe.py.
+They differ in the titles that count, in their penalty and in their standardisation. They are worked
+on together because nearly all of the cost, the products with the features, is then shared. How they
+are solved is the matter of newton.py, how penalties are chosen that of probe.py.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 # a product with fewer rows, one for each class of each problem, is slow; with more, problems that are
-# solved wait for the others: so many are solved together
-ROWS = 128
+# solved wait for the others: so many are solved together, by the type of the products
+ROWS = {torch.float32: 128, torch.bfloat16: 300}
 # probabilities that are kept for problems that are solved together, at a point and at the next: 200 MB
 KEPT = 24_000_000
 # groups that are worked on side by side, where there are at most so many titles
@@ -20,10 +20,10 @@ SIDE_BY_SIDE = 4
 SMALL = 10_000
 # numbers of the features that are copied where few titles count: 130 MB
 COPY = 1 << 25
-# a component of a gradient may be off by so much
-NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}
-# numbers of the features, or logits, worked on at a time: they stay in the processor's cache
-BLOCK = 1 << 19
+# numbers of the features, or logits, worked on at a time: 16 MB
+BLOCK = 1 << 22
+# numbers of the features that are copied in another type: 500 MB in bfloat16
+ROUGH = 1 << 28
 
 
 @dataclass
@@ -75,6 +75,7 @@ class Problems:
     penalty: torch.Tensor  # (problems,)
     scale: Scale  # of each problem
     shares: torch.Tensor  # (classes, problems): of the titles that count, those of each class
+    rough: torch.Tensor  # x for products with Hessians, in the type of choose_rough
 
     def only(self, some):
         """Some of the problems. some: (problems,) bool, or their numbers."""
@@ -86,6 +87,7 @@ class Problems:
             penalty=self.penalty[some],
             scale=Scale(self.scale.mean[some], self.scale.deviation[some]),
             shares=self.shares[:, some],
+            rough=self.rough,
         )
 
 
@@ -95,7 +97,20 @@ def make_problems(x, labels, learn, penalty, classes):
     counts = [(learn & (labels == number)).sum(1) for number in range(classes)]
     shares = torch.stack(counts) / titles
     title_weight = 1 / titles.to(x.dtype)
-    return Problems(x, labels, learn, title_weight, penalty, standardization(x, learn), shares)
+    scale = standardization(x, learn)
+    return Problems(x, labels, learn, title_weight, penalty, scale, shares, x.to(choose_rough(x)))
+
+
+def choose_rough(x):
+    """The type of products with Hessians: bfloat16 with AMX, which multiplies it four times as fast.
+
+    Three digits are enough for them: they say only in which direction a loss falls fastest.
+    """
+    # not every version of torch can tell
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)
+    if x.device.type == "cpu" and x.numel() <= ROUGH and has_amx():
+        return torch.bfloat16
+    return torch.float32
 
 
 def each_group(problems, work):
@@ -104,7 +119,7 @@ def each_group(problems, work):
     Groups of few titles are worked on side by side: a product of few rows gains little from several
     threads.
     """
-    rows = min(ROWS, KEPT // len(problems.x))
+    rows = min(ROWS[problems.rough.dtype], KEPT // len(problems.x))
     together = max(1, rows // len(problems.shares))
     everyone = torch.arange(len(problems.penalty), device=problems.x.device)
     groups = everyone.split(together)
@@ -133,6 +148,7 @@ def group_of(problems, numbers):
     titles = group.learn.any(0).nonzero().flatten()
     if len(titles) < len(group.x) and len(titles) * group.x.shape[1] <= COPY:
         group.x = group.x[titles]
+        group.rough = group.rough[titles]
         group.labels = group.labels[titles]
         group.learn = group.learn[:, titles]
     return group
@@ -158,8 +174,7 @@ class Point:
     theta: torch.Tensor  # (classes, problems, dimensions + 1)
     loss: torch.Tensor  # (problems,) float64
     gradient: torch.Tensor  # of theta's shape
-    # (classes, problems, titles) each, for some titles: probabilities times what a title counts
-    shares: list[torch.Tensor]
+    shares: torch.Tensor  # (classes, problems, titles): probabilities times what a title counts
 
     def only(self, some):
         """That of some problems. some: (problems,) bool."""
@@ -167,7 +182,7 @@ class Point:
             theta=self.theta[:, some],
             loss=self.loss[some],
             gradient=self.gradient[:, some],
-            shares=[part[:, some] for part in self.shares],
+            shares=self.shares[:, some],
         )
 
 
@@ -177,12 +192,11 @@ def evaluate(problems, theta):
     loss = torch.zeros_like(problems.penalty, dtype=torch.float64)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
-    shares = []
-    step = block_length(problems, theta)
-    features = problems.x.split(step)
-    labels = problems.labels.split(step)
-    learn = problems.learn.split(step, dim=1)
-    for part, target, members in zip(features, labels, learn, strict=True):
+    shares = theta.new_empty(*theta.shape[:2], len(problems.x))
+    for block in blocks(problems, theta):
+        part = problems.x[block]
+        target = problems.labels[block]
+        members = problems.learn[:, block]
         # titles last: so the softmax runs along memory, and narrow products are much faster
         values = torch.addmm(bias, folded, part.T).view(*theta.shape[:2], -1).log_softmax(0)
         weight = members * problems.title_weight[:, None]
@@ -190,7 +204,7 @@ def evaluate(problems, theta):
         loss -= (values.gather(0, own)[0] * weight).sum(1)
         # what is less than NOISE by far may be too small to be multiplied fast
         torch.nn.functional.threshold_(values.exp_(), 1e-15, 0.0)
-        shares.append(values.mul_(weight))
+        shares[..., block] = values.mul_(weight)
         # the loss by each logit: the probability, less 1 for the title's own class
         by_logit = values.scatter_add(0, own, -weight[None]).flatten(0, 1)
         slopes.addmm_(by_logit, part)
@@ -202,24 +216,28 @@ def evaluate(problems, theta):
 
 
 def hessian_product(problems, point, vector):
-    """The product of each problem's Hessian at a Point with a vector of theta's shape."""
+    """About the product of each problem's Hessian at a Point with a vector of theta's shape."""
     folded, bias = fold(problems, vector)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
-    # as they were cut at that Point, since when problems may have been solved and left out
-    features = problems.x.split([shares.shape[-1] for shares in point.shares])
-    for part, shares in zip(features, point.shares, strict=True):
-        change = torch.addmm(bias, folded, part.T).view(*vector.shape[:2], -1)
-        mean = (shares * change).sum(0) / problems.title_weight[:, None]
-        by_logit = change.sub_(mean).mul_(shares).flatten(0, 1)
-        slopes.addmm_(by_logit, part)
+    kind = problems.rough.dtype
+    folded = folded.to(kind)
+    for block in blocks(problems, vector):
+        part = problems.rough[block]
+        shares = point.shares[..., block]
+        change = (folded @ part.T).to(vector.dtype).add_(bias)
+        change = change.view(*vector.shape[:2], -1).mul_(shares)
+        mean = change.sum(0) / problems.title_weight[:, None]
+        by_logit = change.addcmul_(shares, mean, value=-1).flatten(0, 1)
+        slopes += (by_logit.to(kind) @ part).to(vector.dtype)
         bias_slopes += by_logit.sum(1, keepdim=True)
     return unfold(problems, vector, slopes, bias_slopes)
 
 
-def block_length(problems, theta):
-    """How many titles are worked on at a time."""
-    return max(256, BLOCK // max(problems.x.shape[1], theta[..., 0].numel()))
+def blocks(problems, theta):
+    """Which titles are worked on at a time: a list of slices."""
+    step = max(256, BLOCK // max(problems.x.shape[1], theta[..., 0].numel()))
+    return [slice(first, first + step) for first in range(0, len(problems.x), step)]
 
 
 def fold(problems, theta):
@@ -244,129 +262,3 @@ def unfold(problems, theta, slopes, bias_slopes):
 def losses(problems, theta):
     """The loss of every problem, (problems,) float64."""
     return torch.cat(each_group(problems, lambda some, group: evaluate(group, theta[:, some]).loss))
-
-
-# --- Newton's method ------------------------------------------------------------------------------
-
-
-def minimise(problems, theta, tolerance):
-    """Solve every problem from theta on; returns the new theta. tolerance: see enough."""
-    solved = each_group(problems, lambda some, group: minimise_group(group, theta[:, some], tolerance))
-    return torch.cat(solved, 1)
-
-
-def minimise_group(problems, theta, tolerance, most=200):
-    """Solve problems from theta on by Newton's method, in at most so many steps.
-
-    When more than half of them are solved, the others go on without them.
-    """
-    solution = theta.clone()
-    # numbers of the problems in progress
-    going = torch.arange(theta.shape[1], device=theta.device)
-    stuck = torch.zeros_like(going, dtype=torch.bool)
-    point = evaluate(problems, theta)
-    for _ in range(most):
-        target = enough(problems, point, tolerance)
-        done = within(point.gradient, target) | stuck
-        if done.sum() * 2 > len(going):
-            solution[:, going[done]] = point.theta[:, done]
-            if done.all():
-                return solution
-            going = going[~done]
-            problems = problems.only(~done)
-            point = point.only(~done)
-            target = target[:, ~done]
-            done = done[~done]
-        direction = newton_direction(problems, point, target, ~done)
-        point, stuck = descend(problems, point, direction)
-    solution[:, going] = point.theta
-    return solution
-
-
-def enough(problems, point, tolerance):
-    """How large each component of a solution's gradient may be: (classes, problems, 2), by the
-    weights and by the bias.
-
-    The slope of no weight exceeds the tolerance times what the penalty adds to it at most, and each
-    class is predicted as often as it occurs, within the tolerance: a strong penalty says nothing of
-    the bias. Below NOISE there is no better.
-    """
-    largest_weight = point.theta[..., :-1].abs().amax((0, 2))
-    weights = (problems.penalty * largest_weight).expand_as(problems.shares)
-    both = torch.stack([weights, problems.shares], -1)
-    return (tolerance * both).clamp(min=NOISE[problems.x.dtype])
-
-
-def within(gradient, target):
-    """Which problems' gradients are as small as a target, see enough: (problems,) bool."""
-    slopes = gradient.abs()
-    weights_solved = slopes[..., :-1].amax(2) <= target[..., 0]
-    biases_solved = slopes[..., -1] <= target[..., 1]
-    return (weights_solved & biases_solved).all(0)
-
-
-def newton_direction(problems, point, target, going, most=200):
-    """About Newton's step from a Point, of theta's shape, by preconditioned conjugate gradients.
-
-    Nocedal & Wright (2006), algorithms 5.3 and 7.1. A problem is left alone as soon as its gradient
-    would be half the target, or in the preconditioner's measure a quarter of what it is. going:
-    (problems,) bool, those that move at all.
-    """
-    precondition = preconditioner(problems, point)
-    direction = torch.zeros_like(point.theta)
-    residual = -point.gradient
-    search = precondition * residual
-    product = dot(residual, search)
-    first = product
-    for _ in range(most):
-        changed = hessian_product(problems, point, search)
-        curvature = dot(search, changed)
-        going = going & (curvature > 0)
-        step = torch.where(going, product / curvature, 0.0)[:, None]
-        direction += step * search
-        residual -= step * changed
-
-        preconditioned = precondition * residual
-        older = product
-        product = dot(residual, preconditioned)
-        going = going & (product > first / 16) & ~within(residual, target / 2)
-        # the last few wait for the next direction, rather than all for them
-        if going.sum() * 4 < len(going):
-            break
-        search = preconditioned + (product / older)[:, None] * search
-    return direction
-
-
-def preconditioner(problems, point):
-    """What a gradient is multiplied by before conjugate gradients: about the inverse curvatures.
-
-    They are exact where features that have deviation 1 are independent of each other and of the
-    probabilities. Of theta's shape.
-    """
-    curvature = point.theta.new_zeros(problems.shares.shape)
-    for shares in point.shares:
-        curvature += (shares - shares.square() / problems.title_weight[:, None]).sum(2)
-    curvature = curvature.clamp(min=1e-9)[..., None]
-    weights = (curvature + problems.penalty[:, None]).expand_as(point.theta[..., :-1])
-    return 1 / torch.cat([weights, curvature], -1)
-
-
-def descend(problems, point, direction):
-    """The Point after a step in a direction, halved for each problem until its loss falls by enough
-    (Armijo's condition), but for rounding; and which are stuck as no step does: (problems,) bool.
-    """
-    slope = dot(direction, point.gradient)
-    rounding = 2 * torch.finfo(direction.dtype).eps * point.loss.abs()
-    step = torch.ones_like(slope)
-    while True:
-        trial = evaluate(problems, point.theta + step[:, None] * direction)
-        accepted = trial.loss <= point.loss + 1e-4 * step * slope + rounding
-        if accepted.all():
-            return trial, step == 0
-        step = torch.where(accepted, step, step / 2)
-        step = torch.where(step < 1e-6, 0.0, step)
-
-
-def dot(a, b):
-    """The product of a and b, tensors of theta's shape, for each problem: (problems,)."""
-    return (a * b).sum((0, 2))

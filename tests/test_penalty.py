@@ -95,6 +95,37 @@ def test_the_choice_is_the_best_of_the_whole_grid_with_few_labels(noise):
     assert losses[chosen] <= 1.02 * losses.min()
 
 
+def test_a_valley_behind_a_rise_is_found():
+    """Beside 150 features of noise, only the small difference of two tells the categories: a strong penalty cannot see
+    it, a weaker one learns the noise first.
+    """
+    random = np.random.default_rng(0)
+    labels = random.permutation(np.arange(1200) % 2)
+    told = 2 * labels - 1 + 0.5 * random.normal(size=1200)
+    first = random.normal(size=1200)
+    noise = random.normal(size=(1200, 150))
+    x = np.c_[first, first + 0.1 * told, noise].astype(np.float32)
+    found, _, draws = trained(x, labels)
+    losses = held_out_losses(x.astype(np.float64), labels, draws[0])
+    before = losses[: losses.argmin()]
+    assert before.max() > 1.3 * before[0] > 1.3 * losses.min()
+    assert found.penalties[0][0] == probe.GRID[losses.argmin()]
+
+
+def test_penalties_far_behind_the_best_are_left_out(monkeypatch):
+    x, labels = made([200] * 4, noise=3.0, hidden=60)
+    walked = []
+    penalty = probe.l2_penalty
+    monkeypatch.setattr(probe, "l2_penalty", lambda c, *others: walked.append(c) or penalty(c, *others))
+    found, _, draws = trained(x, labels)
+    # the last one is what was chosen, for each head
+    tried = walked[:-1]
+    losses = held_out_losses(x.astype(np.float64), labels, draws[0])
+    assert losses[-1] > 2 * losses.min()
+    assert tried == probe.GRID[: len(tried)] and losses.argmin() < len(tried) < len(probe.GRID)
+    assert found.penalties[0][0] == probe.GRID[losses.argmin()]
+
+
 def test_where_each_penalty_is_as_good_the_strongest_is_taken():
     x = np.zeros((60, 5), np.float32)  # says nothing
     found, *_ = trained(x, np.arange(60) % 3)
