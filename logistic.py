@@ -141,12 +141,12 @@ def each_group(problems, work):
 
 
 def group_of(problems, numbers):
-    """Some of the Problems, without the titles that count for none of them, where a copy of the
-    others is small.
+    """Some of the Problems, without the titles that count for none of them, where these are many
+    and a copy of the others is small.
     """
     group = problems.only(numbers)
     titles = group.learn.any(0).nonzero().flatten()
-    if len(titles) < len(group.x) and len(titles) * group.x.shape[1] <= COPY:
+    if len(titles) < 0.8 * len(group.x) and len(titles) * group.x.shape[1] <= COPY:
         group.x = group.x[titles]
         group.rough = group.rough[titles]
         group.labels = group.labels[titles]
