@@ -32,6 +32,8 @@ def parse_arguments(argv=None):
         metavar="NAME",
         help="encoders; random has bert-base's shape (default: minilm, and but for answer random, too)",
     )
+    kinds = ("auto", "float32", "bfloat16")
+    add("--dtype", choices=kinds, default="auto", help="arithmetic of extract.py in changed")
     most = cli.number(int, 2000)
     add(
         "--max-titles",

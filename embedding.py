@@ -45,6 +45,7 @@ class Tokenised:
     place: np.ndarray  # (titles,) int64: where in ids each title finds its own
     cut: int  # titles, copies included, that are cut at max_length
     tokens: int  # of all titles, copies included, after cutting
+    unknown: int  # of those tokens, in place of what the vocabulary lacks
 
 
 def tokenise(encoder, titles):
@@ -67,7 +68,17 @@ def tokenise(encoder, titles):
     nothing = [tokenizer.unk_token_id or tokenizer.pad_token_id or 0]
     ids = [tokens or nothing for tokens in ids]
     lengths = np.array([len(tokens) for tokens in ids])
-    return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()), tokens=int(lengths[place].sum()))
+    unknown = np.zeros_like(lengths)
+    # to some kinds it is the token that ends a text
+    if tokenizer.unk_token not in (tokenizer.bos_token, tokenizer.eos_token):
+        unknown = np.array([tokens.count(tokenizer.unk_token_id) for tokens in ids])
+    return Tokenised(
+        ids=ids,
+        place=place,
+        cut=int(np.isin(place, cut).sum()),
+        tokens=int(lengths[place].sum()),
+        unknown=int(unknown[place].sum()),
+    )
 
 
 def beginning(encoder, text):

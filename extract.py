@@ -84,9 +84,12 @@ from encoder import cost, load_encoder
 from options import Options
 
 # tokens a word from which on a language is foreign to an encoder; characters a word, on average, above
-# which spaces do not part words
+# which spaces do not part words; share of tokens that stand for nothing that the encoder knows
 FOREIGN = 2.5
 LONGEST_WORD = 15
+UNKNOWN = 0.05
+# for titles of such a language
+OTHER = "look for an encoder of their language, or a multilingual one"
 
 
 def check_titles(args, out):
@@ -163,7 +166,8 @@ def extract_windows(job, encoder, out):
             write = functools.partial(write_window, job, window, rows)
             disk.each(write, columns, map(encoded.get, columns), map(earlier.get, columns), files)
             # only now is all of it on the disk
-            shares.record(log, window, len(rows), tokenised.cut, tokenised.tokens)
+            counted = (tokenised.cut, tokenised.tokens, tokenised.unknown)
+            shares.record(log, window, len(rows), *counted)
             if len(new) and not is_said:
                 say_how_long(job, sources, time.time() - begun)
                 is_said = True
@@ -242,8 +246,14 @@ def say_if_foreign(encoder, titles, tokens):
     prefix = len(encoder.tokenizer.tokenize(encoder.prefix))
     a_word = (tokens - special - prefix) * titles.rows / titles.words
     if a_word >= FOREIGN:
-        hint = "look for an encoder of their language, or a multilingual one"
-        cli.say(f"{a_word:.1f} tokens a word, where a language that an encoder knows takes 1 to 2: {hint}")
+        cli.say(f"{a_word:.1f} tokens a word, where a language that an encoder knows takes 1 to 2: {OTHER}")
+
+
+def say_if_unknown(encoder, found):
+    """Say so where an encoder's vocabulary lacks much of the titles. found: jobs.Recorded of all."""
+    if found.unknown > UNKNOWN * found.tokens:
+        share = f"{found.unknown / found.tokens:.0%} of all tokens"
+        cli.say(f"{share} are {encoder.tokenizer.unk_token}, for what the encoder's vocabulary lacks: {OTHER}")
 
 
 def write_window(job, window, rows, column, encoded, earlier, file):
@@ -283,7 +293,9 @@ def compute(job, encoder, out, started):
         arithmetic = str(encoder.model.dtype).removeprefix("torch.")
         threads = torch.get_num_threads()
         machine = {"threads": threads, "processes": shares.WORLD, "arithmetic": arithmetic}
-        expense = job.cost or cost(encoder, jobs.recorded(work).mean_tokens)
+        found = jobs.recorded(work)
+        say_if_unknown(encoder, found)
+        expense = job.cost or cost(encoder, found.mean_tokens)
         return jobs.finish(job, out, expense, started, **machine)
     except KeyboardInterrupt:
         safe = f"stopped after {jobs.recorded(work).titles:,} of {job.data.rows:,} titles"

@@ -61,6 +61,7 @@ class Recorded:
     cut: int  # of those titles
     tokens: int = 0  # in titles whose tokens were counted
     counted: int = 0  # such titles
+    unknown: int = 0  # of those tokens, in place of what the vocabulary lacks
 
     @property
     def mean_tokens(self):
@@ -87,6 +88,7 @@ def recorded(out):
         if tokens:
             found.tokens += tokens[0]
             found.counted += titles
+            found.unknown += sum(tokens[1:])
     return found
 
 

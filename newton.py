@@ -29,7 +29,8 @@ class Directions:
 def main_directions(x):
     """The Directions of features, (titles, dimensions), whose mean is about 0.
 
-    Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
+    They decide how fast a problem is solved, not what comes out: titles that it must not learn from
+    may tell them, too. Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
     """
     sample = x[:: max(1, len(x) // TELLING)]
     dimensions = x.shape[1]
@@ -41,7 +42,7 @@ def main_directions(x):
     spectrum = torch.linalg.eigh(inside.T @ inside / len(sample))
     basis = (basis @ spectrum.eigenvectors)[:, -DIRECTIONS:]
     variances = spectrum.eigenvalues[-DIRECTIONS:].clamp(min=0)
-    rest = sample.square().mean(0).sum() - variances.sum()
+    rest = torch.linalg.vector_norm(sample).square() / len(sample) - variances.sum()
     return Directions(basis, variances, max(0.0, float(rest)) / max(1, dimensions - len(variances)))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def check_survey(args):
 
 def open_all(folders):
     """The Features of some folders; other titles than those of the first are a Problem."""
-    every = [store.open_features(folder) for folder in folders]
+    different = {Path(folder).resolve(): folder for folder in folders}
+    every = [store.open_features(folder) for folder in different.values()]
     for features in every:
         say_if_changed(features)
     first = every[0]

@@ -221,7 +221,7 @@ def bench_changed(args, temporary):
     titles = real_titles(args.data, size + ROWS)
     for model, called, folder in encoders_of(args, temporary):
         path = folder / "titles.csv"
-        extract = ("extract.py", "--data", path, "--model", model, "--out")
+        extract = ("extract.py", "--data", path, "--model", model, "--dtype", args.dtype, "--out")
         write_rows(path, titles.rows[:size])
         took = {f"{size:,} titles": run(*extract, folder / "followed")}
         write_rows(path, change(titles.rows[:size]) + titles.rows[size:])

@@ -345,6 +345,13 @@ def test_several_features_are_what_one_after_the_other_is(tmp_path, two):
     assert ("/models/large", [3, 2]) in encoders_of(tmp_path / "sets")
 
 
+def test_features_that_are_named_twice_are_trained_once(tmp_path, two, monkeypatch):
+    monkeypatch.chdir(two[0].parent)
+    said = train_both([two[0], two[0].name], tmp_path / "results", "--layers", "-1", "--head", "linear")
+    assert encoders_of(tmp_path / "results") == [("org/small", [2])]
+    assert "of 2 runs" not in said
+
+
 def test_features_of_other_titles_are_refused_before_anything_is_trained(tmp_path, planted):
     other = write_features(tmp_path / "other", *made_up(rows=60))
     result = call("train", "--features", planted, other, "--results", tmp_path / "results", "--survey")
