@@ -24,6 +24,11 @@ COPY = 1 << 25
 BLOCK = 1 << 22
 # numbers of the features that are copied in another type: 500 MB in bfloat16
 ROUGH = 1 << 28
+# of the directions in which features vary, so many are told apart; more are drawn, to find those
+DIRECTIONS = 128
+DRAWN = 160
+# titles that tell them
+TELLING = 10_000
 
 
 @dataclass
@@ -56,6 +61,48 @@ def standardization(x, learn, block=1 << 12):
     return Scale((center + mean).to(x.dtype), deviation.to(x.dtype))
 
 
+@dataclass
+class Directions:
+    """The directions in which features vary most, and how far along them each title lies."""
+
+    basis: torch.Tensor  # (dimensions, directions) orthonormal
+    # (titles, directions + 1) of choose_rough's type: squared coordinates, and the mean square in
+    # all other directions
+    squares: torch.Tensor
+
+    def only(self, titles):
+        """Those of some titles: their numbers, or a slice."""
+        return Directions(self.basis, self.squares[titles])
+
+
+def main_directions(x):
+    """The Directions of features, (titles, dimensions), whose mean is about 0.
+
+    They decide how fast a problem is solved, not what comes out: titles that it must not learn from
+    may tell them, too. Subspace iteration from random directions: Halko, Martinsson & Tropp (2011),
+    algorithm 4.4.
+    """
+    sample = x[:: max(1, len(x) // TELLING)]
+    dimensions = x.shape[1]
+    generator = torch.Generator(x.device).manual_seed(0)
+    basis = torch.randn(dimensions, min(dimensions, DRAWN), generator=generator, device=x.device)
+    for _ in range(3):
+        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
+    inside = sample @ basis
+    turned = torch.linalg.eigh(inside.T @ inside).eigenvectors
+    basis = (basis @ turned)[:, -DIRECTIONS:]
+
+    # where each title lies
+    others = max(1, dimensions - basis.shape[1])
+    squares = torch.empty(len(x), basis.shape[1] + 1, dtype=choose_rough(x), device=x.device)
+    for part, own in zip(x.split(1 << 12), squares.split(1 << 12), strict=True):
+        inside = part @ basis
+        outside = part - inside @ basis.T
+        own[:, :-1] = inside.square()
+        own[:, -1] = outside.square().sum(1) / others
+    return Directions(basis, squares)
+
+
 # --- the loss -------------------------------------------------------------------------------------
 
 
@@ -76,6 +123,7 @@ class Problems:
     scale: Scale  # of each problem
     shares: torch.Tensor  # (classes, problems): of the titles that count, those of each class
     rough: torch.Tensor  # x for products with Hessians, in the type of choose_rough
+    directions: Directions  # of the titles
 
     def only(self, some):
         """Some of the problems. some: (problems,) bool, or their numbers."""
@@ -88,17 +136,19 @@ class Problems:
             scale=Scale(self.scale.mean[some], self.scale.deviation[some]),
             shares=self.shares[:, some],
             rough=self.rough,
+            directions=self.directions,
         )
 
 
-def make_problems(x, labels, learn, penalty, classes):
+def make_problems(x, labels, learn, penalty, classes, directions):
     """The Problems whose titles, those that `learn` marks, all count the same, 1 in sum."""
     titles = learn.sum(1).clamp(min=1)
     counts = [(learn & (labels == number)).sum(1) for number in range(classes)]
     shares = torch.stack(counts) / titles
     title_weight = 1 / titles.to(x.dtype)
     scale = standardization(x, learn)
-    return Problems(x, labels, learn, title_weight, penalty, scale, shares, x.to(choose_rough(x)))
+    rough = x.to(choose_rough(x))
+    return Problems(x, labels, learn, title_weight, penalty, scale, shares, rough, directions)
 
 
 def choose_rough(x):
@@ -149,6 +199,7 @@ def group_of(problems, numbers):
     if len(titles) < 0.8 * len(group.x) and len(titles) * group.x.shape[1] <= COPY:
         group.x = group.x[titles]
         group.rough = group.rough[titles]
+        group.directions = group.directions.only(titles)
         group.labels = group.labels[titles]
         group.learn = group.learn[:, titles]
     return group

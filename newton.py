@@ -1,5 +1,5 @@
-"""Newton's method for the logistic regressions of logistic.py: each step by conjugate gradients, and
-halved until the loss falls.
+"""Newton's method for the logistic regressions of logistic.py: each step by conjugate gradients,
+and halved until the loss falls.
 """
 
 from dataclasses import dataclass
@@ -10,55 +10,18 @@ import logistic
 
 # a component of a gradient may be off by so much
 NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}
-# of the directions in which features vary, so many are told apart; more are drawn, to find those
-DIRECTIONS = 128
-DRAWN = 160
-# titles that tell them
-TELLING = 10_000
 
 
-@dataclass
-class Directions:
-    """In which directions features vary most."""
-
-    basis: torch.Tensor  # (dimensions, directions) orthonormal
-    variances: torch.Tensor  # (directions,)
-    rest: float  # mean variance in all other directions
-
-
-def main_directions(x):
-    """The Directions of features, (titles, dimensions), whose mean is about 0.
-
-    They decide how fast a problem is solved, not what comes out: titles that it must not learn from
-    may tell them, too. Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
-    """
-    sample = x[:: max(1, len(x) // TELLING)]
-    dimensions = x.shape[1]
-    generator = torch.Generator(x.device).manual_seed(0)
-    basis = torch.randn(dimensions, min(dimensions, DRAWN), generator=generator, device=x.device)
-    for _ in range(3):
-        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
-    inside = sample @ basis
-    spectrum = torch.linalg.eigh(inside.T @ inside / len(sample))
-    basis = (basis @ spectrum.eigenvectors)[:, -DIRECTIONS:]
-    variances = spectrum.eigenvalues[-DIRECTIONS:].clamp(min=0)
-    rest = torch.linalg.vector_norm(sample).square() / len(sample) - variances.sum()
-    return Directions(basis, variances, max(0.0, float(rest)) / max(1, dimensions - len(variances)))
-
-
-def minimise(problems, theta, tolerance, directions):
-    """Solve every problem from theta on; returns the new theta.
-
-    tolerance: see enough; directions: the Directions of the features.
-    """
+def minimise(problems, theta, tolerance):
+    """Solve every problem from theta on; returns the new theta. tolerance: see enough."""
 
     def solve(some, group):
-        return minimise_group(group, theta[:, some], tolerance, directions)
+        return minimise_group(group, theta[:, some], tolerance)
 
     return torch.cat(logistic.each_group(problems, solve), 1)
 
 
-def minimise_group(problems, theta, tolerance, directions, most=200):
+def minimise_group(problems, theta, tolerance, most=200):
     """Solve problems from theta on by Newton's method, in at most so many steps.
 
     When more than half of them are solved, the others go on without them.
@@ -80,8 +43,7 @@ def minimise_group(problems, theta, tolerance, directions, most=200):
             point = point.only(~done)
             target = target[:, ~done]
             done = done[~done]
-        inverse = inverse_hessian(problems, point, directions)
-        direction = newton_direction(problems, point, target, ~done, inverse)
+        direction = newton_direction(problems, point, target, ~done)
         point, stuck = descend(problems, point, direction)
     solution[:, going] = point.theta
     return solution
@@ -109,13 +71,15 @@ def within(gradient, target):
     return (weights_solved & biases_solved).all(0)
 
 
-def newton_direction(problems, point, target, going, inverse, most=200):
+def newton_direction(problems, point, target, going, most=200):
     """About Newton's step from a Point, of theta's shape, by preconditioned conjugate gradients.
 
     Nocedal & Wright (2006), algorithms 5.3 and 7.1. A problem is left alone as soon as its gradient
     would be half the target, or in the preconditioner's measure a quarter of what it is. going:
-    (problems,) bool, those that move at all; inverse: the preconditioner, an Inverse.
+    (problems,) bool, those that move at all.
     """
+    # the preconditioner
+    inverse = inverse_hessian(problems, point)
     direction = torch.zeros_like(point.theta)
     residual = -point.gradient
     search = multiply(inverse, residual)
@@ -148,28 +112,33 @@ def newton_direction(problems, point, target, going, inverse, most=200):
 
 @dataclass
 class Inverse:
-    """About the inverse of each problem's Hessian, where classes do not depend on one another."""
+    """About the inverse of each problem's Hessian."""
 
-    basis: torch.Tensor  # (dimensions, directions), see Directions
-    inside: torch.Tensor  # (classes, problems, directions): in these, less what it is in all others
-    outside: torch.Tensor  # (classes, problems, 1): in all others
+    basis: torch.Tensor  # (dimensions, directions), see logistic.Directions
+    inside: torch.Tensor  # (classes, problems, directions): in these, less what it is elsewhere
+    outside: torch.Tensor  # (classes, problems, 1): elsewhere
     bias: torch.Tensor  # (classes, problems, 1)
 
 
-def inverse_hessian(problems, point, directions):
+def inverse_hessian(problems, point):
     """The Inverse at a Point.
 
-    It is exact where the probabilities do not depend on the features, whose Directions are given.
+    The curvature along each of the problems' directions is right; that classes and directions depend
+    on one another is left out, as is how curvatures differ outside of them.
     """
-    curvature = point.theta.new_zeros(problems.shares.shape)
+    squares = problems.directions.squares
+    bias = point.theta.new_zeros(problems.shares.shape)
+    along = point.theta.new_zeros(bias.numel(), squares.shape[1])
     for block in logistic.blocks(problems, point.theta):
         shares = point.shares[..., block]
-        curvature += (shares - shares.square() / problems.title_weight[:, None]).sum(2)
-    curvature = curvature.clamp(min=1e-9)[..., None]
-    penalty = problems.penalty[:, None]
-    outside = 1 / (curvature * directions.rest + penalty)
-    inside = 1 / (curvature * directions.variances + penalty) - outside
-    return Inverse(directions.basis.to(curvature.dtype), inside, outside, 1 / curvature)
+        weights = shares - shares.square() / problems.title_weight[:, None]
+        bias += weights.sum(2)
+        along += (weights.flatten(0, 1).to(squares.dtype) @ squares[block]).to(along.dtype)
+    curvature = along.view(*bias.shape, -1) + problems.penalty[:, None]
+    outside = 1 / curvature[..., -1:]
+    inside = 1 / curvature[..., :-1] - outside
+    basis = problems.directions.basis.to(inside.dtype)
+    return Inverse(basis, inside, outside, 1 / bias.clamp(min=1e-9)[..., None])
 
 
 def multiply(inverse, gradient):

@@ -128,7 +128,7 @@ def fit_together(x, labels, draws, classes, decide, report):
     head.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
-    directions = newton.main_directions(x)
+    directions = logistic.main_directions(x)
 
     # few titles are worth more care: each part held out in turn, and the heads' last digits
     most_titles = int((parts >= 0).sum(1).max())
@@ -150,8 +150,9 @@ def fit_together(x, labels, draws, classes, decide, report):
     thetas = []
     choices = []
     for chunk in parts.split(max(1, STATE // numbers)):
-        training, scoring = split_off(sample_x, sample_labels, chunk[:, sample], classes, turns)
-        best, c = choose_penalty(training, scoring, len(chunk), directions, report)
+        sample_parts = chunk[:, sample]
+        training, scoring = split_off(sample_x, sample_labels, sample_parts, classes, turns, directions.only(sample))
+        best, c = choose_penalty(training, scoring, len(chunk), report)
         choices += held_out(scoring, best, c, decide)
 
         # from the solutions of the first turn, which knows nothing of a category that it held out
@@ -161,8 +162,8 @@ def fit_together(x, labels, draws, classes, decide, report):
         known = training.shares[:, : len(chunk)] > 0
         theta[..., -1] = torch.where(known, theta[..., -1], -math.log(most_titles))
         for kind, tolerance in finishes.items():
-            problems = logistic.make_problems(x.to(kind), labels, learn, penalty, classes)
-            theta = newton.minimise(problems, theta.to(kind), tolerance, directions)
+            problems = logistic.make_problems(x.to(kind), labels, learn, penalty, classes, directions)
+            theta = newton.minimise(problems, theta.to(kind), tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
     return thetas, choices
 
@@ -184,7 +185,7 @@ def leave_out_unused(x, labels, draws):
     return x, labels, torch.from_numpy(parts).to(x.device)
 
 
-def choose_penalty(training, scoring, heads, directions, report):
+def choose_penalty(training, scoring, heads, report):
     """The C with the lowest log loss on held-out titles for each of so many heads, and the
     solutions with it.
 
@@ -209,7 +210,7 @@ def choose_penalty(training, scoring, heads, directions, report):
         problems = dataclasses.replace(training, penalty=l2_penalty(c, titles, classes))
         ahead = 2 * theta - older
         older = theta
-        theta = newton.minimise(problems, ahead, 0.1, directions)
+        theta = newton.minimise(problems, ahead, tolerance=0.1)
 
         # score, and keep the best; a weaker penalty has to earn it
         losses = logistic.losses(scoring, theta).view(-1, heads).sum(0)
@@ -251,16 +252,17 @@ def start_from_shares(problems):
     return theta
 
 
-def split_off(x, labels, parts, classes, turns):
+def split_off(x, labels, parts, classes, turns, directions):
     """Problems to train with some titles held out, and the same ones to score on those titles.
 
-    turns: the parts that are held out, one after the other; a title whose category is in no other
-    part is not scored, as nothing could be learned of it. There is a problem for each of these
-    parts and each head, all heads of a part together. None has a penalty yet.
+    x: (titles, dimensions) and its directions; turns: the parts that are held out, one after the
+    other; a title whose category is in no other part is not scored, as nothing could be learned of
+    it. There is a problem for each of these parts and each head, all heads of a part together. None
+    has a penalty yet.
     """
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
     no_penalty = x.new_zeros(len(learn))
-    training = logistic.make_problems(x, labels, learn, no_penalty, classes)
+    training = logistic.make_problems(x, labels, learn, no_penalty, classes, directions)
     learned = (training.shares > 0)[labels].T
     held_out = torch.cat([parts == turn for turn in turns]) & learned
 

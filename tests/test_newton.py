@@ -24,7 +24,9 @@ def problems_of(x, labels, penalty):
     features = torch.from_numpy((x[:, 0] - x[:, 0].mean(0)) / x[:, 0].std(0))
     learn = torch.ones(1, len(x), dtype=torch.bool)
     strength = torch.tensor([penalty])
-    return logistic.make_problems(features, torch.from_numpy(labels), learn, strength, int(labels.max()) + 1)
+    classes = int(labels.max()) + 1
+    directions = logistic.main_directions(features)
+    return logistic.make_problems(features, torch.from_numpy(labels), learn, strength, classes, directions)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -42,29 +44,34 @@ def test_a_problem_is_solved_as_well_with_either_type_of_products(kind, monkeypa
     x, labels = alike()
     problems = problems_of(x, labels, penalty=1e-4)
     start = torch.zeros(4, 1, x.shape[2] + 1)
-    theta = newton.minimise(problems, start, 0.01, newton.main_directions(problems.x))
+    theta = newton.minimise(problems, start, 0.01)
     point = logistic.evaluate(problems, theta)
     assert newton.within(point.gradient, newton.enough(problems, point, 0.01)).all()
 
 
-def test_directions_are_those_of_the_covariance():
-    x, _ = alike(rows=600, hidden=240)
-    features = torch.from_numpy((x[:, 0] - x[:, 0].mean(0)) / x[:, 0].std(0))
-    found = newton.main_directions(features)
-    values, vectors = np.linalg.eigh(features.numpy().T.astype(float) @ features.numpy() / len(x))
-    count = newton.DIRECTIONS
-    assert found.basis.shape == (240, count)
-    # the 60 large ones, whose like is four features; behind them all are about the same
-    np.testing.assert_allclose(found.variances[-60:], values[-60:], rtol=1e-3)
+def standardised(x):
+    return torch.from_numpy((x[:, 0] - x[:, 0].mean(0)) / x[:, 0].std(0))
+
+
+def test_directions_are_those_of_the_covariance(monkeypatch):
+    monkeypatch.setattr(logistic, "choose_rough", lambda x: torch.float32)
+    features = standardised(alike(rows=600, hidden=240)[0])
+    found = logistic.main_directions(features)
+    values, vectors = np.linalg.eigh(features.numpy().T.astype(float) @ features.numpy() / 600)
+    count = logistic.DIRECTIONS
+    assert found.basis.shape == (240, count) and found.squares.shape == (600, count + 1)
+    # the 60 large ones, each of which four features share; the others are all about the same
+    np.testing.assert_allclose(found.squares[:, -61:-1].mean(0), values[-60:], rtol=1e-3)
     shared = np.linalg.svd(vectors[:, -60:].T @ found.basis[:, -60:].numpy(), compute_uv=False)
     np.testing.assert_allclose(shared, 1, atol=1e-3)
-    assert found.rest == pytest.approx((values.sum() - float(found.variances.sum())) / (240 - count), rel=0.01)
+    # squares of a title are those of its features
+    whole = found.squares[:, :-1].sum(1) + (240 - count) * found.squares[:, -1]
+    torch.testing.assert_close(whole, features.square().sum(1), rtol=1e-3, atol=1e-3)
 
 
-def test_directions_of_few_features_leave_no_rest():
-    x, _ = alike()
-    found = newton.main_directions(torch.from_numpy((x[:, 0] - x[:, 0].mean(0)) / x[:, 0].std(0)))
-    assert found.basis.shape == (24, 24) and found.rest == pytest.approx(0, abs=1e-3)
+def test_directions_of_few_features_leave_nothing_outside():
+    found = logistic.main_directions(standardised(alike()[0]))
+    assert found.basis.shape == (24, 24) and float(found.squares[:, -1].abs().max()) < 1e-4
 
 
 def test_features_that_nearly_repeat_each_other_take_fewer_products(monkeypatch):
@@ -75,11 +82,11 @@ def test_features_that_nearly_repeat_each_other_take_fewer_products(monkeypatch)
     counted = []
     monkeypatch.setattr(logistic, "hessian_product", lambda *these: counted.append(1) or product(*these))
 
-    known = newton.main_directions(problems.x)
-    newton.minimise(problems, start, 0.01, known)
+    newton.minimise(problems, start, 0.01)
     with_directions = len(counted)
-    none = newton.Directions(known.basis[:, :0], known.variances[:0], 1.0)
-    newton.minimise(problems, start, 0.01, none)
+    known = problems.directions
+    problems.directions = logistic.Directions(known.basis[:, :0], torch.ones_like(known.squares[:, :1]))
+    newton.minimise(problems, start, 0.01)
     assert with_directions < (len(counted) - with_directions) / 2
 
 
@@ -87,11 +94,11 @@ def test_a_curvature_lost_in_rounding_leaves_the_preconditioned_gradient(monkeyp
     x, labels = alike()
     problems = problems_of(x, labels, penalty=1e-4)
     point = logistic.evaluate(problems, torch.zeros(4, 1, x.shape[2] + 1))
-    inverse = newton.inverse_hessian(problems, point, newton.main_directions(problems.x))
+    inverse = newton.inverse_hessian(problems, point)
     target = newton.enough(problems, point, 0.01)
     monkeypatch.setattr(logistic, "hessian_product", lambda problems, point, vector: -vector)
     going = torch.tensor([True])
-    direction = newton.newton_direction(problems, point, target, going, inverse)
+    direction = newton.newton_direction(problems, point, target, going)
     torch.testing.assert_close(direction, newton.multiply(inverse, -point.gradient))
     after, stuck = newton.descend(problems, point, direction)
     assert after.loss < point.loss and not stuck.any()
