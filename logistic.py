@@ -89,8 +89,8 @@ def main_directions(x):
     for _ in range(3):
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     inside = sample @ basis
-    turned = torch.linalg.eigh(inside.T @ inside).eigenvectors
-    basis = (basis @ turned)[:, -DIRECTIONS:]
+    turned = torch.linalg.eigh((inside.T @ inside).double()).eigenvectors
+    basis = (basis @ turned.to(x.dtype))[:, -DIRECTIONS:]
 
     # where each title lies
     others = max(1, dimensions - basis.shape[1])
