@@ -22,6 +22,8 @@ SMALL = 10_000
 COPY = 1 << 25
 # numbers of the features, or logits, worked on at a time: 16 MB
 BLOCK = 1 << 22
+# the same, once in all, where large blocks gain nothing: 4 MB, 8 in float64
+PART = 1 << 20
 # numbers of the features that are copied in another type: 500 MB in bfloat16
 ROUGH = 1 << 28
 # of the directions in which features vary, so many are told apart; more are drawn, to find those
@@ -39,12 +41,13 @@ class Scale:
     deviation: torch.Tensor  # (problems, dimensions), 1 where a dimension never varies
 
 
-def standardization(x, learn, block=1 << 12):
+def standardization(x, learn):
     """The Scale of each problem's titles, in x's type.
 
     x: (titles, dimensions); learn: (problems, titles) bool. Sums are taken about the overall mean
     and in float64, so that nothing is lost.
     """
+    block = max(256, PART // x.shape[1])
     center = sum(part.sum(0, dtype=torch.float64) for part in x.split(block)) / len(x)
     sums = x.new_zeros(len(learn), x.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(sums)
@@ -52,7 +55,7 @@ def standardization(x, learn, block=1 << 12):
         centered = part.double() - center
         counted = members.double()
         sums += counted @ centered
-        squares += counted @ centered.square()
+        squares += counted @ centered.square_()
     titles = learn.sum(1, keepdim=True)
     mean = sums / titles
     deviation = (squares / titles - mean.square()).clamp(min=0).sqrt()
@@ -62,25 +65,28 @@ def standardization(x, learn, block=1 << 12):
 
 
 @dataclass
-class Directions:
-    """The directions in which features vary most, and how far along them each title lies."""
+class Sketch:
+    """Features in few digits, and the directions in which they vary most.
 
+    It decides how fast a problem is solved, not what comes out: titles that the problem must not
+    learn from may be in it, too.
+    """
+
+    rough: torch.Tensor  # (titles, dimensions): the features, in choose_rough's type
     basis: torch.Tensor  # (dimensions, directions) orthonormal
     # (titles, directions + 1) of choose_rough's type: squared coordinates, and the mean square in
     # all other directions
     squares: torch.Tensor
 
     def only(self, titles):
-        """Those of some titles: their numbers, or a slice."""
-        return Directions(self.basis, self.squares[titles])
+        """That of some titles: their numbers, or a slice."""
+        return Sketch(self.rough[titles], self.basis, self.squares[titles])
 
 
-def main_directions(x):
-    """The Directions of features, (titles, dimensions), whose mean is about 0.
+def make_sketch(x):
+    """The Sketch of features, (titles, dimensions), whose mean is about 0.
 
-    They decide how fast a problem is solved, not what comes out: titles that it must not learn from
-    may tell them, too. Subspace iteration from random directions: Halko, Martinsson & Tropp (2011),
-    algorithm 4.4.
+    Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
     """
     sample = x[:: max(1, len(x) // TELLING)]
     dimensions = x.shape[1]
@@ -94,13 +100,15 @@ def main_directions(x):
 
     # where each title lies
     others = max(1, dimensions - basis.shape[1])
-    squares = torch.empty(len(x), basis.shape[1] + 1, dtype=choose_rough(x), device=x.device)
-    for part, own in zip(x.split(1 << 12), squares.split(1 << 12), strict=True):
+    kind = choose_rough(x)
+    squares = torch.empty(len(x), basis.shape[1] + 1, dtype=kind, device=x.device)
+    block = max(256, PART // dimensions)
+    for part, own in zip(x.split(block), squares.split(block), strict=True):
         inside = part @ basis
         outside = part - inside @ basis.T
         own[:, :-1] = inside.square()
         own[:, -1] = outside.square().sum(1) / others
-    return Directions(basis, squares)
+    return Sketch(x.to(kind), basis, squares)
 
 
 # --- the loss -------------------------------------------------------------------------------------
@@ -122,8 +130,7 @@ class Problems:
     penalty: torch.Tensor  # (problems,)
     scale: Scale  # of each problem
     shares: torch.Tensor  # (classes, problems): of the titles that count, those of each class
-    rough: torch.Tensor  # x for products with Hessians, in the type of choose_rough
-    directions: Directions  # of the titles
+    sketch: Sketch  # of x
 
     def only(self, some):
         """Some of the problems. some: (problems,) bool, or their numbers."""
@@ -135,20 +142,18 @@ class Problems:
             penalty=self.penalty[some],
             scale=Scale(self.scale.mean[some], self.scale.deviation[some]),
             shares=self.shares[:, some],
-            rough=self.rough,
-            directions=self.directions,
+            sketch=self.sketch,
         )
 
 
-def make_problems(x, labels, learn, penalty, classes, directions):
+def make_problems(x, sketch, labels, learn, penalty, classes):
     """The Problems whose titles, those that `learn` marks, all count the same, 1 in sum."""
     titles = learn.sum(1).clamp(min=1)
     counts = [(learn & (labels == number)).sum(1) for number in range(classes)]
     shares = torch.stack(counts) / titles
     title_weight = 1 / titles.to(x.dtype)
     scale = standardization(x, learn)
-    rough = x.to(choose_rough(x))
-    return Problems(x, labels, learn, title_weight, penalty, scale, shares, rough, directions)
+    return Problems(x, labels, learn, title_weight, penalty, scale, shares, sketch)
 
 
 def choose_rough(x):
@@ -169,7 +174,7 @@ def each_group(problems, work):
     Groups of few titles are worked on side by side: a product of few rows gains little from several
     threads.
     """
-    rows = min(ROWS[problems.rough.dtype], KEPT // len(problems.x))
+    rows = min(ROWS[problems.sketch.rough.dtype], KEPT // len(problems.x))
     together = max(1, rows // len(problems.shares))
     everyone = torch.arange(len(problems.penalty), device=problems.x.device)
     groups = everyone.split(together)
@@ -198,8 +203,7 @@ def group_of(problems, numbers):
     titles = group.learn.any(0).nonzero().flatten()
     if len(titles) < 0.8 * len(group.x) and len(titles) * group.x.shape[1] <= COPY:
         group.x = group.x[titles]
-        group.rough = group.rough[titles]
-        group.directions = group.directions.only(titles)
+        group.sketch = group.sketch.only(titles)
         group.labels = group.labels[titles]
         group.learn = group.learn[:, titles]
     return group
@@ -216,6 +220,16 @@ def log_probabilities(problems, theta, number):
     for block in titles.split(max(256, BLOCK // problems.x.shape[1])):
         found.append(torch.addmm(bias, problems.x[block], folded.T).log_softmax(1))
     return torch.cat(found)
+
+
+def losses(problems, theta):
+    """Every problem's loss without its penalty, (problems,) float64."""
+    sums = []
+    for number, learn in enumerate(problems.learn):
+        own = problems.labels[learn][:, None]
+        values = log_probabilities(problems, theta, number)
+        sums.append(-values.gather(1, own).sum(dtype=torch.float64))
+    return torch.stack(sums) * problems.title_weight
 
 
 @dataclass
@@ -271,10 +285,10 @@ def hessian_product(problems, point, vector):
     folded, bias = fold(problems, vector)
     slopes = torch.zeros_like(folded)
     bias_slopes = torch.zeros_like(bias)
-    kind = problems.rough.dtype
+    kind = problems.sketch.rough.dtype
     folded = folded.to(kind)
     for block in blocks(problems, vector):
-        part = problems.rough[block]
+        part = problems.sketch.rough[block]
         shares = point.shares[..., block]
         change = (folded @ part.T).to(vector.dtype).add_(bias)
         change = change.view(*vector.shape[:2], -1).mul_(shares)
@@ -308,8 +322,3 @@ def unfold(problems, theta, slopes, bias_slopes):
     unfolded[..., :-1] += problems.penalty[:, None] * theta[..., :-1]
     unfolded[..., -1:] = bias_slopes
     return unfolded
-
-
-def losses(problems, theta):
-    """The loss of every problem, (problems,) float64."""
-    return torch.cat(each_group(problems, lambda some, group: evaluate(group, theta[:, some]).loss))

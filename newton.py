@@ -114,7 +114,7 @@ def newton_direction(problems, point, target, going, most=200):
 class Inverse:
     """About the inverse of each problem's Hessian."""
 
-    basis: torch.Tensor  # (dimensions, directions), see logistic.Directions
+    basis: torch.Tensor  # (dimensions, directions), see logistic.Sketch
     inside: torch.Tensor  # (classes, problems, directions): in these, less what it is elsewhere
     outside: torch.Tensor  # (classes, problems, 1): elsewhere
     bias: torch.Tensor  # (classes, problems, 1)
@@ -123,10 +123,10 @@ class Inverse:
 def inverse_hessian(problems, point):
     """The Inverse at a Point.
 
-    The curvature along each of the problems' directions is right; that classes and directions depend
+    The curvature along each of the sketch's directions is right; that classes and directions depend
     on one another is left out, as is how curvatures differ outside of them.
     """
-    squares = problems.directions.squares
+    squares = problems.sketch.squares
     bias = point.theta.new_zeros(problems.shares.shape)
     along = point.theta.new_zeros(bias.numel(), squares.shape[1])
     for block in logistic.blocks(problems, point.theta):
@@ -137,7 +137,7 @@ def inverse_hessian(problems, point):
     curvature = along.view(*bias.shape, -1) + problems.penalty[:, None]
     outside = 1 / curvature[..., -1:]
     inside = 1 / curvature[..., :-1] - outside
-    basis = problems.directions.basis.to(inside.dtype)
+    basis = problems.sketch.basis.to(inside.dtype)
     return Inverse(basis, inside, outside, 1 / bias.clamp(min=1e-9)[..., None])
 
 

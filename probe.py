@@ -50,7 +50,7 @@ def rescale(x):
     scale = standardization(x.flatten(1), everyone)
     mean = scale.mean.view(x.shape[1:])
     deviation = scale.deviation.view(x.shape[1:])
-    for block in x.split(1 << 14):
+    for block in x.split(max(256, logistic.PART // mean.numel())):
         block.sub_(mean).div_(deviation)
         # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
         block.masked_fill_(block.abs() < 1e-12, 0)
@@ -128,7 +128,7 @@ def fit_together(x, labels, draws, classes, decide, report):
     head.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
-    directions = logistic.main_directions(x)
+    sketch = logistic.make_sketch(x)
 
     # few titles are worth more care: each part held out in turn, and the heads' last digits
     most_titles = int((parts >= 0).sum(1).max())
@@ -142,16 +142,14 @@ def fit_together(x, labels, draws, classes, decide, report):
     sample = slice(None)
     if len(x) > 2 * SEARCH:
         sample = np.sort(np.random.default_rng(0).permutation(len(x))[:SEARCH])
-    sample_x = x[sample]
-    sample_labels = labels[sample]
+    few = (x[sample], sketch.only(sample), labels[sample])
 
     # as many heads at a time as memory allows
     numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
     thetas = []
     choices = []
     for chunk in parts.split(max(1, STATE // numbers)):
-        sample_parts = chunk[:, sample]
-        training, scoring = split_off(sample_x, sample_labels, sample_parts, classes, turns, directions.only(sample))
+        training, scoring = split_off(*few, chunk[:, sample], classes, turns)
         best, c = choose_penalty(training, scoring, len(chunk), report)
         choices += held_out(scoring, best, c, decide)
 
@@ -162,7 +160,7 @@ def fit_together(x, labels, draws, classes, decide, report):
         known = training.shares[:, : len(chunk)] > 0
         theta[..., -1] = torch.where(known, theta[..., -1], -math.log(most_titles))
         for kind, tolerance in finishes.items():
-            problems = logistic.make_problems(x.to(kind), labels, learn, penalty, classes, directions)
+            problems = logistic.make_problems(x.to(kind), sketch, labels, learn, penalty, classes)
             theta = newton.minimise(problems, theta.to(kind), tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
     return thetas, choices
@@ -252,17 +250,17 @@ def start_from_shares(problems):
     return theta
 
 
-def split_off(x, labels, parts, classes, turns, directions):
+def split_off(x, sketch, labels, parts, classes, turns):
     """Problems to train with some titles held out, and the same ones to score on those titles.
 
-    x: (titles, dimensions) and its directions; turns: the parts that are held out, one after the
+    x: (titles, dimensions), with its sketch; turns: the parts that are held out, one after the
     other; a title whose category is in no other part is not scored, as nothing could be learned of
     it. There is a problem for each of these parts and each head, all heads of a part together. None
     has a penalty yet.
     """
     learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
     no_penalty = x.new_zeros(len(learn))
-    training = logistic.make_problems(x, labels, learn, no_penalty, classes, directions)
+    training = logistic.make_problems(x, sketch, labels, learn, no_penalty, classes)
     learned = (training.shares > 0)[labels].T
     held_out = torch.cat([parts == turn for turn in turns]) & learned
 

@@ -552,14 +552,16 @@ def running(command, sign, **options):
         process.communicate()
 
 
-HOLD = """
+# a signal that comes just before a long sleep begins is only seen after it: many short ones instead
+WAIT = "for _ in range(6000): time.sleep(0.1)"
+HOLD = f"""
 import sys, time, cli, extract
 embed = extract.embed
 calls = []
 def hold(*arguments):
     calls.append(1)
     if len(calls) == 5:
-        time.sleep(600)
+        {WAIT}
     return embed(*arguments)
 extract.embed = hold
 cli.launch(extract.main, cli.begin(extract.parse_arguments))
@@ -588,7 +590,7 @@ def test_who_stops_an_extraction_reads_how_many_titles_are_safe_and_one_works_in
 
 @STOPS
 def test_who_stops_a_script_during_the_slow_imports_sees_no_traceback(tmp_path, sign, code):
-    slow = "import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\ntime.sleep(600)\n"
+    slow = f"import pathlib, time\npathlib.Path(__file__).with_name('begun').touch()\n{WAIT}\n"
     (tmp_path / "torch.py").write_text(slow)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     with running([ROOT / "extract.py"], (tmp_path / "begun").exists, env=environment) as script:
@@ -597,13 +599,13 @@ def test_who_stops_a_script_during_the_slow_imports_sees_no_traceback(tmp_path, 
     assert script.returncode == code and errors == "extract.py: stopped\n"
 
 
-TRAIN = """
+TRAIN = f"""
 import pathlib, sys, time, cli, train
 train_run = train.train_run
 def hold(run, *rest):
     train_run(run, *rest)
     pathlib.Path(sys.argv.pop()).touch()
-    time.sleep(600)
+    {WAIT}
 train.train_run = hold
 words = sys.argv[1:-1]
 cli.launch(train.main, cli.begin(lambda: train.parse_arguments(words)))

@@ -25,8 +25,8 @@ def problems_of(x, labels, penalty):
     learn = torch.ones(1, len(x), dtype=torch.bool)
     strength = torch.tensor([penalty])
     classes = int(labels.max()) + 1
-    directions = logistic.main_directions(features)
-    return logistic.make_problems(features, torch.from_numpy(labels), learn, strength, classes, directions)
+    sketch = logistic.make_sketch(features)
+    return logistic.make_problems(features, sketch, torch.from_numpy(labels), learn, strength, classes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +56,7 @@ def standardised(x):
 def test_directions_are_those_of_the_covariance(monkeypatch):
     monkeypatch.setattr(logistic, "choose_rough", lambda x: torch.float32)
     features = standardised(alike(rows=600, hidden=240)[0])
-    found = logistic.main_directions(features)
+    found = logistic.make_sketch(features)
     values, vectors = np.linalg.eigh(features.numpy().T.astype(float) @ features.numpy() / 600)
     count = logistic.DIRECTIONS
     assert found.basis.shape == (240, count) and found.squares.shape == (600, count + 1)
@@ -70,7 +70,7 @@ def test_directions_are_those_of_the_covariance(monkeypatch):
 
 
 def test_directions_of_few_features_leave_nothing_outside():
-    found = logistic.main_directions(standardised(alike()[0]))
+    found = logistic.make_sketch(standardised(alike()[0]))
     assert found.basis.shape == (24, 24) and float(found.squares[:, -1].abs().max()) < 1e-4
 
 
@@ -84,8 +84,8 @@ def test_features_that_nearly_repeat_each_other_take_fewer_products(monkeypatch)
 
     newton.minimise(problems, start, 0.01)
     with_directions = len(counted)
-    known = problems.directions
-    problems.directions = logistic.Directions(known.basis[:, :0], torch.ones_like(known.squares[:, :1]))
+    known = problems.sketch
+    problems.sketch = logistic.Sketch(known.rough, known.basis[:, :0], torch.ones_like(known.squares[:, :1]))
     newton.minimise(problems, start, 0.01)
     assert with_directions < (len(counted) - with_directions) / 2
 
