@@ -14,7 +14,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = "0.6.0"
+VERSION = "0.7.0"
 POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60

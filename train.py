@@ -134,7 +134,9 @@ label_count.__name__ = "number of titles (at least 1, or all)"
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
+import contextlib
 import functools
+import itertools
 import shutil
 import time
 from dataclasses import replace
@@ -148,17 +150,63 @@ import figures
 import mlp
 import model
 import naming
+import parallel
 import plan
 import probe
 import runs
 import splits
 from options import DECISIONS
 
+# numbers of the features up to which several threads gain little, and several copies take little memory
+SMALL = 1 << 24
+# titles from which on it takes longer to train a set than to begin a process
+MANY = 1000
+
 # --- training -------------------------------------------------------------------------------------
 
 
+def train_sets(layer_sets, task, draw, device, is_shared):
+    """Train the runs of plan.LayerSets, write their folders, and say how they did.
+
+    draw(size): what splits.draw_titles gives for a size; is_shared: whether small sets are trained
+    side by side, each on one thread.
+    """
+
+    def train_all(layer_set):
+        return list(train_set(layer_set, task, draw, device))
+
+    small = [layer_set for layer_set in layer_sets if is_shared and count_numbers(layer_set) <= SMALL]
+    # the largest first, so that none of them is waited for in the end
+    small.sort(key=count_numbers, reverse=True)
+    with contextlib.closing(parallel.each(train_all, small)) as outcomes:
+        for outcome in itertools.chain.from_iterable(outcomes):
+            finish(*outcome)
+    for layer_set in layer_sets:
+        if not is_shared or count_numbers(layer_set) > SMALL:
+            for outcome in train_set(layer_set, task, draw, device):
+                finish(*outcome)
+
+
+def count_numbers(layer_set):
+    """How many numbers the features of a plan.LayerSet are."""
+    manifest = layer_set.features.manifest
+    return manifest.data.rows * manifest.encoder.hidden * len(layer_set.runs[0].columns)
+
+
+def can_share(layer_sets, device):
+    """Whether small ones of the sets that a command asks for are trained side by side.
+
+    That is decided by all of them, trained already or not: last digits depend on the number of
+    threads, and should not depend on what is there.
+    """
+    first = layer_sets[0].runs[0].config
+    is_probe = first.options.head == "linear" and device.type == "cpu"
+    is_worth_it = len(layer_sets) > 1 and first.data.rows >= MANY
+    return is_probe and is_worth_it and parallel.is_possible()
+
+
 def train_set(layer_set, task, draw, device):
-    """Train the runs of a plan.LayerSet. draw(size): what splits.draw_titles gives for a size."""
+    """Train the runs of a plan.LayerSet; yields what train_run gives for each."""
     features = layer_set.features
     first = layer_set.runs[0]
     x = torch.from_numpy(features.stack(first.columns)).to(device)
@@ -167,11 +215,15 @@ def train_set(layer_set, task, draw, device):
         scale = probe.rescale(x)
     for run in layer_set.runs:
         draws = draw(run.labels_per_category)
-        train_run(run, x, scale, task, draws, features)
+        yield train_run(run, x, scale, task, draws, features)
 
 
 def train_run(run, x, scale, task, draws, features):
-    """Train a planned run, write its folder, and say how it did. x, scale, draws: see fit."""
+    """Train a planned run. x, scale, draws: see fit.
+
+    Returns the run with its figures, and the arrays, heads and history of its folder, see
+    runs.write.
+    """
     begun = time.time()
     trained = fit(run.config, x, scale, task, draws)
 
@@ -187,11 +239,16 @@ def train_run(run, x, scale, task, draws, features):
     made = disk.provenance(begun, place, device=x.device.type, threads=torch.get_num_threads())
     run = replace(run, config=replace(run.config, results=measured, **made))
 
-    # the folder
+    # for its folder
     arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
     arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
     heads = {name: value.numpy() for name, value in trained.state.items()}
-    runs.write(run.folder, run.config, arrays, heads, trained.history)
+    return run, arrays, heads, trained.history
+
+
+def finish(run, arrays, heads, history):
+    """Write the folder of a run that is trained, and say how it did."""
+    runs.write(run.folder, run.config, arrays, heads, history)
     say_outcome(run)
 
 
@@ -226,8 +283,7 @@ def say_outcome(run):
     cli.say(f"{what}: macro-F1 {found.macro_f1:.4f}, {folds}")
     collapsed = runs.collapse(run)
     if collapsed:
-        fault, remedy = collapsed
-        cli.say(f"  {fault}; try {remedy}")
+        cli.say(f"  {'; try '.join(collapsed)}")
     if found.layer_weights:
         weighed = zip(run.columns, found.layer_weights, strict=True)
         weights = [f"layer {layer} ({pooling}) {w:+.3f}" for (pooling, layer), w in weighed]
@@ -267,13 +323,14 @@ def main(args):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         missing = plan.find_missing(results, layer_sets)
+        is_shared = can_share(layer_sets, device)
         for features in every:
             own = [layer_set for layer_set in missing if layer_set.features is features]
             if own and len(every) > 1:
                 encoder = naming.short_encoder(features.manifest.encoder.name)
                 cli.say(f"{features.folder}, {encoder}:")
-            for layer_set in own:
-                train_set(layer_set, task, draw, device)
+            if own:
+                train_sets(own, task, draw, device, is_shared)
 
     # what was done
     trained = sum(len(layer_set.runs) for layer_set in missing)

@@ -601,12 +601,12 @@ def test_who_stops_a_script_during_the_slow_imports_sees_no_traceback(tmp_path, 
 
 TRAIN = f"""
 import pathlib, sys, time, cli, train
-train_run = train.train_run
-def hold(run, *rest):
-    train_run(run, *rest)
+finish = train.finish
+def hold(*outcome):
+    finish(*outcome)
     pathlib.Path(sys.argv.pop()).touch()
     {WAIT}
-train.train_run = hold
+train.finish = hold
 words = sys.argv[1:-1]
 cli.launch(train.main, cli.begin(lambda: train.parse_arguments(words)))
 """

@@ -1,0 +1,117 @@
+"""Tasks worked on side by side, each in a process of its own that has one thread.
+
+Products of small matrices gain next to nothing from a second thread, and threads of one Python
+process wait for each other's turn; processes do not. They are forked, so a task takes nothing to
+begin, and only what it gives is sent back.
+"""
+
+import collections
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+from dataclasses import dataclass
+
+import torch
+
+import cli
+
+# a process that is forked inherits these: they wait until it has its own handlers, or ours
+STOPS = (signal.SIGINT, signal.SIGTERM)
+# open files of a process are fewer than this
+FILES = 4096
+# processes at a time, whatever the machine: each takes memory
+MOST = 16
+
+
+def is_possible():
+    """Whether this system forks processes that have used numpy and torch, and there are processors
+    for several. Others than Linux do, but some of their libraries do not bear it.
+    """
+    return sys.platform == "linux" and torch.get_num_threads() > 1
+
+
+@dataclass
+class Running:
+    """A task that is worked on."""
+
+    number: int
+    process: multiprocessing.Process
+    pipe: multiprocessing.connection.Connection  # where what it gives comes out
+
+
+def each(work, tasks):
+    """Yield work(task) for each of a list of tasks, in their order; as many at a time as there are
+    threads, MOST at most.
+
+    What work gives is numpy arrays, dataclasses and the like; what it raises is raised here. Whatever
+    ends this, no process stays behind.
+    """
+    at_once = min(torch.get_num_threads(), MOST)
+    waiting = collections.deque(range(len(tasks)))
+    running = {}  # by their pipes
+    found = {}  # by the numbers of their tasks
+    try:
+        for number in range(len(tasks)):
+            while number not in found:
+                while waiting and len(running) < at_once:
+                    begun = start(work, tasks, waiting.popleft())
+                    running[begun.pipe] = begun
+                for pipe in multiprocessing.connection.wait(list(running)):
+                    ended = running.pop(pipe)
+                    found[ended.number] = receive(ended)
+            yield found.pop(number)
+    finally:
+        for left in running.values():
+            left.process.kill()
+            left.process.join()
+
+
+def start(work, tasks, number):
+    """Fork a process for a task: it is Running."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(work, tasks[number], theirs), daemon=True)
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        theirs.close()
+    return Running(number, process, ours)
+
+
+def child(work, task, pipe):
+    """What a process does: send what work(task) gives or raises."""
+    # Ctrl-C reaches all of a terminal's processes: the first one ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    # nor may locks and pipes stay open here when the first one is gone
+    os.closerange(3, pipe.fileno())
+    os.closerange(pipe.fileno() + 1, FILES)
+    cli.STATE["quiet"] = True
+    torch.set_num_threads(1)
+    try:
+        outcome = work(task)
+    except Exception as error:
+        outcome = error
+    # nobody is there to read it
+    with contextlib.suppress(BrokenPipeError):
+        pipe.send(outcome)
+
+
+def receive(ended):
+    """What a Running task gave; what it raised is raised."""
+    try:
+        outcome = ended.pipe.recv()
+    except EOFError:
+        ended.process.join()
+        raise MemoryError(f"a process was ended from outside, with code {ended.process.exitcode}") from None
+    ended.pipe.close()
+    ended.process.join()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
