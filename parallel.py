@@ -12,13 +12,12 @@ import multiprocessing.connection
 import os
 import signal
 import sys
-from dataclasses import dataclass
 
 import torch
 
 import cli
 
-# a process that is forked inherits these: they wait until it has its own handlers, or ours
+# they wait while a process is forked, until it has handlers of its own
 STOPS = (signal.SIGINT, signal.SIGTERM)
 # open files of a process are fewer than this
 FILES = 4096
@@ -33,54 +32,40 @@ def is_possible():
     return sys.platform == "linux" and torch.get_num_threads() > 1
 
 
-@dataclass
-class Running:
-    """A task that is worked on."""
-
-    number: int
-    process: multiprocessing.Process
-    pipe: multiprocessing.connection.Connection  # where what it gives comes out
-
-
 def each(work, tasks):
-    """Yield work(task) for each of a list of tasks, in their order; as many at a time as there are
-    threads, MOST at most.
+    """Yield work(task) for each task, in the order in which they end; as many at a time as there
+    are threads, MOST at most.
 
-    What work gives is numpy arrays, dataclasses and the like; what it raises is raised here. Whatever
-    ends this, no process stays behind.
+    What work gives is numpy arrays, dataclasses and the like; what it raises is raised here.
+    Whatever ends this, no process stays behind.
     """
     at_once = min(torch.get_num_threads(), MOST)
-    waiting = collections.deque(range(len(tasks)))
-    running = {}  # by their pipes
-    found = {}  # by the numbers of their tasks
+    waiting = collections.deque(tasks)
+    running = {}  # see start
     try:
-        for number in range(len(tasks)):
-            while number not in found:
-                while waiting and len(running) < at_once:
-                    begun = start(work, tasks, waiting.popleft())
-                    running[begun.pipe] = begun
-                for pipe in multiprocessing.connection.wait(list(running)):
-                    ended = running.pop(pipe)
-                    found[ended.number] = receive(ended)
-            yield found.pop(number)
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running |= start(work, waiting.popleft())
+            for pipe in multiprocessing.connection.wait(list(running)):
+                yield receive(pipe, running.pop(pipe))
     finally:
-        for left in running.values():
-            left.process.kill()
-            left.process.join()
+        for process in running.values():
+            process.kill()
+            process.join()
 
 
-def start(work, tasks, number):
-    """Fork a process for a task: it is Running."""
+def start(work, task):
+    """Fork a process for a task: {our end of a pipe, which gives what work gives: the process}."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(work, tasks[number], theirs), daemon=True)
+    process = context.Process(target=child, args=(work, task, theirs), daemon=True)
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
         theirs.close()
-    return Running(number, process, ours)
+    return {ours: process}
 
 
 def child(work, task, pipe):
@@ -103,15 +88,16 @@ def child(work, task, pipe):
         pipe.send(outcome)
 
 
-def receive(ended):
-    """What a Running task gave; what it raised is raised."""
+def receive(pipe, process):
+    """What a process gave; what it raised is raised."""
     try:
-        outcome = ended.pipe.recv()
+        outcome = pipe.recv()
     except EOFError:
-        ended.process.join()
-        raise MemoryError(f"a process was ended from outside, with code {ended.process.exitcode}") from None
-    ended.pipe.close()
-    ended.process.join()
+        process.join()
+        ended = f"a process was ended from outside, with code {process.exitcode}"
+        raise MemoryError(ended) from None
+    pipe.close()
+    process.join()
     if isinstance(outcome, Exception):
         raise outcome
     return outcome

@@ -157,7 +157,7 @@ import runs
 import splits
 from options import DECISIONS
 
-# numbers of the features up to which several threads gain little, and several copies take little memory
+# numbers of the features up to which a second thread gains little, and several sets take little memory
 SMALL = 1 << 24
 # titles from which on it takes longer to train a set than to begin a process
 MANY = 1000
@@ -175,7 +175,9 @@ def train_sets(layer_sets, task, draw, device, is_shared):
     def train_all(layer_set):
         return list(train_set(layer_set, task, draw, device))
 
-    small = [layer_set for layer_set in layer_sets if is_shared and count_numbers(layer_set) <= SMALL]
+    small = []
+    if is_shared:
+        small = [layer_set for layer_set in layer_sets if count_numbers(layer_set) <= SMALL]
     # the largest first, so that none of them is waited for in the end
     small.sort(key=count_numbers, reverse=True)
     with contextlib.closing(parallel.each(train_all, small)) as outcomes:

@@ -49,19 +49,30 @@ def wait_until(holds):
 # --- tasks --------------------------------------------------------------------------------------------------------
 
 
-def test_what_tasks_give_comes_in_their_order_from_processes_of_their_own():
+def test_what_tasks_give_comes_from_processes_of_their_own():
     factor = 3  # known to the task without being sent
 
     def work(task):
-        time.sleep(0.02 * (task % 3))  # some overtake others
-        return os.getpid(), np.full(70_000, factor * task)
+        return task, os.getpid(), np.full(70_000, factor * task)
 
-    found = list(parallel.each(work, [*range(7)]))
-    for task, (_, array) in enumerate(found):
+    found = list(parallel.each(work, range(7)))
+    assert sorted(task for task, _, _ in found) == [*range(7)]
+    for task, _, array in found:
         np.testing.assert_array_equal(array, np.full(70_000, factor * task))
-    numbers = {number for number, _ in found}
+    numbers = {number for _, number, _ in found}
     assert len(numbers) == 7 and os.getpid() not in numbers
     assert list(parallel.each(work, [])) == []
+
+
+def test_what_ends_first_comes_first(tmp_path):
+    def work(task):
+        wait_until(lambda: task != "slow" or (tmp_path / "come").exists())
+        return task
+
+    each = parallel.each(work, ["slow", "a", "b"])
+    assert [next(each), next(each)] == ["a", "b"]
+    (tmp_path / "come").touch()
+    assert [*each] == ["slow"]
 
 
 def test_two_are_worked_on_at_a_time_and_no_more(tmp_path):
@@ -101,7 +112,7 @@ def test_a_task_whose_process_is_killed_is_an_error_and_not_waited_for():
 
 def test_who_stops_listening_ends_the_tasks():
     each = parallel.each(lambda task: time.sleep(600 * task), range(3))
-    assert next(each) is None
+    assert next(each) is None  # the first one's
     assert multiprocessing.active_children()
     each.close()
 
