@@ -15,7 +15,8 @@ sentence encoders, the last four layers side by side with mean pooling lost 0.00
 average to the best of all rows in hindsight, and 0.015 at most (results/study.md).
 
 In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The
-heads of all folds and repeats train together.
+heads of all folds and repeats train together; on Linux, linear probes of several small sets of
+layers train side by side, a process each.
 """
 
 import cli
