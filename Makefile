@@ -3,7 +3,7 @@
 # make lint     layout, common mistakes, what nobody calls, and how dense the code is
 # make report   the report's experiment: bert-base-uncased and the report's data set, both downloaded
 # make results  the committed results on the report's titles: MODELS="SMALL LARGE" for other encoders; DATA=file without a network
-# make study    which layers in general: DATA=folder of NAME.csv with NAME-test.csv, see results/study.sh; about an hour
+# make study    which layers in general: DATA=folder of NAME.csv with NAME-test.csv, see studies/study.sh; about an hour
 # make published  published figures beside ours: DATA=folder of the files that results/published.md names
 # make bench    every figure of speed and memory
 # make drill    the long drills: 470 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
@@ -48,26 +48,26 @@ results: .venv/ready
 	PY=$(PY) DATA='$(DATA)' MODELS='$(MODELS)' sh results/make.sh
 
 study: .venv/ready
-	$(PY) -m pip install -q -r requirements-bench.txt
-	PY=$(PY) MODELS='$(MODELS)' sh results/study.sh '$(DATA)'
+	$(PY) -m pip install -q -r bench/requirements.txt
+	PY=$(PY) MODELS='$(MODELS)' sh studies/study.sh '$(DATA)'
 
 published: .venv/ready
-	$(PY) -m pip install -q -r requirements-bench.txt
-	PY=$(PY) sh results/published.sh '$(DATA)' $(MODELS)
+	$(PY) -m pip install -q -r bench/requirements.txt
+	PY=$(PY) sh studies/published.sh '$(DATA)' $(MODELS)
 
 bench: .venv/ready
-	$(PY) -m pip install -q -r requirements-bench.txt
-	$(PY) bench.py all --data '$(DATA)' > results/bench.md.new
+	$(PY) -m pip install -q -r bench/requirements.txt
+	$(PY) -m bench all --data '$(DATA)' > results/bench.md.new
 	mv results/bench.md.new results/bench.md
 
 drill: .venv/ready
-	EXAMPLES=2000 $(PY) -m pytest -q tests/test_bad_input.py tests/test_splits.py
-	( $(PY) tests/test_interrupted.py 200 && echo && $(PY) tests/test_interrupted.py 200 changed && echo && \
-	  $(PY) tests/drill_training.py && echo && $(PY) tests/test_bulk.py 50 ) > results/kills.md.new
+	EXAMPLES=2000 $(PY) -m pytest -q tests/whole/test_bad_input.py tests/heads/test_splits.py
+	( $(PY) tests/encoder/test_interrupted.py 200 && echo && $(PY) tests/encoder/test_interrupted.py 200 changed && echo && \
+	  $(PY) tests/drills/drill_training.py && echo && $(PY) tests/apply/test_bulk.py 50 ) > results/kills.md.new
 	mv results/kills.md.new results/kills.md
-	( $(PY) tests/drill_comparison.py; [ -z '$(SETS)' ] || $(PY) tests/drill_coverage.py '$(SETS)' ) > results/comparison.md.new
+	( $(PY) tests/drills/drill_comparison.py; [ -z '$(SETS)' ] || $(PY) tests/drills/drill_coverage.py '$(SETS)' ) > results/comparison.md.new
 	mv results/comparison.md.new results/comparison.md
-	$(PY) tests/drill_suspects.py $(filter-out youtube,$(DATA)) > results/suspects.md.new
+	$(PY) tests/drills/drill_suspects.py $(filter-out youtube,$(DATA)) > results/suspects.md.new
 	mv results/suspects.md.new results/suspects.md
 
 clean:

@@ -13,11 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-import disk
-import records
-import tables
-import unpack
+from whichlayer.common import cli, disk
+from whichlayer.reading import records, tables, unpack
 
 HERE = Path(__file__).resolve().parent
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"

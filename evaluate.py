@@ -7,8 +7,8 @@ and what they cost.
 The recommended row, or why there is none, comes first.
 """
 
-import cli
-from options import PROTOCOL
+from whichlayer.common import cli
+from whichlayer.heads.options import PROTOCOL
 
 
 def parse_arguments(argv=None):
@@ -60,16 +60,12 @@ if __name__ == "__main__":
 import contextlib
 import time
 
-import answer as answers
-import baselines
-import changes
-import disk
-import report
-import runs
-import store
-import suspects
-import table as tables
-import verify
+from whichlayer.common import disk
+from whichlayer.encoder import changes, store
+from whichlayer.heads import baselines, runs
+from whichlayer.report import answer as answers
+from whichlayer.report import report, suspects, verify
+from whichlayer.report import table as tables
 
 
 def check_arguments(args):
@@ -79,7 +75,7 @@ def check_arguments(args):
     if not args.plot:
         return
     # matplotlib is loaded where it is asked for
-    import plot
+    from whichlayer.report import plot
 
     plot.library()
     if args.plot.suffix.lower() not in (".png", ".svg"):
@@ -92,7 +88,7 @@ def check_outputs(args, found):
     """Refuse what cannot be written before anything is computed. found: the tables."""
     for table in found:
         if args.plot:
-            import plot
+            from whichlayer.report import plot
 
             for path in plot.paths(numbered(args.plot, table, found[0])):
                 cli.check_output("--plot", path)
@@ -182,7 +178,7 @@ def main(args):
         compared.append(answer)
         print(report.page(table, answer), end="\n\n", flush=True)
         if args.plot:
-            import plot
+            from whichlayer.report import plot
 
             pictures += plot.draw(numbered(args.plot, table, found[0]), table, answer)
         if args.suspects:

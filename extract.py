@@ -12,7 +12,7 @@ Where titles or labels of the file have changed, the same command encodes what i
 rest.
 """
 
-import cli
+from whichlayer.common import cli
 
 
 def parse_arguments(argv=None):
@@ -74,14 +74,11 @@ import numpy as np
 import torch
 
 import data
-import disk
-import jobs
-import shares
-import store
-import windows
-from embedding import embed, tokenise
-from encoder import cost, load_encoder
-from options import Options
+from whichlayer.common import disk, shares, windows
+from whichlayer.encoder import jobs, store
+from whichlayer.encoder.embedding import embed, tokenise
+from whichlayer.encoder.encoder import cost, load_encoder
+from whichlayer.heads.options import Options
 
 # tokens a word from which on a language is foreign to an encoder; characters a word, on average, above
 # which spaces do not part words; share of tokens that stand for nothing that the encoder knows

@@ -10,7 +10,7 @@ from safetensors.torch import load
 from torch import nn
 from torch.func import functional_call, vmap
 
-import cli
+from whichlayer.common import cli
 
 
 class Head(nn.Module):

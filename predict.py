@@ -12,7 +12,7 @@ probability is the calibrated one of that category. An encoder runs no deeper th
 From Python: predict.table(predict.load("results/RUN"), ["a title"]).
 """
 
-import cli
+from whichlayer.common import cli
 
 
 def parse_arguments(argv=None):
@@ -86,16 +86,13 @@ from pathlib import Path
 
 import numpy as np
 
-import bulk
 import data
-import disk
-import output
-import runs
-import score
-import shares
-import splits
-import tables
-from classifier import Item, batches_of, by_encoder, load, predict
+from whichlayer.apply import bulk, output
+from whichlayer.apply.classifier import Item, batches_of, by_encoder, load, predict
+from whichlayer.common import disk, shares
+from whichlayer.heads import runs, splits
+from whichlayer.reading import tables
+from whichlayer.report import score
 
 # what is said of a title that stands where runs are named
 NO_FOLDER = "if it is a title, let it stand before --run"

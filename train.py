@@ -19,8 +19,8 @@ heads of all folds and repeats train together; on Linux, linear probes of severa
 layers train side by side, a process each.
 """
 
-import cli
-from options import Options
+from whichlayer.common import cli
+from whichlayer.heads.options import Options
 
 
 def parse_arguments(argv=None):
@@ -146,17 +146,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import disk
-import figures
-import mlp
 import model
-import naming
-import parallel
-import plan
-import probe
-import runs
-import splits
-from options import DECISIONS
+from whichlayer.common import disk
+from whichlayer.heads import mlp, naming, parallel, plan, probe, runs, splits
+from whichlayer.heads.options import DECISIONS
+from whichlayer.scores import figures
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
 SMALL = 1 << 24

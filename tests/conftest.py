@@ -23,6 +23,7 @@ signal.signal(
 )  # a shell's background job ignores it, and so would what we start
 
 ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = sorted([*ROOT.glob("*.py"), *ROOT.glob("whichlayer/**/*.py")])
 sys.path.insert(0, str(ROOT))
 
 VOCABULARY = """
@@ -65,7 +66,7 @@ def write_bert(folder, layers=2, hidden=24, seed=0, **config):
 def call(script, *arguments):
     """Run a script's main in this process; returns its exit code, standard output and standard error."""
     module = __import__(script)
-    import cli
+    from whichlayer.common import cli
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -239,7 +240,7 @@ def kept(tmp_path_factory, bert):
 @pytest.fixture
 def loaded(monkeypatch):
     """The encoders that predict.py loads from now on, each encoder.Encoder as often as it is loaded: a list."""
-    import frozen
+    from whichlayer.apply import frozen
 
     found = []
     load_encoder = frozen.load_encoder

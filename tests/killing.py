@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from conftest import ROOT, serving
 
-import cli
+from whichlayer.common import cli
 
 
 def forked(script, arguments, before=lambda: None):

@@ -61,7 +61,8 @@ def unused(trees):
 
 def main():
     print(f"{'file':16}" + "".join(f"{name:>9}" for name in COLUMNS))
-    texts = {path: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.py"))}
+    paths = sorted([*ROOT.glob("*.py"), *ROOT.glob("whichlayer/**/*.py"), *ROOT.glob("bench/*.py")])
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
     trees = {path: list(ast.walk(ast.parse(text))) for path, text in texts.items()}
     faults = []
     total = Counter()

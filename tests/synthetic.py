@@ -10,13 +10,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import FeatureUnion
 
-import disk
-import figures
-import naming
-import runs
-import store
-import words
-from options import Options
+from whichlayer.common import disk
+from whichlayer.encoder import store
+from whichlayer.heads import naming, runs, words
+from whichlayer.heads.options import Options
+from whichlayer.scores import figures
 
 
 def scikit_learn(titles, labels, new):

@@ -1,0 +1,152 @@
+"""What the benchmarks share: clocks, the machine's limit, titles, an encoder, tables."""
+
+import importlib.metadata
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+
+import data
+from whichlayer.common import cli
+from whichlayer.encoder.loading import find_model
+
+PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
+# of the processor, as Linux names them, and as they are printed; the first ones found are
+INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX512", "avx2": "AVX2"}
+# runs a command from a process that is itself small: a child starts with the peak of its parent
+MEASURE = """import resource, subprocess, sys, time
+started = time.time()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.time() - started
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(seconds, used.ru_maxrss, used.ru_utime + used.ru_stime)
+sys.exit(code)"""
+
+
+# --- clocks ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Took:
+    """What a contender or a script took."""
+
+    seconds: float  # of a contender, the median over rounds
+    result: object = None  # what a contender returned in the last round
+    peak: float = 0.0  # a script's memory, in MB
+    processor: float = 0.0  # seconds that a script used of all processors
+
+
+def take_turns(contenders, rounds):
+    """{name: Took} for {name: function without arguments}: all in turn, round after round."""
+    seconds = {name: [] for name in contenders}
+    results = {}
+    for turn in range(1, rounds + 1):
+        for name, work in contenders.items():
+            started = time.perf_counter()
+            results[name] = work()
+            seconds[name].append(time.perf_counter() - started)
+            cli.say(f"round {turn} of {rounds}: {name}, {seconds[name][-1]:.2f} s")
+    return {name: Took(statistics.median(seconds[name]), results[name]) for name in contenders}
+
+
+def run(script, *options, **environment):
+    """What one of the scripts Took, from its start to its end. One that fails is a Problem."""
+    command = [sys.executable, data.HERE / script, *options, "--quiet"]
+    words = [sys.executable, "-c", MEASURE, *map(str, command)]
+    settings = {**os.environ, **environment}
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env=settings)
+    if done.returncode:
+        raise cli.Problem(f"{script} failed; its message stands above")
+    seconds, peak, processor = map(float, done.stdout.split())
+    # bytes there, kilobytes here
+    unit = 1e-6 if sys.platform == "darwin" else 1024e-6
+    return Took(seconds, peak=peak * unit, processor=processor)
+
+
+# --- the machine's limit --------------------------------------------------------------------------
+
+PRODUCTS = 100  # that are timed together
+SHAPE = (2048, 768, 3072)  # rows, columns of the first matrix, columns of the second
+
+
+def product(dtype):
+    """A function that multiplies matrices of SHAPE, PRODUCTS times, as fast as oneDNN can."""
+    rows, inner, columns = SHAPE
+    x = torch.randn(rows, inner).to(dtype)
+    weight = torch.randn(columns, inner).to(dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+    multiply = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
+
+    def work():
+        with torch.inference_mode():
+            for _ in range(PRODUCTS):
+                multiply()
+
+    # what is made for a shape is made before
+    multiply()
+    return work
+
+
+def product_operations():
+    """Floating-point operations of what `product` returns."""
+    rows, inner, columns = SHAPE
+    return 2 * rows * inner * columns * PRODUCTS
+
+
+# --- titles, an encoder ---------------------------------------------------------------------------
+
+
+def read_titles(name):
+    """The titles and the categories of --data in an order of their own, as two lists."""
+    rows = data.read_table(data.find_titles(name), ["title", "category"])
+    places = list(map(next(rows).index, ("title", "category")))
+    pairs = [[cells[place] for place in places] for _, cells in rows]
+    random.Random(0).shuffle(pairs)
+    return [list(column) for column in zip(*pairs, strict=True)]
+
+
+def make_encoder(folder, **config):
+    """Save a BERT with random weights, bert-base's shape if nothing is said; returns the folder."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(find_model("minilm")[0])
+    torch.manual_seed(0)
+    shape = transformers.BertConfig(vocab_size=len(tokenizer), **config)
+    transformers.BertModel(shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def processor():
+    """The processor's name, and which of the INSTRUCTIONS it has."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    named = re.search(r"model name\s*: (.*)", text)
+    name = named[1] if named else platform.machine()
+    flags = re.search(r"flags\s*: (.*)", text)
+    known = set(flags[1].split()) if flags else set()
+    found = [word for flag, word in INSTRUCTIONS.items() if flag in known]
+    if "AMX" in found:
+        return f"{name} (with {' and '.join(found[:2])})"
+    return f"{name} ({', '.join([*found[:1], 'no AMX'])})"
+
+
+def print_table(columns, rows):
+    """Print the line that says where, with what and how, and a markdown table."""
+    installed = {each.name: each.version for each in importlib.metadata.distributions()}
+    versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    print(f"{processor()}, {torch.get_num_threads()} threads; {versions}", end="; ")
+    print(f"{time.strftime('%Y-%m-%d')}; `python {command}`\n")
+    print(cli.markdown(columns, rows), end="\n\n", flush=True)

@@ -1,0 +1,1 @@
+"""The study over data sets, and published figures beside ours. Nothing of the product imports it."""

@@ -1,0 +1,487 @@
+"""Prediction: a kept run gives the categories of new titles, as its heads and its encoder would have it."""
+
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import ROOT, call, refused, write_bert
+from safetensors.torch import load_file
+from synthetic import write_offsets
+
+import model
+import predict
+from whichlayer.common import cli, disk
+from whichlayer.encoder import store
+from whichlayer.heads import runs
+
+TITLES = ["how to cook the best pasta", "ancient egypt: war of empire | 10 things", 'a, "quoted" title']
+EVIL = "red \x1b[31m \x9b1m \x7f \u202egnp.exe"  # escape sequences, and letters turned around
+
+
+@pytest.fixture(scope="module")
+def classifier(kept):
+    return predict.load(kept.linear)
+
+
+def changed(run, folder, **changes):
+    """A copy of a run with other values in its configuration, whose checksum is right.
+
+    changes: part__key=value, or key=value; one that is None is left out.
+    """
+    copy = shutil.copytree(run, folder)
+    config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
+    for name, value in changes.items():
+        *parts, key = name.split("__")
+        place = config[parts[0]] if parts else config
+        if value is None:
+            del place[key]
+        else:
+            place[key] = value
+    disk.write_json(copy / "config.json", config)
+    return copy
+
+
+def with_offsets(run, folder, offsets, **changes):
+    """A changed copy of a run that decides with these offsets, (repeats, folds, classes) float32."""
+    copy = changed(run, folder, **changes)
+    write_offsets(copy, offsets)
+    return copy
+
+
+def read(path):
+    return list(csv.reader(open(path, newline="", encoding="utf-8")))
+
+
+def by_hand(run, features, rows):
+    """Class probabilities of the first training titles from the cached features, one head after the other."""
+    config = runs.open_run(run).config
+    state = load_file(run / "heads.safetensors")
+    features = store.open_features(features)
+    x = torch.tensor(np.stack([features.read(*column)[:rows] for column in config.columns], axis=1)).float()
+    logs = []
+    for number in range(config.options.folds * config.options.repeats):
+        head = model.build_for(config)
+        head.load_state_dict({name: value[number] for name, value in state.items()})
+        logs.append(head(x).log_softmax(-1))
+    mean = torch.stack(logs).mean(0).detach().double().numpy()
+    powers = np.exp(mean / config.results.temperature)
+    return powers / powers.sum(1, keepdims=True), config.classes
+
+
+@pytest.mark.parametrize("kind", ["mlp", "linear"])
+def test_predictions_of_training_titles_agree_with_the_cached_features(kept, tmp_path, kind):
+    own = getattr(kept, kind)
+    hot = changed(own, tmp_path / "hot", results__temperature=3.0)
+    files = ["--csv", kept.titles, "--out", tmp_path / "o.csv"]
+    names = []
+    for run in (own, hot):
+        result = call("predict", "--run", run, *files, "--window", 13)
+        assert result.code == 0, result.err
+        wanted, classes = by_hand(run, kept.features, 90)
+        rows = read(tmp_path / "o.csv")
+        assert rows[0] == ["title", "category", "prediction", "probability", *(f"probability of {c}" for c in classes)]
+        got = np.array([[float(cell) for cell in row[4:]] for row in rows[1:]])
+        assert np.abs(got - wanted).max() < 1e-4
+        names.append([row[2] for row in rows[1:]])
+        assert [row[:2] for row in rows] == read(kept.titles)
+        assert "90 titles predicted" in result.err and result.out == ""
+    assert names[0] == names[1] == [classes[i] for i in wanted.argmax(1)]  # no temperature changes what is predicted
+
+
+def test_arguments_lines_and_formats_agree(kept, monkeypatch):
+    text = call("predict", "--run", kept.mlp, *TITLES)
+    assert text.code == 0, text.err
+    lines = [line.split(maxsplit=2) for line in text.out.splitlines()]
+    assert [line[2] for line in lines] == TITLES
+    piped = "\ufeff" + "\r\n".join([*TITLES, "", "  ", "last"])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
+    as_json = call("predict", "--run", kept.mlp, "--format", "jsonl", "--window", 2)
+    items = [json.loads(line) for line in as_json.out.splitlines()]
+    assert [item["title"].strip() for item in items] == [*TITLES, "", "", "last"]  # in step with what was read
+    assert [(item["prediction"], item["probabilities"]) for item in items[3:5]] == [(None, {})] * 2
+    assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items[:3]] == lines
+    assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items[:3])
+    assert "6 titles predicted" in as_json.err and "2 without text" in as_json.err
+    as_csv = call("predict", "--run", kept.mlp, "--format", "csv", *TITLES)
+    rows = list(csv.DictReader(io.StringIO(as_csv.out)))
+    assert [row["title"] for row in rows] == TITLES
+    assert [row["prediction"] for row in rows] == [item["prediction"] for item in items[:3]]
+
+
+def test_top_gives_the_likeliest_categories_in_every_format(kept, tmp_path):
+    ask = ["predict", "--run", kept.mlp, "--top", 2]
+    whole = json.loads(call("predict", "--run", kept.mlp, "--format", "jsonl", TITLES[0]).out)["probabilities"]
+    best = sorted(whole.items(), key=lambda item: -item[1])[:2]
+    item = json.loads(call(*ask, "--format", "jsonl", TITLES[0]).out)
+    assert list(item["probabilities"].items()) == best and item["prediction"] == best[0][0]
+    flat = [cell for name, value in best for cell in (name, f"{value:.6f}")]
+    header, row, blank = csv.reader(io.StringIO(call(*ask, "--format", "csv", TITLES[0], " ").out))
+    assert header == ["title", "prediction", "probability", "prediction 2", "probability 2"]
+    assert row[1:] == flat and blank == [" ", "", "", "", ""]
+    words = call(*ask, TITLES[0]).out.split()[:4]
+    assert words == [cell for name, value in best for cell in (name, f"{value:.3f}")]
+    assert call(*ask, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
+    rows = read(tmp_path / "o.csv")
+    assert rows[0][2:] == header[1:] and all(row[2] and row[4] and row[2] != row[4] for row in rows[1:])
+
+
+def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(kept, tmp_path):
+    labels = ["-1", "=x", EVIL]
+    run = changed(kept.mlp, tmp_path / "run", classes=labels)
+    outs = {}
+    for kind in ("text", "csv", "jsonl"):
+        result = call("predict", "--run", run, "--format", kind, "--top", 3, EVIL)
+        assert result.code == 0, result.err
+        assert all(c.isprintable() or c == "\n" for c in result.out), (kind, result.out)
+        outs[kind] = result.out
+    item = json.loads(outs["jsonl"])
+    assert item["title"] == EVIL and set(item["probabilities"]) == set(labels)  # JSON loses nothing
+    _, row = csv.reader(io.StringIO(outs["csv"]))
+    assert {"-1", "'=x"} < set(row)
+    cells = ["+2", "3.5", "-1e-5", "-a", "+1+1", "-"]
+    assert list(map(cli.escape_cell, cells)) == ["+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-"]
+
+
+def test_typed_titles_are_no_formulas_in_csv(kept, monkeypatch):
+    typed = ["=HYPERLINK(1)", "@sum(1)", "-a", "fine"]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(typed).encode())))
+    for titles in (typed, []):  # as arguments, and on standard input
+        result = call("predict", "--run", kept.linear, "--format", "csv", "--", *titles)
+        assert result.code == 0, result.err
+        rows = list(csv.reader(io.StringIO(result.out)))
+        assert [row[0] for row in rows] == ["title", "'=HYPERLINK(1)", "'@sum(1)", "'-a", "fine"]
+
+
+@pytest.mark.parametrize("wrong, words", [(b"a\0b", "a NUL byte"), (b"caf\xe9", "bytes that are not UTF-8")])
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_line_that_is_no_text_is_named_and_those_before_it_are_answered(kept, monkeypatch, wrong, words, before):
+    def pipe(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return call("predict", "--run", kept.linear)
+
+    lines = [b"museum tour", b"chocolate cake"][:before]
+    result = pipe(b"\n".join([*lines, wrong, b"night market"]) + b"\n")
+    refused(result, f"line {before + 1} of standard input holds {words}")
+    assert result.out == pipe(b"".join(line + b"\n" for line in lines)).out
+
+
+def test_a_pipe_is_answered_line_by_line_whatever_the_machine(kept):
+    """The writer waits for each answer, so that an answer that waits for more input never comes."""
+    odd = {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "COLUMNS": "20"}
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HOME"} | odd
+    command = [sys.executable, ROOT / "predict.py", "--run", kept.linear, "--format", "jsonl", "--window", "2"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        for burst in (["café 🍰"], ["one", "two", "three", "four", "five"], ["", "six"]):
+            process.stdin.write("".join(f"{title}\n" for title in burst).encode())
+            process.stdin.flush()
+            assert [json.loads(process.stdout.readline())["title"] for _ in burst] == burst
+        out, err = process.communicate(b"no end of line")
+    assert json.loads(out)["title"] == "no end of line"
+    assert process.returncode == 0 and b"9 titles predicted" in err and len(err.splitlines()) == 1, err
+
+
+def test_without_standard_input(kept, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it where it is closed
+    refused(call("predict", "--run", kept.linear), "no titles", "--csv")
+    assert call("predict", "--run", kept.linear, "a").code == 0
+
+
+def test_without_standard_output(kept, tmp_path):
+    """What would be printed is not lost in silence; where nothing would be, nothing changes."""
+    (tmp_path / "in.csv").write_text("title,label\na,art\n")
+    file = ["--csv", tmp_path / "in.csv"]
+    for arguments in (["a"], [*file, "--label-column", "label"], [*file, "--out", tmp_path / "o.csv"]):
+        words = map(str, [ROOT / "predict.py", "--run", kept.linear, *arguments])
+        command = f"exec {shlex.join([sys.executable, *words])} >&-"
+        done = subprocess.run(["/bin/bash", "-c", command], text=True, stderr=subprocess.PIPE)
+        if "--out" in arguments:
+            assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
+        else:
+            assert done.returncode == 2 and "standard output is closed" in done.stderr, done.stderr
+    assert len(read(tmp_path / "o.csv")) == 2
+
+
+def test_three_lines_of_python_give_a_table_and_three_give_features(kept):
+    """In a process of its own, whose command line is no business of predict.py."""
+    code = f"""
+import predict
+classifier = predict.load({str(kept.linear)!r})
+frame = predict.table(classifier, [*{TITLES!r}, " "])
+
+from whichlayer.encoder import store
+features = store.open_features({str(kept.features)!r})
+x, (titles, labels) = features.read("mean", 2), features.titles()
+from sklearn.linear_model import LogisticRegression
+print(LogisticRegression().fit(x, labels).score(x, labels) > 0.5, x.shape, len(titles))
+print(frame.to_json())
+import os
+print(os.environ["GOMP_SPINCOUNT"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
+"""
+    # threads that wait must not spin, whoever imports it
+    waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT")
+    environment = {name: value for name, value in os.environ.items() if name not in waiting}
+    options = {"cwd": ROOT, "capture_output": True, "text": True, "env": environment}
+    done = subprocess.run([sys.executable, "-c", code, "--nonsense"], **options)
+    assert done.returncode == 0, done.stderr
+    first, table, waits = done.stdout.splitlines()
+    assert first == "True (90, 24) 90" and waits == "1000 4"
+    frame = {name: list(column.values()) for name, column in json.loads(table).items()}
+    names = ["art", "food", "travel"]
+    assert list(frame) == ["title", "prediction", "probability", *(f"probability of {name}" for name in names)]
+    items = call("predict", "--run", kept.linear, "--format", "jsonl", *TITLES, " ").out.splitlines()
+    items = [json.loads(item) for item in items]
+    assert frame["prediction"] == [item["prediction"] for item in items]
+    for name in names:
+        wanted = [item["probabilities"][name] for item in items[:3]]
+        assert frame[f"probability of {name}"][:3] == pytest.approx(wanted, abs=1e-5)
+    assert frame["probability of art"][3] is None
+
+
+@pytest.mark.parametrize(
+    "titles, words",
+    [
+        ("Street food in Rome", ["not a str", "[title]"]),
+        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame", "a list or a Series"]),
+        ((title for title in ["fine"]), ["not a generator"]),
+        (None, ["not a NoneType"]),
+        ({"fine": 1}, ["not a dict"]),
+        (["fine", None], ["not None", "fill in or leave out"]),
+        (["fine", float("nan")], ["not nan"]),
+        (pandas.Series(["fine", None]), ["each title must be a str"]),
+        (["fine", b"bytes"], ["not b'bytes'"]),
+        ([["fine"]], ["not ['fine']"]),
+    ],
+)
+def test_what_is_no_list_of_titles_is_a_type_error_that_says_what_to_pass(classifier, titles, words):
+    with pytest.raises(TypeError) as error:
+        predict.table(classifier, titles)
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_titles_come_as_a_list_or_a_series_that_keeps_its_index(classifier):
+    wanted = predict.table(classifier, TITLES)
+    assert wanted.index.tolist() == [0, 1, 2] and wanted["title"].tolist() == TITLES
+    for titles in (tuple(TITLES), np.array(TITLES), np.array(TITLES, object)):
+        pandas.testing.assert_frame_equal(predict.table(classifier, titles), wanted)
+    series = pandas.Series(TITLES, index=[7, 7, 3], name="anything")
+    pandas.testing.assert_frame_equal(predict.table(classifier, series), wanted.set_axis([7, 7, 3]))
+    assert predict.table(classifier, []).shape == predict.table(classifier, series[:0]).shape == (0, 6)
+
+
+def test_what_is_no_text_is_refused_in_python_too(classifier):
+    with pytest.raises(cli.Problem, match="title"):
+        predict.table(classifier, ["fine", "caf\udce9"])
+
+
+def test_titles_are_cut_and_their_features_rounded_as_in_training(kept, tmp_path, bert):
+    """Predictions of training titles are those of the cached features: of 5 tokens each, in half precision."""
+    options = ["--max-length", 5, "--store", "float16", "--dtype", "float32", "--pooling", "mean"]
+    made = call("extract", "--data", kept.titles, "--model", bert, *options, "--out", tmp_path / "features")
+    assert made.code == 0 and "90 titles cut at 5 tokens" in made.err, made.err
+    options = ["--layers", 2, "--head", "linear", "--repeats", 1, "--results", tmp_path / "results"]
+    assert call("train", "--features", tmp_path / "features", *options).code == 0
+    (run,) = (tmp_path / "results").glob("*linear*")
+    wanted, _ = by_hand(run, tmp_path / "features", 90)
+    titles = [title for title, _ in read(kept.titles)[1:]]
+    got = predict.table(predict.load(run), titles).filter(like="probability of ").to_numpy()
+    assert abs(got - wanted).max() < 1e-5
+
+
+def test_another_dtype_gives_nearly_the_same(kept, loaded):
+    exact = predict.table(predict.load(kept.linear), TITLES)
+    rounded = predict.load(kept.linear, dtype="bfloat16")
+    assert [encoder.dtype for encoder in loaded] == [torch.float32, torch.bfloat16]
+    off = np.abs(predict.table(rounded, TITLES)["probability of art"] - exact["probability of art"]).max()
+    assert 0 < off < 0.1
+
+
+def test_all_columns_are_kept_whatever_the_file(kept, tmp_path):
+    (tmp_path / "in.tsv").write_text('id\tname\tx\n1\t=1+1\ta\n2\t \tb\n3\tmuseum tour\t"c\nd"\n', encoding="utf-8-sig")
+    files = ["--csv", tmp_path / "in.tsv", "--out", tmp_path / "o.csv"]
+    result = call("predict", "--run", kept.mlp, *files, "--text-column", "name", "--window", 1)
+    assert result.code == 0 and "1 without text" in result.err, result.err
+    rows = read(tmp_path / "o.csv")
+    # with the byte order mark that the file has
+    given = [["\ufeffid", "name", "x"], ["1", "=1+1", "a"], ["2", " ", "b"], ["3", "museum tour", "c\nd"]]
+    assert [row[:3] for row in rows] == given
+    assert rows[2][3:] == [""] * 5 and rows[1][3] and rows[3][3]
+
+
+# --- the decision -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def decided(kept, tmp_path_factory):
+    """A run whose heads name the last category early, on average; and what it names for the training titles.
+
+    Its temperature is 3: the decision is that of the probabilities before it.
+    """
+    folder = tmp_path_factory.mktemp("decided") / "run"
+    offsets = np.zeros((1, 5, 3), np.float32)
+    offsets[0, :, 2] = [4.0, -8.0, -4.0, -4.0, -3.0]
+    changed(kept.linear, folder, results__temperature=1.0)
+    plain, classes = by_hand(folder, kept.features, 90)
+    shutil.rmtree(folder)
+
+    with_offsets(kept.linear, folder, offsets, results__temperature=3.0)
+    named = (np.log(plain) - offsets.mean((0, 1))).argmax(1)
+    likeliest = plain.argmax(1)
+    assert 5 < (named != likeliest).sum() < 85 and set(named[named != likeliest]) == {2}
+    values, _ = by_hand(folder, kept.features, 90)
+    return SimpleNamespace(run=folder, named=[classes[i] for i in named], values=values, classes=classes)
+
+
+def test_every_format_names_the_category_that_the_run_decides_for(kept, decided, tmp_path):
+    titles = [title for title, _ in read(kept.titles)[1:]]
+    ask = ["predict", "--run", decided.run]
+    own = [decided.values[i, decided.classes.index(name)] for i, name in enumerate(decided.named)]
+
+    def check(predicted, probabilities):
+        assert predicted == decided.named
+        assert np.array(probabilities, float) == pytest.approx(np.array(own), abs=2e-3)
+
+    lines = [line.split(maxsplit=2) for line in call(*ask, *titles).out.splitlines()]
+    check([line[0] for line in lines], [line[1] for line in lines])
+    lines = [line.split()[:4] for line in call(*ask, "--top", 2, *titles).out.splitlines()]
+    check([line[0] for line in lines], [line[1] for line in lines])
+    items = [json.loads(line) for line in call(*ask, "--format", "jsonl", *titles).out.splitlines()]
+    check([item["prediction"] for item in items], [item["probability"] for item in items])
+    assert [next(iter(item["probabilities"])) for item in items] == decided.named
+    rows = list(csv.DictReader(io.StringIO(call(*ask, "--format", "csv", *titles).out)))
+    check([row["prediction"] for row in rows], [row["probability"] for row in rows])
+    assert call(*ask, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
+    rows = read(tmp_path / "o.csv")[1:]
+    check([row[2] for row in rows], [row[3] for row in rows])
+    table = predict.table(predict.load(decided.run), titles)
+    check(table["prediction"].tolist(), table["probability"])
+
+
+# --- what cannot be used ------------------------------------------------------------------------------------------
+
+
+def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(kept, tmp_path, monkeypatch, bert):
+    copy = shutil.copytree(kept.mlp, tmp_path / "a füßer folder")
+    shutil.copytree(bert, tmp_path / "encoder")
+    monkeypatch.chdir(tmp_path)
+    there = call("predict", "--run", copy, "--model", "encoder", *TITLES)
+    assert there.code == 0 and there.out == call("predict", "--run", kept.mlp, *TITLES).out
+    card = (copy / "README.md").read_text(encoding="utf-8")
+    config = runs.open_run(copy).config
+    assert f"{config.results.macro_f1:.4f}" in card and config.data.sha256 in card
+    assert all(f"- {name}" in card for name in config.classes)
+
+
+def test_the_encoder_has_to_be_the_runs_own(kept, tmp_path):
+    other = write_bert(tmp_path / "other", seed=1)
+    refused(call("predict", "--run", kept.mlp, "--model", other, "a"), "not the encoder", "weights")
+    moved = changed(kept.mlp, tmp_path / "moved", encoder__name="./enc")
+    refused(call("predict", "--run", moved, "a"), "moved", "--model", "./enc")
+
+
+def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
+    copy = shutil.copytree(kept.mlp, tmp_path / "copy")
+    heads = copy / "heads.safetensors"
+    heads.write_bytes(heads.read_bytes()[:-4] + b"\1\2\3\4")
+    refused(call("predict", "--run", copy, "a"), "heads.safetensors")
+    refused(call("predict", "--run", tmp_path / "none", "a"), "no run is there")
+    changes = [
+        {"classes": None},
+        {"settings": None},
+        {"results__temperature": None},
+        {"encoder__hidden": 2**33},  # no memory is taken for more than there is
+        {"encoder__hidden": 2**70},
+        {"encoder__hidden": -1},
+        {"options__hidden": 2**40},
+        {"options__repeats": 7},
+        {"options__fusion": "concat"},
+        {"options__head": "linear"},
+    ]
+    for number, change in enumerate(changes):
+        run = changed(kept.mlp, tmp_path / f"{number}", **change)
+        refused(call("predict", "--run", run, "a"), f"{number}/")
+    refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
+
+
+def test_a_title_that_is_the_name_of_a_folder_is_told_where_to_stand(kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "food").mkdir()
+    for title in ("food", "food/none"):
+        refused(call("predict", "--run", kept.linear, title), title, "if it is a title, let it stand before --run")
+        assert call("predict", title, "--run", kept.linear).out.split()[-1] == title
+    assert "if it is a title" not in refused(call("predict", "--run", "food"), "no run is there")
+
+
+@pytest.mark.parametrize("nothing", [None, [], ()])
+def test_no_run_at_all_is_a_problem_from_python_too(nothing):
+    with pytest.raises(cli.Problem, match="no run is named"):
+        predict.load(nothing)
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "{", "{'model_type': 'bert'}"])
+def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
+    """An encoder that is named with --run, and other programs' folders with a file of that name."""
+    (tmp_path / "enc").mkdir()
+    (tmp_path / "enc" / "config.json").write_text(content)
+    for arguments in (["--run", tmp_path / "enc", "a"], ["--run", kept.linear, tmp_path / "enc"], ["--run", bert, "a"]):
+        line = refused(call("predict", *arguments), "config.json", "not a run of train.py", "--model")
+        assert "delete the folder" not in line
+
+
+def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    refused(call("predict", "--run", "results", "a"), "no run is there")
+    assert "the best first" not in refused(call("predict", "a"), "--run")
+    shutil.copytree(kept.linear, "results/only")
+    (tmp_path / "results" / "broken").mkdir()
+    (tmp_path / "results" / "broken" / "config.json").write_text("{}")
+    assert call("predict", "--run", "results", "a").out == call("predict", "--run", kept.linear, "a").out
+    for number in range(10):
+        changed(kept.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
+    for named in (["--run", "results"], []):
+        line = refused(call("predict", *named, "a"), "--run", "the best first: results/run9, results/run8")
+        assert re.findall(r"\brun\d", line) == [f"run{number}" for number in range(9, 1, -1)]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--run", "RUN", "--csv", "in.csv"], ["--csv needs --out", "--label-column"]),
+        (["--run", "RUN", "--out", "o.csv"], ["need --csv"]),
+        (["--run", "RUN", "--label-column", "x", "a"], ["need --csv"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
+        (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "must end in .csv"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv.gz"], ["o.csv.gz", "must end in .csv"]),
+        (["--run", "RUN", "--text-column", "x", "a"], ["--text-column", "--csv"]),
+        (["--run", "RUN", "--features", "x", "a"], ["--features", "--label-column"]),
+        (["--run", "RUN", "caf\udce9"], ["title", "not UTF-8"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
+        (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),
+        (["--run", "RUN", "--csv", "ragged.csv", "--out", "o.csv"], ["row 2"]),
+    ],
+)
+def test_what_contradicts_itself_is_refused_and_nothing_is_written(kept, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.csv").write_text("title\na\n")
+    (tmp_path / "taken.csv").write_text("title,prediction\na,b\n")
+    (tmp_path / "ragged.csv").write_text("title,x\na,b\nc\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    refused(call("predict", *[kept.mlp if a == "RUN" else a for a in arguments]), *words)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -1,0 +1,146 @@
+"""Drill: does the 95% interval of macro-F1 hold what new titles of real data sets show?
+
+    python tests/drills/drill_coverage.py FOLDER > results/coverage.md
+
+FOLDER holds pairs NAME.csv and NAME-test.csv. Titles are drawn from NAME.csv many times, and each draw is trained as
+by train.py. The truth is the mean macro-F1 of the draw's heads, each with its own decision, on NAME-test.csv (less
+what stands in NAME.csv, too) and on the rest of NAME.csv, which is of the same origin. A category with fewer
+distinct titles in a draw than folds is left out of that draw, and of its test titles.
+"""
+
+import functools
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from drill_suspects import run  # first: it lets the scripts be imported
+
+# isort: split
+import model
+from whichlayer.common import cli
+from whichlayer.encoder import store
+from whichlayer.heads import probe, splits
+from whichlayer.heads.options import Options
+from whichlayer.scores import comparison, decision, figures, metrics
+
+TEXT = """# What new titles show
+
+{draws} draws of {titles} titles from each training file; minilm, last layer, mean pooling, linear probe, 5 folds,
+3 repeats. *Promised*: out of fold, mean over draws. *Found*: on test titles, by the heads that a draw trained. *Holds
+own*, *holds mean*: draws whose 95% interval of macro-F1 holds what was found with this draw, and on average over draws.
+*Error*: of what was found, since test titles are a sample, too. Made by `python tests/drills/drill_coverage.py FOLDER`.
+"""
+COLUMNS = (":Test titles", "Number", "Holds own", "Holds mean", "Width", "Promised", "Deviation", "Found", "Deviation")
+COLUMNS += ("Error", "Calibration error promised", "Found", "Log loss promised", "Found")
+
+
+@dataclass
+class Outcome:
+    """What a draw promised, and what its heads reach on test titles."""
+
+    promised: figures.Figures
+    interval: tuple[float, float]
+    titles: int  # to test on
+    macro_f1: float  # found there, the mean over heads
+    error: float  # its standard error by the choice of test titles
+    log_loss: float  # of all heads together, as predict.py does it
+    calibration_error: float  # of the same
+
+
+@functools.lru_cache(1)
+def read(folder, name):
+    """Of both files: features (titles, 1, hidden), labels (-1: unknown), groups, whether from the training file."""
+    both = [store.open_features(folder / f"{name}{end}.csv") for end in ("", "-test")]
+    x = [features.stack([("mean", features.layers("mean")[0])]) for features in both]
+    titles, categories = map(np.concatenate, zip(*(features.titles() for features in both), strict=True))
+    known = np.unique(categories[: len(x[0])])
+    labels = np.where(np.isin(categories, known), np.searchsorted(known, categories), -1)
+    groups = splits.numbered(map(splits.group_key, titles))
+    return torch.from_numpy(np.concatenate(x)), labels, groups, np.arange(len(labels)) < len(x[0])
+
+
+def measure(folder, name, size, seed):
+    """The Outcomes of a draw on the test file and on the rest of the training file."""
+    features, labels, groups, training = read(folder, name)
+    options = Options(head="linear", seed=seed)
+
+    # draw, and number the categories that have enough titles
+    drawn = np.random.default_rng(seed).choice(np.flatnonzero(training), size, replace=False)
+    kept = np.flatnonzero(splits.distinct_titles(labels[drawn], groups[drawn]) >= options.folds)
+    numbers = np.full(labels.max() + 2, -1)  # the last one is for label -1
+    numbers[kept] = np.arange(len(kept))
+    labels = numbers[labels]
+    drawn = drawn[labels[drawn] >= 0]
+    own = labels[drawn]
+
+    # train, and measure out of fold
+    folds = splits.repeat_folds(own, groups[drawn], options)
+    draws = splits.draw_titles(own, groups[drawn], folds, seed)
+    x = features[drawn]  # a copy
+    scale = probe.rescale(x)
+    trained = probe.train(x, scale, own, folds, draws, len(kept), options.decide)
+    named = decision.predictions(trained.probabilities, folds, trained.offsets)
+    interval = comparison.interval(comparison.influence(own, named, len(kept), groups[drawn]))
+    promised = figures.measure(own, trained.probabilities, folds, len(kept), trained.offsets)
+
+    # test on titles without a copy in the training file, or in the draw
+    outcomes = []
+    for place, seen in ((~training, groups[training]), (training, groups[drawn])):
+        rows = place & (labels >= 0) & ~np.isin(groups, seen)
+        found = test(trained, promised.temperature, features[rows], labels[rows], groups[rows])
+        outcomes.append(Outcome(promised, interval, *found))
+    return outcomes
+
+
+def test(trained, temperature, x, labels, groups):
+    """What heads reach on these titles: the last five fields of an Outcome."""
+    classes = trained.offsets.shape[-1]
+    forward = model.stacked(model.Probe(1, x.shape[-1], classes), shared=True)
+    probabilities = forward(trained.state, x).softmax(-1).numpy()
+    named = decision.decide(probabilities, trained.offsets.reshape(-1, 1, classes))
+    reached = comparison.influence(labels, named, classes, groups)
+    pooled = metrics.sharpen(metrics.pool(probabilities), temperature)
+    calibration_error = metrics.expected_calibration_error(labels, pooled)
+    return len(labels), reached.value, reached.titles_variance**0.5, metrics.log_loss(labels, pooled), calibration_error
+
+
+def cells(outcomes):
+    """What the table says of the Outcomes of all draws on one kind of test titles."""
+    low, high = np.array([outcome.interval for outcome in outcomes]).T
+    promised = np.array([outcome.promised.macro_f1 for outcome in outcomes])
+    titles, found, error = np.array([(each.titles, each.macro_f1, each.error) for each in outcomes]).T
+    held = [((low <= truth) & (truth <= high)).mean() for truth in (found, found.mean())]
+    values = [(high - low).mean(), promised.mean(), promised.std(ddof=1), found.mean(), found.std(ddof=1), error.mean()]
+    for name in ("calibration_error", "log_loss"):
+        both = [(getattr(outcome.promised, name), getattr(outcome, name)) for outcome in outcomes]
+        values += np.mean(both, axis=0).tolist()
+    return f"{titles.mean():,.0f}", *(f"{share:.1%}" for share in held), *(f"{value:.4f}" for value in values)
+
+
+def main(args):
+    names = sorted(path.name.removesuffix("-test.csv") for path in args.folder.glob("*-test.csv"))
+    rows = []
+    processes = torch.multiprocessing.get_context("spawn").Pool(2, torch.set_num_threads, (1,))
+    with tempfile.TemporaryDirectory() as folder, processes as pool:
+        for name in names:
+            for file in (f"{name}.csv", f"{name}-test.csv"):
+                options = ("--model", "minilm", "--pooling", "mean", "--layers", -1, "--out", Path(folder, file))
+                run("extract", "--data", args.folder / file, *options)
+            print(f"{name}: {args.draws} draws", file=sys.stderr)
+            tasks = [(Path(folder), name, args.titles, seed) for seed in range(args.draws)]
+            outcomes = zip(*pool.starmap(measure, tasks, chunksize=1), strict=True)
+            for origin, own in zip(("test file", "rest of its training file"), outcomes, strict=True):
+                rows.append((f"{name}, {origin}", *cells(own)))
+    print(TEXT.format(draws=args.draws, titles=args.titles))
+    print(cli.markdown(COLUMNS, rows))
+
+
+if __name__ == "__main__":
+    PARSER = cli.parser(__doc__)
+    PARSER.add_argument("folder", type=Path, help="where the pairs are")
+    PARSER.add_argument("--draws", type=cli.number(int, 2), default=200, help="draws from each training file")
+    PARSER.add_argument("--titles", type=cli.number(int, 10), default=600, help="titles of a draw")
+    main(PARSER.parse_args())

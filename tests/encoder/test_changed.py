@@ -1,0 +1,395 @@
+"""Titles that change: features follow them, only new texts are encoded, and runs of earlier labels are told apart."""
+
+import csv
+import json
+import random
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import call, refused, write_titles
+
+import extract
+from whichlayer.common import cli
+from whichlayer.encoder import changes, jobs, store
+from whichlayer.report import table
+
+SETTINGS = ["--dtype", "float32", "--pooling", "cls", "mean", "--max-length", "6", "--window", "16"]
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))[1:]
+
+
+def write_rows(path, rows, header=("title", "category")):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+@pytest.fixture
+def source(tmp_path):
+    """The user's file: 60 titles of 3 categories, which the tests change."""
+    return Path(write_titles(tmp_path / "mine.csv"))
+
+
+@pytest.fixture
+def go(tmp_path, bert, source):
+    """Call extract.py on the user's file, into the test's own `features` unless another --out is given."""
+    command = ["--data", source, "--model", bert, *SETTINGS, "--out", tmp_path / "features"]
+    return lambda *options: call("extract", *command, *options)
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The numbers of titles in the windows that were encoded so far."""
+    counts = []
+    embed = extract.embed
+
+    def count(encoder, tokenised, *rest):
+        counts.append(len(tokenised.place))
+        return embed(encoder, tokenised, *rest)
+
+    monkeypatch.setattr(extract, "embed", count)
+    return counts
+
+
+def arrays(folder):
+    features = store.open_features(folder)
+    return {name: np.array(features.read(*store.column_of(name))) for name in features.manifest.files}
+
+
+def manifest_of(folder):
+    """The manifest without what tells two extractions of the same titles apart."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in ("made", "software", "checksum", "files"):
+        del manifest[name]
+    return manifest
+
+
+def edit_labels(rows):
+    for row in (3, 20, 41):
+        rows[row][1] = "food" if rows[row][1] != "food" else "art"
+    return rows
+
+
+def append(rows):
+    return [*rows, ["a new title about pasta", "food"], ["rome by night", "travel"], ["rome by night", "travel"]]
+
+
+def edit(rows):
+    rows[7][0] = "how to paint a museum"
+    return rows
+
+
+def remove(rows):
+    return rows[:10] + rows[14:50]
+
+
+def shuffle(rows):
+    random.Random(0).shuffle(rows)
+    return rows
+
+
+def everything(rows):
+    return append(edit(edit_labels(shuffle(rows)[5:])))
+
+
+CASES = {
+    "labels": (edit_labels, "60 titles: 60 kept, 3 labels changed", 0),
+    "appended": (append, "63 titles: 60 kept, 3 new", 3),
+    "edited": (edit, "60 titles: 59 kept, 1 new, 1 gone", 1),
+    "removed": (remove, "46 titles: 46 kept, 14 gone", 0),
+    "reordered": (shuffle, "60 titles: 60 kept, in another order", 0),
+    "everything": (everything, "58 titles: 54 kept, 4 new, 6 gone, 3 labels changed", 4),
+    "copies": (lambda rows: rows + rows[:20], "80 titles: 80 kept, 20 of them new copies", 0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_features_follow_titles_that_change(tmp_path, go, source, encoded, case):
+    """As a whole extraction gives them; what was there is copied, bit for bit."""
+    change, sentence, new = CASES[case]
+    assert go().code == 0
+    before = arrays(tmp_path / "features")
+    old = {title: [values[row] for values in before.values()] for row, (title, _) in enumerate(rows_of(source))}
+    write_rows(source, change(rows_of(source)))
+    encoded.clear()
+    result = go()
+    assert result.code == 0 and result.err.splitlines()[0] == sentence, result.err
+    assert sum(encoded) == new
+
+    assert go("--out", tmp_path / "whole").code == 0
+    whole = arrays(tmp_path / "whole")
+    found = arrays(tmp_path / "features")
+    assert found.keys() == whole.keys() and len(found) == 4
+    for values, true in zip(found.values(), whole.values(), strict=True):
+        np.testing.assert_allclose(values, true, rtol=0, atol=1e-6 * np.abs(true).max())
+    for row, (title, _) in enumerate(rows_of(source)):
+        if title in old:
+            for values, copied in zip(found.values(), old[title], strict=True):
+                assert np.array_equal(values[row], copied)
+    assert (tmp_path / "features" / "titles.csv").read_bytes() == (tmp_path / "whole" / "titles.csv").read_bytes()
+    assert manifest_of(tmp_path / "features") == manifest_of(tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "features").iterdir()} == {*found, "titles.csv", "manifest.json", ".lock"}
+    assert "holds all of that already" in go().err
+
+
+def test_new_labels_leave_the_features_files_as_they_are(tmp_path, go, source, encoded):
+    assert go().code == 0
+    files = [path for path in (tmp_path / "features").glob("*.npy")]
+    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+    write_rows(source, edit_labels(rows_of(source)))
+    encoded.clear()
+    assert "new labels beside the same features" in go().err and not encoded
+    assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files} == before
+    assert store.open_features(tmp_path / "features").titles()[1] == [label for _, label in rows_of(source)]
+
+
+def test_other_columns_with_the_same_texts_are_changed_labels(tmp_path, go, source, encoded):
+    rows = [[title, label, "even" if row % 2 else "odd"] for row, (title, label) in enumerate(rows_of(source))]
+    write_rows(source, rows, ("title", "category", "kind"))
+    assert go().code == 0
+    encoded.clear()
+    assert go("--label-column", "kind").err.startswith("60 titles: 60 kept, 60 labels changed")
+    manifest = store.open_features(tmp_path / "features").manifest
+    assert manifest.data.label_column == "kind" and manifest.data.classes == {"even": 30, "odd": 30} and not encoded
+
+
+@pytest.mark.parametrize("data", ["other", "hardly the same"])
+def test_other_titles_are_not_taken_for_a_later_state(tmp_path, go, source, data):
+    assert go().code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "features").iterdir()}
+    other = tmp_path / "other.csv"
+    kept = rows_of(source)[:5] if data == "hardly the same" else []
+    write_rows(other, [[f"{title} again", label] for title, label in rows_of(source)] + kept)
+    refused(go("--data", other), "holds features with other titles (mine.csv, now other.csv)", "--out")
+    assert {path: path.read_bytes() for path in (tmp_path / "features").iterdir()} == before
+
+
+def test_another_setting_is_refused_where_titles_have_changed_too(tmp_path, go, source):
+    assert go().code == 0
+    write_rows(source, append(rows_of(source)))
+    line = refused(go("--max-length", "9"), "holds features with another max_length (6, now 9)")
+    assert "titles" not in line
+    assert len(store.open_features(tmp_path / "features").titles()[0]) == 60
+
+
+@pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
+def test_layers_that_are_added_with_new_titles_have_all_encoded(tmp_path, go, source, monkeypatch, finished):
+    """And layers that are not asked for follow, too."""
+    assert go("--layers", "2", "--pooling", "mean").code == 0
+    if not finished:
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "finish", stop)
+            assert go().code == 130
+    write_rows(source, everything(rows_of(source)))
+    result = go("--layers", "1")
+    assert result.code == 0 and "all are encoded, as cls-01.npy mean-01.npy are new" in result.err, result.err
+    assert ("dropped: an unfinished extraction of cls-02.npy cls-01.npy mean-01.npy" in result.err) != finished
+    assert go("--out", tmp_path / "whole").code == 0
+    found = arrays(tmp_path / "features")
+    assert list(found) == ["cls-01.npy", "mean-01.npy", "mean-02.npy"]
+    whole = arrays(tmp_path / "whole")
+    assert all(np.array_equal(found[name], whole[name]) for name in found)
+    assert go().code == 0 and arrays(tmp_path / "features").keys() == whole.keys()
+
+
+def stop(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_titles_that_change_again_or_back_before_the_features_have_followed(tmp_path, go, source, monkeypatch):
+    first = rows_of(source)
+    assert go().code == 0
+    out = tmp_path / "features"
+    old = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def begin():
+        write_rows(source, append(first))
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs, "finish", stop)
+            assert "stopped after 63 of 63 titles" in go().err
+        assert len(store.open_features(out).titles()[0]) == 60, "the earlier features are not whole any more"
+        assert (out / ".new").exists()
+
+    begin()
+    write_rows(source, first)
+    assert "holds all of that already" in go().err
+    now = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert now.keys() == old.keys() and all(now[name] == old[name] for name in old if name != "manifest.json")
+    begin()
+    write_rows(source, remove(first))
+    result = go()
+    assert result.code == 0 and "46 titles: 46 kept, 14 gone\ndropped: an unfinished" in result.err, result.err
+    assert go("--out", tmp_path / "whole").code == 0
+    assert manifest_of(out) == manifest_of(tmp_path / "whole")
+
+
+def test_damage_is_not_copied(tmp_path, go, source):
+    assert go().code == 0
+    path = tmp_path / "features" / "mean-01.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    write_rows(source, append(rows_of(source)))
+    line = go().err.splitlines()[-1]
+    assert str(path) in line and "gone or changed" in line
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_has_changed_is_found(tmp_path, seed):
+    """By an oracle that counts with dictionaries, on texts with many copies."""
+    chance = random.Random(seed)
+    old = [(f"text {chance.randrange(20)}", chance.choice("ab")) for _ in range(chance.randrange(2, 40))]
+    new = [(f"text {chance.randrange(30)}", chance.choice("abc")) for _ in range(chance.randrange(2, 40))]
+    for name, rows in (("old", old), ("new", new)):
+        write_rows(tmp_path / name, rows)
+    found = changes.compare(tmp_path / "old", tmp_path / "new")
+    places = {}
+    for row, (text, _) in enumerate(old):
+        places.setdefault(text, []).append(row)
+    seen = {}
+    wanted = []
+    for text, _ in new:
+        copy = seen.get(text, 0)
+        seen[text] = copy + 1
+        there = places.get(text)
+        wanted.append(there[min(copy, len(there) - 1)] if there else -1)
+    assert found.sources.tolist() == wanted
+    assert found.kept == sum(row >= 0 for row in wanted)
+    assert found.labels == sum(row >= 0 and old[row][1] != label for row, (_, label) in zip(wanted, new, strict=True))
+    assert found.gone == len(set(range(len(old))) - set(wanted)) and not found.same_rows
+    assert changes.compare(tmp_path / "old", tmp_path / "old").same_rows
+
+
+# --- the user's file, and runs of earlier labels ------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(tmp_path):
+    small = ["--head", "linear", "--pooling", "mean", "--folds", 3, "--repeats", 1]
+    command = ["--features", tmp_path / "features", "--results", tmp_path / "results", *small]
+    return lambda *options: call("train", *command, *options)
+
+
+def test_training_says_that_the_file_has_changed_and_the_command_works_when_pasted(tmp_path, go, source, train):
+    assert go("--layers", "2").code == 0
+    assert "has changed" not in train("--each").err
+    write_rows(source, edit_labels(rows_of(source)))
+    result = train("--each")
+    assert result.code == 0 and result.err.count("has changed") == 1 and "trained already" in result.err
+    found = re.search(rf"^{source} has changed since {tmp_path / 'features'} was made; .*: (.+)$", result.err, re.M)
+    words = shlex.split(found[1])
+    result = call("extract", *words[2:])
+    assert "3 labels changed" in result.err and result.code == 0, result.err
+    assert "has changed" not in train("--each").err
+
+
+def test_what_leaves_the_titles_as_they_are_is_not_said_for_ever(tmp_path, go, source, train):
+    assert go().code == 0
+    rows = rows_of(source)
+    source.write_bytes(source.read_bytes())
+    assert "has changed" not in train("--each").err  # written again, with the same content
+    write_rows(source, [[*row, "a note"] for row in rows], ("title", "category", "note"))
+    assert "has changed" in train("--each").err
+    assert "holds all of that already" in go().err
+    assert "has changed" not in train("--each").err
+    source.unlink()
+    assert "has changed" not in train("--each").err
+
+
+def test_runs_of_earlier_labels_are_trained_again_and_share_no_table(tmp_path, go, source, train):
+    assert go().code == 0
+    assert train("--each").code == 0
+    results = tmp_path / "results"
+    before = {path.parent.name: json.loads(path.read_text())["data"] for path in results.glob("*/config.json")}
+    assert len(before) == 2
+    write_rows(source, edit_labels(rows_of(source)))
+    assert go().code == 0
+
+    # one of the two is trained again
+    result = train("--layers", "2")
+    name = next(name for name in before if "layers-2" in name)
+    (other,) = before.keys() - {name}
+    assert result.code == 0 and "trained already" not in result.err, result.err
+    assert "1 run of an earlier state of mine.csv: out of date, trained again in the same place" in result.err, (
+        result.err
+    )
+    kept = f"out of date, not asked for, kept in a table of the earlier titles: {other}"
+    assert f"1 run of an earlier state of mine.csv: {kept}" in result.err
+    assert sorted(path.name for path in results.iterdir() if path.is_dir()) == sorted(before)
+    now = json.loads((results / name / "config.json").read_text())
+    assert now["data"]["titles"] != before[name]["titles"]
+    assert [now["classes"][label] for label in np.load(results / name / "labels.npy")] == [
+        label for _, label in rows_of(source)
+    ]
+
+    # the two states stand in tables of their own
+    tables = table.read_tables(results)
+    assert sorted([row.run.folder.name for row in each.rows] for each in tables) == sorted([[name], [other]])
+    assert "trained already" in train("--layers", "2").err
+
+
+@pytest.mark.parametrize("options", [[], ["--baselines"]], ids=["plain", "baselines"])
+def test_a_table_of_earlier_labels_is_called_that_until_it_is_trained_anew(tmp_path, go, source, train, options):
+    results = tmp_path / "results"
+    evaluate = ["evaluate", "--results", results, *options]
+    assert go().code == 0
+    assert train("--each").code == 0
+    assert "out of date" not in call(*evaluate).err
+    write_rows(source, edit_labels(rows_of(source)))
+    # nothing is known of it yet: the features are those that the runs were trained on
+    assert "out of date" not in call(*evaluate).err
+    assert go().code == 0
+
+    result = call(*evaluate)
+    said = "2 runs of an earlier state of mine.csv: out of date, and so is their table; train anew with: "
+    (line,) = [line for line in result.err.splitlines() if line.startswith(said)]
+    assert result.code == 0 and "linear probe" in result.out, result.err
+    script, *words = shlex.split(line.removeprefix(said))[1:]
+    assert script == "train.py" and "&&" not in words and call("train", *words).code == 0
+    assert "out of date" not in call(*evaluate).err
+
+
+def test_of_features_that_are_gone_or_damaged_a_table_says_nothing(tmp_path, go, source, train):
+    assert go().code == 0
+    assert train("--layers", "2").code == 0
+    write_rows(source, edit_labels(rows_of(source)))
+    assert go().code == 0
+    manifest = tmp_path / "features" / "manifest.json"
+    for change in (lambda: manifest.write_text("{"), manifest.unlink):
+        change()
+        result = call("evaluate", "--results", tmp_path / "results")
+        assert result.code == 0 and "out of date" not in result.err, result.err
+
+
+def test_a_run_of_other_features_is_not_replaced(tmp_path, go, source, train):
+    assert go().code == 0
+    assert train("--layers", "2").code == 0
+    write_rows(source, edit_labels(rows_of(source)))
+    assert go("--out", tmp_path / "again").code == 0
+    again = ["--layers", "2", "--features", tmp_path / "again"]
+    refused(train(*again), "a run of that name is there", "data")
+    # where more differs, it is listed
+    assert go("--out", tmp_path / "other", "--max-length", "9").code == 0
+    there = "a run of that name is there, but its data, settings, features and files differ"
+    refused(train("--layers", "2", "--features", tmp_path / "other"), there)
+
+
+def test_rare_categories_are_named_before_the_work_and_refused(tmp_path, go, source, train, monkeypatch):
+    rows = [*rows_of(source), ["a boat", "boats"], ["a car", "cars"], ["two cars", "cars"]]
+    write_rows(source, rows)
+    load = extract.load_encoder
+    said = []
+    monkeypatch.setattr(extract, "load_encoder", lambda *options: said.append(1) or load(*options))
+    monkeypatch.setattr(cli, "say", said.append)
+    assert go().code == 0
+    line = next(line for line in said if isinstance(line, str) and "categories" in line)
+    assert line.startswith("2 of 5 categories have fewer titles than 5 folds need: 'boats' 1, 'cars' 2; ")
+    assert said.index(line) < said.index(1), "it was said after the encoder had been loaded"
+    monkeypatch.undo()
+    named = ["2 of 5 categories have fewer titles than 3 folds", "'boats' 1, 'cars' 2", "takes seconds"]
+    refused(train("--layers", "2"), str(tmp_path / "features"), *named)

@@ -1,0 +1,112 @@
+"""What a title costs: floating-point operations by layer, by an oracle of their own, kept with the features."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import call, write_titles, write_tokenizer
+
+from whichlayer.common import disk
+from whichlayer.encoder import encoder as encoders
+from whichlayer.encoder import store
+
+
+def by_hand(config, tokens):
+    """Operations until each layer of a BERT comes out: two for each weight and token, and attention's two products."""
+    square = config.hidden_size**2
+    weights = 4 * square + 2 * config.hidden_size * config.intermediate_size
+    layer = 2 * weights * tokens + 4 * tokens**2 * config.hidden_size
+    return layer * np.arange(config.num_hidden_layers + 1)
+
+
+def cost_of(folder):
+    return store.open_features(folder).manifest.cost
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Titles of which every fourth is a copy of the first, and some are cut at 6 tokens."""
+    path = tmp_path / "copied.csv"
+    write_titles(path)
+    lines = path.read_text().splitlines()
+    for row in range(5, len(lines), 4):
+        lines[row] = "Rome,travel"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def extracted(folder, bert, data, *options):
+    command = ["--data", data, "--model", bert, "--dtype", "float32", "--max-length", 6, "--window", 7]
+    result = call("extract", *command, "--out", folder, *options)
+    assert result.code == 0, result.err
+    return folder
+
+
+def test_the_manifest_has_the_operations_for_the_titles_own_mean_length(tmp_path, bert, copied):
+    cost = cost_of(extracted(tmp_path / "f", bert, copied))
+    lines = copied.read_text().splitlines()[1:]
+    ids = transformers.AutoTokenizer.from_pretrained(bert)([line.split(",")[0] for line in lines]).input_ids
+    lengths = [len(each) for each in ids]
+    assert max(lengths) > 6 and len(lines) > len(set(lines))
+    assert cost.tokens == np.mean(np.minimum(lengths, 6))
+    wanted = by_hand(transformers.AutoConfig.from_pretrained(bert), cost.tokens)
+    assert np.allclose(cost.flop, wanted, rtol=0, atol=1) and len(cost.flop) == 3
+
+
+def test_bert_base_takes_3_gflop_for_18_tokens(tmp_path):
+    """As a shape without values: it is counted before it is computed."""
+    config = transformers.BertConfig()
+    with torch.device("meta"):
+        model = transformers.BertModel(config)
+    info = store.EncoderInfo("bert-base", None, 12, 768, "", "")
+    tokenizer = write_tokenizer(tmp_path)
+    device = torch.device("meta")
+    encoder = encoders.Encoder("", info, tokenizer, model, device, torch.float32, 128, 2048)
+    encoder.blocks = list(model.encoder.layer)
+    encoder.operations = encoders.count_operations(encoder)
+    cost = encoders.cost(encoder, 18.5)
+    assert np.allclose(cost.flop, by_hand(config, 18.5), rtol=1e-9)
+    assert 3.1e9 < cost.flop[12] < 3.2e9
+
+
+def test_layers_that_are_added_later_leave_the_cost_as_it_is(tmp_path, bert, titles):
+    whole = cost_of(extracted(tmp_path / "whole", bert, titles))
+    folder = extracted(tmp_path / "f", bert, titles, "--layers", 1)
+    assert cost_of(folder) == whole  # of all layers, whichever there are
+    extracted(folder, bert, titles, "--layers", 2, "--pooling", "cls", "mean")
+    assert cost_of(folder) == whole
+
+
+def test_features_of_an_earlier_version_are_used_and_get_a_cost_with_their_next_layer(tmp_path, bert, titles):
+    folder = extracted(tmp_path / "f", bert, titles, "--layers", 2)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    cost = manifest.pop("cost")
+    disk.write_json(folder / "manifest.json", manifest)
+    assert cost_of(folder) is None
+    again = call("train", "--features", folder, "--results", tmp_path / "r", "--head", "linear")
+    assert again.code == 0, again.err
+    extracted(folder, bert, titles, "--layers", 1)
+    assert disk.as_json(cost_of(folder)) == cost
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, AssertionError, KeyError])
+def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_path, bert, titles, monkeypatch, error):
+    class Broken(encoders.FlopCounterMode):
+        def get_total_flops(self):
+            raise error("an operator that it does not know")
+
+    monkeypatch.setattr(encoders, "FlopCounterMode", Broken)
+    folder = extracted(tmp_path / "f", bert, titles)
+    assert cost_of(folder) is None
+    assert store.open_features(folder).read("cls", 2).shape == (60, 24)
+
+
+def test_what_predicts_counts_nothing(kept, monkeypatch):
+    """It would start half a second later."""
+    monkeypatch.setattr(encoders, "count_operations", lambda encoder: pytest.fail("operations were counted"))
+    result = call("predict", "--run", kept.linear, "Street food in Rome")
+    assert result.code == 0, result.err
+    assert result.out.count("\n") == 1

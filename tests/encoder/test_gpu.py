@@ -1,0 +1,114 @@
+"""A GPU gives what the processor gives: features, heads, predictions. Skipped where there is none."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import call, truth
+from killing import torchrun
+
+from whichlayer.encoder import store
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use is here")
+SETTINGS = ("--pooling", "cls", "mean", "--dtype", "float32")
+
+
+def extract(bert, titles, out, *options):
+    result = call("extract", "--data", titles, "--model", bert, *SETTINGS, *options, "--out", out)
+    assert result.code == 0, result.err
+    return store.open_features(out)
+
+
+def train(features, results, *options):
+    result = call("train", "--features", features, "--results", results, "--repeats", 1, *options)
+    assert result.code == 0, result.err
+    (path,) = results.glob("*/config.json")
+    return path.parent, json.loads(path.read_text())
+
+
+def test_features_are_the_hidden_states_that_transformers_has_on_the_processor(tmp_path, bert, titles):
+    features = extract(bert, titles, tmp_path / "features", "--device", "cuda")
+    expected = truth(bert, features.titles()[0])
+    for column, values in expected.items():
+        if column[1]:
+            np.testing.assert_allclose(features.read(*column), values, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_float32(tmp_path, bert, titles, dtype):
+    half = extract(bert, titles, tmp_path / "half", "--device", "cuda", "--dtype", dtype)
+    whole = extract(bert, titles, tmp_path / "whole", "--device", "cpu")
+    a = half.read("mean", 2)
+    b = whole.read("mean", 2)
+    assert half.manifest.settings.dtype == dtype
+    assert np.linalg.norm(a - b) < 0.03 * np.linalg.norm(b)
+
+
+def test_the_same_command_gives_the_same_bytes(tmp_path, bert, titles):
+    first = extract(bert, titles, tmp_path / "first", "--device", "cuda")
+    second = extract(bert, titles, tmp_path / "second", "--device", "cuda")
+    assert {name: entry.sha256 for name, entry in first.manifest.files.items()} == {
+        name: entry.sha256 for name, entry in second.manifest.files.items()
+    }
+
+
+def test_two_processes_share_one_gpu(tmp_path, bert, titles):
+    one = extract(bert, titles, tmp_path / "one", "--device", "cuda", "--window", 7)
+    command = ("--data", titles, "--model", bert, *SETTINGS, "--device", "cuda", "--window", 7)
+    two = torchrun("extract", *command, "--out", tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    again = store.open_features(tmp_path / "two")
+    for column in (("cls", 1), ("mean", 2)):
+        assert (one.read(*column) == again.read(*column)).all()
+
+
+def test_the_linear_probe_is_that_of_the_processor(tmp_path, bert, titles):
+    extract(bert, titles, tmp_path / "features", "--device", "cpu")
+    found = []
+    for device in ("cpu", "cuda"):
+        options = ("--head", "linear", "--layers", 2, "--device", device)
+        folder, config = train(tmp_path / "features", tmp_path / device, *options)
+        found.append((np.load(folder / "probabilities.npy"), config["results"]["penalties"]))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=2e-3)
+    assert found[0][1] == found[1][1]
+
+
+def test_the_reports_head_learns_as_on_the_processor(tmp_path, bert, titles):
+    extract(bert, titles, tmp_path / "features", "--device", "cpu")
+    found = []
+    for device in ("cpu", "cuda"):
+        options = ("--layers", 2, 1, "--standardize", "--epochs", 3, "--device", device)
+        folder, _ = train(tmp_path / "features", tmp_path / device, *options)
+        found.append(np.load(folder / "probabilities.npy"))
+    np.testing.assert_allclose(found[0], found[1], atol=0.02)
+
+
+def test_predictions_are_those_of_the_processor(tmp_path, bert, titles):
+    extract(bert, titles, tmp_path / "features", "--device", "cuda")
+    folder, _ = train(tmp_path / "features", tmp_path / "runs", "--head", "linear", "--layers", 2)
+    found = []
+    for device in ("cpu", "cuda"):
+        out = tmp_path / f"{device}.csv"
+        result = call("predict", "--run", folder, "--csv", titles, "--device", device, "--out", out)
+        assert result.code == 0, result.err
+        found.append(pd.read_csv(out))
+    assert (found[0].prediction == found[1].prediction).all()
+    np.testing.assert_allclose(found[0].probability, found[1].probability, atol=2e-3)
+
+
+def test_too_little_memory_makes_batches_smaller(tmp_path, bert, titles, monkeypatch):
+    from whichlayer.encoder import embedding
+
+    whole = extract(bert, titles, tmp_path / "whole", "--device", "cuda")
+    compute = embedding.embed_batch
+
+    def short(encoder, rows, *rest):
+        if len(rows) > 4:
+            raise torch.OutOfMemoryError("no memory is left")
+        return compute(encoder, rows, *rest)
+
+    monkeypatch.setattr(embedding, "embed_batch", short)
+    small = extract(bert, titles, tmp_path / "small", "--device", "cuda")
+    np.testing.assert_allclose(small.read("mean", 2), whole.read("mean", 2), atol=2e-3)

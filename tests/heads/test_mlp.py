@@ -1,0 +1,197 @@
+"""Training the report's head: all at once equals one after the other; held-out titles are not seen."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from test_model import head_by_hand
+from torch.nn.functional import cross_entropy
+
+import model
+from whichlayer.heads import logistic, mlp, splits
+from whichlayer.heads.options import Options
+
+
+@dataclass
+class Inputs:
+    """What mlp.train_heads takes."""
+
+    x: torch.Tensor  # (titles, layers, hidden)
+    labels: np.ndarray  # (titles,)
+    folds: np.ndarray  # (repeats, titles)
+    options: Options
+    classes: int
+    draws: list  # of each head
+
+    def train(self):
+        return mlp.train_heads(self.x, self.labels, self.folds, self.options, self.classes, self.draws)
+
+    def new_heads(self):
+        return mlp.new_heads(self.options, *self.x.shape[1:], self.classes)
+
+
+def made_up(rows=90, layers=2, hidden=16, classes=3, size=None, **options):
+    """Random Inputs; options that are not given are small."""
+    random = np.random.default_rng(5)
+    labels = random.permutation(np.arange(rows) % classes)
+    x = random.normal(size=(rows, layers, hidden)).astype(np.float32) * 3 + 1
+    small = Options(hidden=20, epochs=3, batch_size=16, repeats=2, folds=3)
+    options = replace(small, **options)
+    groups = np.arange(rows)
+    folds = splits.repeat_folds(labels, groups, options)
+    draws = splits.draw_titles(labels, groups, folds, options.seed, size)
+    return Inputs(torch.from_numpy(x), labels, folds, options, classes, draws)
+
+
+def train_one(head, number, inputs):
+    """Train one head by an ordinary loop, on the batches that mlp.train_heads would give it."""
+    options = inputs.options
+    targets = torch.as_tensor(inputs.labels)
+    own = inputs.x[inputs.draws[number].rows]
+    if options.standardize:
+        head.mean.copy_(own.mean(0))
+        head.deviation.copy_(own.std(0, correction=0))
+    optimizer = torch.optim.Adam(head.parameters(), lr=options.lr)
+    for epoch in range(1, options.epochs + 1):
+        rows, counts = mlp.epoch_batches(inputs.draws, options, epoch)
+        for batch, count in zip(rows[:, number], counts[:, number], strict=True):
+            titles = batch[:count]
+            optimizer.zero_grad()
+            cross_entropy(head(inputs.x[titles]), targets[titles]).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "layers, options",
+    [
+        (1, {}),
+        (3, {"standardize": True}),
+        (2, {"standardize": True, "fusion": "mix", "size": 8}),
+        (2, {"fusion": "concat", "reduction": "none"}),
+        (1, {"folds": 4, "repeats": 1, "batch_size": 7, "seed": 9}),
+        (2, {"batch_size": 1000}),
+    ],
+)
+def test_training_all_heads_at_once_equals_one_after_the_other(layers, options):
+    inputs = made_up(layers=layers, **options)
+    folds = inputs.folds
+    trained = inputs.train()
+    heads = inputs.new_heads()
+    assert len(heads) == inputs.options.folds * inputs.options.repeats
+    for number, head in enumerate(heads):
+        fresh = head.mlp[0].weight.detach().clone()
+        train_one(head, number, inputs)
+        assert set(trained.state) == set(head.state_dict())
+        for name, value in head.state_dict().items():
+            torch.testing.assert_close(trained.state[name][number], value, rtol=1e-3, atol=2e-5)
+        repeat, fold = divmod(number, inputs.options.folds)
+        held_out = folds[repeat] == fold
+        expected = head(inputs.x[torch.from_numpy(held_out)]).softmax(1).detach()
+        np.testing.assert_allclose(trained.probabilities[repeat, held_out], expected, atol=1e-4)
+        assert not torch.allclose(fresh, trained.state["mlp.0.weight"][number], atol=1e-3)
+    assert len(trained.history) == len(heads) * inputs.options.epochs
+
+
+def test_first_weights_depend_on_seed_repeat_and_fold_alone():
+    def first(**options):
+        inputs = made_up(**options)
+        places = np.ndindex(inputs.options.repeats, inputs.options.folds)
+        weights = [head.mlp[0].weight.detach() for head in inputs.new_heads()]
+        return dict(zip(places, weights, strict=True))
+
+    many = first(folds=5, repeats=3)
+    few = first(folds=3, repeats=2, epochs=9)
+    other_seed = first(seed=1)
+    assert all(torch.equal(many[place], weight) for place, weight in few.items())
+    different = {weight.numpy().tobytes() for weight in (*many.values(), *other_seed.values())}
+    assert len(different) == 15 + 6
+
+
+def test_making_heads_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    made_up().new_heads()
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize(
+    "rows, folds, size",
+    [(90, 5, 16), (91, 2, 64), (17, 4, 1), (33, 3, 1000), (128, 2, 64)],
+)
+def test_an_epoch_shows_each_training_title_once(rows, folds, size):
+    draws = made_up(rows=rows, folds=folds, classes=2).draws
+    options = Options(folds=folds, batch_size=size, seed=3)
+    numbers, counts = mlp.epoch_batches(draws, options, 1)
+    assert numbers.shape[:2] == counts.shape and numbers.shape[1] == 2 * folds
+    assert counts.min() >= 1 and np.ptp(counts, 0).max() <= 1
+    # single titles: a fold may have one more
+    assert numbers.shape[2] == counts.max() <= max(size, 2)
+    for head, draw in enumerate(draws):
+        batches = zip(numbers[:, head], counts[:, head], strict=True)
+        shown = np.concatenate([batch[:count] for batch, count in batches])
+        assert sorted(shown) == draw.rows.tolist()
+    next_epoch, _ = mlp.epoch_batches(draws, options, 2)
+    other_seed, _ = mlp.epoch_batches(draws, replace(options, seed=4), 1)
+    assert not np.array_equal(numbers, next_epoch)
+    assert not np.array_equal(numbers, other_seed)
+
+
+@pytest.mark.parametrize("shift, factor", [(0, 1), (10, 1e-3)])  # the second: digits are easily lost
+def test_standardization_is_measured_on_the_training_titles_alone(shift, factor):
+    inputs = made_up(rows=60)
+    far_away = 100 * torch.from_numpy(inputs.folds[0] == 1)[:, None, None]
+    x = shift + factor * (inputs.x + far_away)
+    learn = torch.tensor(np.stack([np.isin(np.arange(60), draw.rows) for draw in inputs.draws]))
+    scale = logistic.standardization(x.flatten(1), learn)
+    for head, draw in enumerate(inputs.draws):
+        own = x.double().flatten(1).numpy()[draw.rows]
+        np.testing.assert_allclose(scale.mean[head], own.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(scale.deviation[head], own.std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
+def test_constant_dimension_stays_finite(constant):
+    inputs = made_up(standardize=True)
+    inputs.x[:, 0, 3] = constant
+    trained = inputs.train()
+    assert np.isfinite(trained.probabilities).all()
+    assert (trained.state["deviation"][:, 0, 3] == 1).all()
+    np.testing.assert_allclose(trained.state["mean"][:, 0, 3], constant, rtol=1e-6)
+
+
+def test_probabilities_come_from_the_head_that_has_not_seen_the_title():
+    inputs = made_up(standardize=True)
+    trained = inputs.train()
+    np.testing.assert_allclose(trained.probabilities.sum(2), 1, rtol=1e-5)
+    for repeat, row in np.ndindex(*inputs.folds.shape):
+        head = repeat * 3 + inputs.folds[repeat, row]
+        own = {name: value[head] for name, value in trained.state.items()}
+        logits = head_by_hand(own, inputs.x[row : row + 1], "conv", "conv", standardize=True)[0]
+        powers = np.exp(logits - logits.max())
+        expected = powers / powers.sum()
+        np.testing.assert_allclose(trained.probabilities[repeat, row], expected, atol=1e-5)
+
+
+def test_held_out_titles_are_never_learned():
+    """Change features and labels of one fold: its own head's weights must stay what they were."""
+    inputs = made_up(standardize=True, repeats=1)
+    held_out = inputs.folds[0] == 2
+    x = inputs.x.clone()
+    x[held_out] = 50 - x[held_out]
+    labels = np.where(held_out, (inputs.labels + 1) % 3, inputs.labels)
+    before = inputs.train().state
+    after = replace(inputs, x=x, labels=labels).train().state
+    for name, value in before.items():
+        torch.testing.assert_close(value[2], after[name][2], rtol=1e-3, atol=1e-5)
+    assert abs(before["mlp.0.weight"][0] - after["mlp.0.weight"][0]).max() > 1e-3
+
+
+def test_blocks_of_titles_change_no_probability():
+    inputs = made_up()
+    heads = inputs.new_heads()
+    state, _ = torch.func.stack_module_state(heads)
+    whole = model.held_out_probabilities(heads[0], state, inputs.x, inputs.folds)
+    parts = model.held_out_probabilities(heads[0], state, inputs.x, inputs.folds, block=500)
+    np.testing.assert_allclose(whole, parts, atol=1e-6)

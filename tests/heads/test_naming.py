@@ -1,0 +1,63 @@
+"""Names of runs: what differs from the defaults is in them, and every disk can hold them."""
+
+import pytest
+
+from whichlayer.encoder import store
+from whichlayer.heads import naming, runs
+from whichlayer.heads.options import Options
+
+
+def named(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles.csv", **options):
+    """The name of a run's folder with these options."""
+    config = runs.Config(
+        format=runs.FORMAT,
+        classes=[],
+        options=Options(**options),
+        data=store.TitlesInfo(name=data, sha256="s", titles="t", rows=1),
+        columns=columns,
+        encoder=store.EncoderInfo(encoder, revision=None, layers=2, hidden=8, weights="w", tokenizer="t"),
+    )
+    return naming.run_name(config)
+
+
+def test_names_of_runs_show_every_option_that_is_not_the_default():
+    assert named() == "encoder-titles.csv-layers-2-1"
+    other = Options(
+        head="linear",
+        standardize=True,
+        fusion="mix",
+        reduction="none",
+        hidden=8,
+        labels=16,
+        folds=4,
+        repeats=9,
+        split="random",
+        epochs=7,
+        batch_size=32,
+        lr=0.002,
+        seed=3,
+    )
+    names = {
+        named(),
+        named([("mean", 2), ("mean", 1)]),
+        named([("cls", 2), ("mean", 2)]),
+        named([("cls", 2)]),
+    }
+    assert len(names) == 4
+    for option, value in vars(other).items():
+        assert value != getattr(Options, option)
+        name = named(**{option: value})
+        shown = option if value is True else str(value)
+        assert shown in name.removeprefix(named()), option
+        names.add(name)
+    assert len(names) == 4 + len(vars(other))
+
+
+@pytest.mark.parametrize("name", ["n" * 70, "題" * 70, "/".join("ab") + "é" * 200, "a b/c\\d:e*?\n"])
+def test_names_of_runs_fit_every_disk(name):
+    columns = [("cls", layer) for layer in range(48, 0, -1)]
+    one = named(columns, name, name, seed=12345, standardize=True)
+    other = named(columns, name, name, seed=12346, standardize=True)
+    assert one != other
+    assert len(one.encode()) <= 200
+    assert not set("/\\:*?\n ") & set(one)

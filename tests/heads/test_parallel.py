@@ -1,0 +1,223 @@
+"""Tasks in processes side by side: what they give, that none stays behind, and probes that are trained so."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, shell
+from filelock import FileLock, Timeout
+from test_train import write_features
+
+from whichlayer.common import cli
+from whichlayer.heads import parallel
+
+# a signal that comes just before a long sleep begins is only seen after it: many short ones instead
+WAIT = "for _ in range(6000): time.sleep(0.1)"
+TWO = os.environ | {"OMP_NUM_THREADS": "2"}
+
+
+@pytest.fixture(autouse=True)
+def two_threads(monkeypatch):
+    """Two tasks at a time, whatever the machine is; and no process is left."""
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: 2)
+    yield
+    assert not multiprocessing.active_children()
+
+
+def is_there(number):
+    """Whether a process runs: one that has ended and was not asked for is none."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{number}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def wait_until(holds):
+    until = time.time() + 300
+    while not holds():
+        assert time.time() < until
+        time.sleep(0.01)
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------
+
+
+def test_what_tasks_give_comes_from_processes_of_their_own():
+    factor = 3  # known to the task without being sent
+
+    def work(task):
+        return task, os.getpid(), np.full(70_000, factor * task)
+
+    found = list(parallel.each(work, range(7)))
+    assert sorted(task for task, _, _ in found) == [*range(7)]
+    for task, _, array in found:
+        np.testing.assert_array_equal(array, np.full(70_000, factor * task))
+    numbers = {number for _, number, _ in found}
+    assert len(numbers) == 7 and os.getpid() not in numbers
+    assert list(parallel.each(work, [])) == []
+
+
+def test_what_ends_first_comes_first(tmp_path):
+    def work(task):
+        wait_until(lambda: task != "slow" or (tmp_path / "come").exists())
+        return task
+
+    each = parallel.each(work, ["slow", "a", "b"])
+    assert [next(each), next(each)] == ["a", "b"]
+    (tmp_path / "come").touch()
+    assert [*each] == ["slow"]
+
+
+def test_two_are_worked_on_at_a_time_and_no_more(tmp_path):
+    def work(task):
+        begun = time.monotonic()
+        (tmp_path / str(task)).touch()
+        # the first two wait for each other
+        wait_until(lambda: (tmp_path / str(1 - task)).exists() if task < 2 else True)
+        return begun, time.monotonic()
+
+    spans = list(parallel.each(work, range(6)))
+    for begun, _ in spans:
+        assert sum(first <= begun < last for first, last in spans) <= 2
+
+
+@pytest.mark.parametrize(
+    "error", [cli.Problem("layer 3: damaged"), OSError(28, "No space left", "x.npy"), ValueError()]
+)
+def test_what_a_task_raises_is_raised_and_ends_the_others(error):
+    def work(task):
+        if task == 1:
+            raise error
+        time.sleep(600 if task == 0 else 0)
+
+    with pytest.raises(type(error)) as caught:
+        list(parallel.each(work, range(4)))
+    assert str(caught.value) == str(error)
+
+
+def test_a_task_whose_process_is_killed_is_an_error_and_not_waited_for():
+    def work(task):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(MemoryError, match="code -9"):
+        list(parallel.each(work, [0]))
+
+
+def test_who_stops_listening_ends_the_tasks():
+    each = parallel.each(lambda task: time.sleep(600 * task), range(3))
+    assert next(each) is None  # the first one's
+    assert multiprocessing.active_children()
+    each.close()
+
+
+# --- the processes of a script that is stopped or killed ----------------------------------------------------------
+
+SCRIPT = f"""
+import os, pathlib, signal, sys, time, cli, parallel
+from filelock import FileLock
+parallel.torch.get_num_threads = lambda: 2
+def work(task):
+    here = pathlib.Path(f"child-{{task}}.tmp")
+    here.write_text(str(os.getpid()))
+    here.rename(f"child-{{task}}")
+    {WAIT}
+def main(args):
+    with FileLock("lock"):
+        list(parallel.each(work, range(4)))
+cli.launch(main, cli.begin(lambda: args)) if (args := type("", (), {{"quiet": False}})) else None
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A script with two tasks under way: its process, and the numbers of its children."""
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", SCRIPT], **options) as process:
+        begun = [tmp_path / "child-0", tmp_path / "child-1"]
+        wait_until(lambda: all(path.exists() for path in begun))
+        children = [int(path.read_text()) for path in begun]
+        assert all(map(is_there, children))
+        yield SimpleNamespace(process=process, children=children)
+        process.kill()
+        for child in filter(is_there, children):
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("sign, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_script_that_is_stopped_takes_its_processes_along_and_says_one_line(script, sign, code):
+    # a terminal sends Ctrl-C to all of them
+    for number in [*script.children, script.process.pid] if sign == signal.SIGINT else [script.process.pid]:
+        os.kill(number, sign)
+    _, errors = script.process.communicate(timeout=300)
+    assert script.process.returncode == code and len(errors.splitlines()) == 1 and "stopped" in errors, errors
+    assert not any(map(is_there, script.children))
+
+
+def test_a_killed_script_leaves_no_lock_in_the_hands_of_its_processes(script, tmp_path):
+    with pytest.raises(Timeout), FileLock(tmp_path / "lock", timeout=0):
+        pass
+    script.process.kill()
+    script.process.wait()
+    assert any(map(is_there, script.children))  # they notice only when they have something to send
+    with FileLock(tmp_path / "lock", timeout=0):
+        pass
+
+
+# --- probes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def features(tmp_path):
+    """Three layers of 1,200 titles, enough to be shared."""
+    labels = np.random.default_rng(1).integers(0, 3, 1200)
+    arrays = {}
+    for layer in (1, 2, 3):
+        random = np.random.default_rng(layer)
+        centres = random.normal(size=(3, 16)) * layer / 4
+        arrays["cls", layer] = centres[labels] + random.normal(size=(1200, 16))
+    names = [f"class {label}" for label in labels]
+    return write_features(tmp_path / "features", arrays, names, depth=3)
+
+
+def trained(folder):
+    """{run: {file: its bytes}} of all runs in a folder, but for when they were made."""
+    found = {}
+    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
+        contents = {path.name: path.read_bytes() for path in run.iterdir()}
+        config = json.loads(contents.pop("config.json"))
+        assert config["machine"]["threads"] == 1
+        contents.pop("README.md")  # it names the command
+        contents["results"] = config["results"]
+        found[run.name] = contents
+    return found
+
+
+def test_probes_trained_side_by_side_are_those_of_one_thread(features, tmp_path):
+    options = ["--features", features, "--head", "linear", "--each", "--folds", 2]
+    shared = shell("train", *options, "--results", tmp_path / "shared", env=TWO)
+    assert shared.returncode == 0 and "3 of 3 runs trained" in shared.stderr
+    assert shared.stderr.count("macro-F1") == 3
+    alone = shell("train", *options, "--results", tmp_path / "alone", env=TWO | {"OMP_NUM_THREADS": "1"})
+    assert alone.returncode == 0
+    found = trained(tmp_path / "shared")
+    assert len(found) == 3 and found == trained(tmp_path / "alone")
+
+
+def test_probes_that_are_missing_come_out_as_before(features, tmp_path):
+    options = ["--features", features, "--head", "linear", "--each", "--folds", 2, "--results", tmp_path / "r"]
+    assert shell("train", *options, env=TWO).returncode == 0
+    before = trained(tmp_path / "r")
+    name = next(iter(before))
+    for path in (tmp_path / "r" / name).iterdir():
+        path.unlink()
+    (tmp_path / "r" / name).rmdir()
+    again = shell("train", *options, env=TWO)
+    assert "1 of 3 runs trained" in again.stderr
+    assert trained(tmp_path / "r") == before

@@ -1,0 +1,312 @@
+"""The linear probe: scikit-learn's answer for the penalty it chose, and a choice that sees no held-out title."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.preprocessing import StandardScaler
+
+import model
+from whichlayer.heads import logistic, probe, splits
+from whichlayer.heads.options import Options
+
+
+@dataclass
+class Solved:
+    """Trained probes, and on what they were."""
+
+    trained: model.Trained
+    folds: np.ndarray  # (repeats, titles)
+    draws: list  # the titles that each head learned from
+
+    @property
+    def penalties(self):
+        """C of every head, repeat by repeat."""
+        return np.ravel(self.trained.penalties)
+
+    @property
+    def probabilities(self):
+        return self.trained.probabilities
+
+    @property
+    def state(self):
+        return self.trained.state
+
+
+def noisy(rows=400, hidden=30, classes=4, layers=1, noise=2.0, seed=0):
+    """Features (titles, layers, hidden) float32 of any mean and scale, correlated, and labels they tell in part."""
+    random = np.random.default_rng(seed)
+    labels = random.permutation(np.arange(rows) % classes)
+    centres = random.normal(size=(classes, hidden))
+    mixing = random.normal(size=(hidden, hidden)) / hidden**0.5
+    x = np.empty((rows, layers, hidden))
+    for layer in range(layers):
+        x[:, layer] = (centres[labels] + noise * random.normal(size=(rows, hidden))) @ mixing
+    scale = 10.0 ** random.uniform(-2, 1, hidden)
+    mean = random.normal(size=hidden)
+    return (x * scale + mean).astype(np.float32), labels
+
+
+def train(x, labels, folds, draws, decide="likeliest"):
+    rescaled = torch.from_numpy(x.copy())
+    scale = probe.rescale(rescaled)
+    return probe.train(rescaled, scale, labels, folds, draws, int(labels.max()) + 1, decide)
+
+
+def solve(x, labels, size=None, **options):
+    """Train the probes of all folds and repeats, with so many labels of each category."""
+    options = Options(**{"head": "linear", "folds": 3, "repeats": 1, **options})
+    groups = np.arange(len(labels))
+    folds = splits.repeat_folds(labels, groups, options)
+    draws = splits.draw_titles(labels, groups, folds, options.seed, size)
+    return Solved(train(x, labels, folds, draws), folds, draws)
+
+
+def oracle(x, labels, solved):
+    """Out-of-fold probabilities of scikit-learn's logistic regressions with the same C: (repeats, titles, classes)."""
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    out = np.zeros(solved.probabilities.shape)
+    heads = np.ndindex(len(solved.folds), int(solved.folds.max()) + 1)
+    for (repeat, fold), draw, c in zip(heads, solved.draws, solved.penalties, strict=True):
+        scaler = StandardScaler().fit(flat[draw.rows])
+        regression = LogisticRegression(C=c, tol=1e-8, max_iter=10000)
+        regression.fit(scaler.transform(flat[draw.rows]), labels[draw.rows])
+        held_out = solved.folds[repeat] == fold
+        out[repeat, held_out] = regression.predict_proba(scaler.transform(flat[held_out]))
+    return out
+
+
+def outputs(state, x):
+    """Probabilities from each head's kept weights, applied to the features as they are: (heads, titles, classes)."""
+    weight = state["linear.weight"].double().numpy()
+    bias = state["linear.bias"].double().numpy()
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    logits = np.einsum("td,hcd->htc", flat, weight) + bias[:, None]
+    return torch.from_numpy(logits).softmax(-1).numpy()
+
+
+@pytest.mark.parametrize(
+    "made, options",
+    [
+        ({}, {"repeats": 2}),
+        ({"layers": 2, "hidden": 20}, {}),
+        ({"classes": 2}, {}),
+        ({"rows": 60, "hidden": 150}, {}),  # more dimensions than titles
+        ({"noise": 0.1}, {}),  # easily told apart: nearly no penalty is best
+        ({"noise": 30.0}, {}),  # hardly at all: a strong one is
+        ({}, {"size": 8}),
+        ({"rows": 3000, "classes": 6}, {}),  # many titles: one part is held out
+    ],
+)
+def test_probabilities_are_scikit_learns(made, options):
+    x, labels = noisy(**made)
+    solved = solve(x, labels, **options)
+    expected = oracle(x, labels, solved)
+    assert solved.probabilities.shape == expected.shape
+    assert solved.probabilities.dtype == np.float32
+    assert abs(solved.probabilities - expected).mean() < 1e-3
+    for ours, theirs in zip(solved.probabilities, expected, strict=True):
+        our_score = f1_score(labels, ours.argmax(1), average="macro")
+        their_score = f1_score(labels, theirs.argmax(1), average="macro")
+        assert abs(our_score - their_score) <= 1e-3
+
+
+def test_weaker_penalties_are_chosen_where_the_features_tell_more():
+    easy = solve(*noisy(noise=0.1)).penalties
+    hard = solve(*noisy(noise=30.0)).penalties
+    assert min(easy) > 10 * max(hard)
+    assert all(np.isclose(c, probe.GRID).any() for c in (*easy, *hard))
+
+
+def test_few_labels_do_not_end_the_search_at_the_strongest_penalty():
+    solved = solve(*noisy(rows=300, noise=0.5), size=8)
+    assert min(solved.penalties) > 1e-3
+    assert solved.probabilities.max(2).mean() > 0.5
+
+
+def test_kept_weights_apply_to_the_features_as_they_are():
+    x, labels = noisy(layers=2)
+    solved = solve(x, labels, repeats=2)
+    shapes = {name: tuple(value.shape) for name, value in solved.state.items()}
+    assert shapes == {"linear.weight": (6, 4, 60), "linear.bias": (6, 4)}
+    heads = outputs(solved.state, x).reshape(2, 3, len(x), 4)
+    for repeat, fold_of in enumerate(solved.folds):
+        expected = heads[repeat, fold_of, np.arange(len(x))]
+        np.testing.assert_allclose(solved.probabilities[repeat], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_held_out_titles_change_nothing_of_their_head(size):
+    """Other features and labels of one fold's titles: the head that is scored on them stays what it was."""
+    x, labels = noisy(rows=300, hidden=200, noise=0.5)
+    solved = solve(x, labels, size)
+    held_out = solved.folds[0] == 1
+    random = np.random.default_rng(1)
+    other_x = x.copy()
+    other_x[held_out] = 5 * random.normal(size=x[held_out].shape) + 3
+    other_labels = np.where(held_out, (labels + 1) % 4, labels)
+    draws = splits.draw_titles(other_labels, np.arange(300), solved.folds, 0, size)
+    assert np.array_equal(solved.draws[1].rows, draws[1].rows)
+    assert np.array_equal(solved.draws[1].parts, draws[1].parts)
+
+    changed = train(other_x, other_labels, solved.folds, draws)
+    assert np.ravel(changed.penalties)[1] == solved.penalties[1]
+    before = outputs(solved.state, x)
+    after = outputs(changed.state, x)
+    np.testing.assert_allclose(before[1], after[1], atol=2e-3)
+    assert abs(before[0] - after[0]).max() > 0.1  # the others learned from them
+
+
+@pytest.mark.parametrize("size", [None, 8])
+def test_a_head_chooses_on_parts_of_its_own_titles_that_were_held_out(size):
+    """Each part's probabilities are those of scikit-learn, scaled and fitted on the head's other parts alone."""
+    x, labels = noisy(rows=120, hidden=12)
+    x[::7] *= 3  # some titles are far away, so that each set of titles has a scale of its own
+    draws = solve(x, labels, size).draws
+    features = torch.from_numpy(x[:, 0])
+    _, choices = probe.fit_together(features, torch.from_numpy(labels), draws, 4, "macro-f1", lambda heads: None)
+    for choice, draw in zip(choices, draws, strict=True):
+        expected = []
+        for part in range(4):
+            learn = draw.rows[draw.parts != part]
+            held = draw.rows[draw.parts == part]
+            scaler = StandardScaler().fit(x[learn, 0].astype(np.float64))
+            regression = LogisticRegression(C=choice.c, tol=1e-8, max_iter=10000)
+            regression.fit(scaler.transform(x[learn, 0]), labels[learn])
+            expected.append(regression.predict_proba(scaler.transform(x[held, 0])))
+        own = [draw.rows[draw.parts == part] for part in range(4)]
+        assert np.array_equal(choice.labels, labels[np.concatenate(own)])
+        assert abs(choice.probabilities - np.concatenate(expected)).mean() < 0.01
+
+
+def test_held_out_titles_change_nothing_of_the_decision_of_their_head():
+    """One fold's titles get the labels that their head finds likeliest: on these, no other decision is better."""
+    x, labels = noisy(rows=600, hidden=10, classes=6, noise=1.5)
+    labels = np.maximum(labels - 3, 0)  # 4 of 6 are of the first category
+    options = Options(head="linear", folds=3, repeats=1)
+    folds = splits.repeat_folds(labels, np.arange(600), options)
+    draws = splits.draw_titles(labels, np.arange(600), folds, 0)
+    before = train(x, labels, folds, draws, "macro-f1")
+    assert abs(before.offsets[0, 1]).max() > 0.1
+
+    held_out = folds[0] == 1
+    likeliest = before.probabilities[0].argmax(1)
+    other = np.where(held_out, likeliest, labels)
+    after = train(x, other, folds, splits.draw_titles(other, np.arange(600), folds, 0), "macro-f1")
+    np.testing.assert_array_equal(after.offsets[0, 1], before.offsets[0, 1])
+
+
+def test_same_bytes_twice():
+    x, labels = noisy()
+    one = solve(x, labels).trained
+    two = solve(x, labels).trained
+    assert one.penalties == two.penalties
+    for name, value in one.state.items():
+        assert value.numpy().tobytes() == two.state[name].numpy().tobytes()
+
+
+@pytest.mark.parametrize("constant", [0.0, -1234.567])
+def test_a_dimension_that_never_varies_changes_nothing(constant):
+    x, labels = noisy(hidden=12)
+    flat = np.full((len(x), 1, 3), constant, np.float32)
+    without = solve(x, labels)
+    beside = solve(np.concatenate([x, flat], 2), labels)
+    assert beside.trained.penalties == without.trained.penalties
+    np.testing.assert_allclose(beside.probabilities, without.probabilities, atol=2e-3)
+
+
+def test_numbers_too_small_to_be_multiplied_fast_are_none():
+    """MiniLM has two dimensions with numbers such as 1e-36, which made training ten times slower."""
+    x, labels = noisy(hidden=12)
+    tiny = np.float32(1e-36) * np.random.default_rng(0).normal(size=(len(x), 1, 2)).astype(np.float32)
+    beside = np.concatenate([x, tiny], 2)
+    assert (beside[..., -2:] != 0).any()
+    rescaled = torch.from_numpy(beside.copy())
+    probe.rescale(rescaled)
+    assert not rescaled[..., -2:].any()
+    np.testing.assert_allclose(solve(beside, labels).probabilities, solve(x, labels).probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 1000])
+def test_problems_are_solved_alike_one_by_one_on_their_own_titles_and_together(rows, monkeypatch):
+    x, labels = noisy(rows=300, classes=12)
+    monkeypatch.setattr(logistic, "ROWS", dict.fromkeys(logistic.ROWS, rows))
+    solved = solve(x, labels, repeats=2)
+    assert abs(solved.probabilities - oracle(x, labels, solved)).mean() < 1e-3
+
+
+def test_groups_side_by_side_are_solved_as_one_after_the_other():
+    x, labels = noisy(rows=300, classes=40)
+    threads = torch.get_num_threads()
+    try:
+        solved = []
+        for count in (1, 3, 3):
+            torch.set_num_threads(count)
+            solved.append(solve(x, labels).probabilities)
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(solved[0], solved[1], atol=1e-4)
+    np.testing.assert_array_equal(solved[1], solved[2])
+
+
+def test_problems_that_are_solved_leave_the_others_in_peace_where_features_are_few(monkeypatch):
+    """With fewer dimensions than classes times problems, how many titles are worked on at a time depends on these."""
+    x, labels = noisy(rows=3000, hidden=6, classes=4)
+    whole = solve(x, labels)
+    monkeypatch.setattr(logistic, "BLOCK", 1 << 15)
+    parted = solve(x, labels)
+    assert abs(parted.probabilities - whole.probabilities).max() < 5e-3
+
+
+def test_nothing_is_predicted_of_held_out_titles_that_no_decision_needs():
+    x, labels = noisy(rows=120, hidden=12)
+    draws = solve(x, labels).draws
+    task = (torch.from_numpy(x[:, 0]), torch.from_numpy(labels), draws, 4)
+    _, choices = probe.fit_together(*task, "likeliest", lambda heads: None)
+    _, decided = probe.fit_together(*task, "macro-f1", lambda heads: None)
+    assert [choice.probabilities for choice in choices] == [None] * len(draws)
+    assert [choice.c for choice in choices] == [choice.c for choice in decided]
+
+
+def assert_finite(solved):
+    assert np.isfinite(solved.probabilities).all()
+    assert all(value.isfinite().all() for value in solved.state.values())
+
+
+def test_a_dimension_that_varies_in_one_title_only_stays_finite():
+    x, labels = noisy(hidden=12)
+    x[:, 0, 5] = 0
+    x[7, 0, 5] = 1000
+    assert_finite(solve(x, labels))
+
+
+def test_many_categories_with_few_titles():
+    x, labels = noisy(rows=1200, hidden=24, classes=300, noise=0.3)
+    probabilities = solve(x, labels, folds=2).probabilities
+    assert f1_score(labels, probabilities[0].argmax(1), average="macro") > 0.3
+    np.testing.assert_allclose(probabilities.sum(2), 1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_heads_with_nothing_to_choose_by_beside_others(seed):
+    """Two titles of each category in one fold, three in the others: some heads have no second part to hold out."""
+    x, labels = noisy(rows=15, hidden=6, classes=3, noise=0.5, seed=seed)
+    assert_finite(solve(x, labels, folds=2, repeats=3, seed=seed))
+
+
+def test_many_titles_choose_their_penalty_by_a_sample(monkeypatch):
+    x, labels = noisy(rows=600)
+    monkeypatch.setattr(probe, "SEARCH", 200)
+    solved = solve(x, labels)
+    assert abs(solved.probabilities - oracle(x, labels, solved)).mean() < 1e-3
+
+
+def test_one_label_a_category():
+    x, labels = noisy(noise=0.1)
+    solved = solve(x, labels, size=1)
+    np.testing.assert_allclose(solved.penalties, probe.ALONE)  # nothing is left to choose it by
+    assert f1_score(labels, solved.probabilities[0].argmax(1), average="macro") > 0.8

@@ -1,0 +1,302 @@
+"""Splits: copies, folds, repeats with folds of their own, draws of a few labels, parts of the training titles."""
+
+import string
+import unicodedata
+
+import numpy as np
+import pytest
+from generated import many
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whichlayer.common import cli
+from whichlayer.heads import splits
+from whichlayer.heads.options import Options
+
+
+def titles(classes=(80, 60, 40), copies=3, seed=0):
+    """(labels, groups) of so many titles of each class; each group holds up to `copies` titles of its class."""
+    labels = np.repeat(np.arange(len(classes)), classes)
+    groups = splits.numbered((label, i // copies) for label, count in enumerate(classes) for i in range(count))
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return labels[order], groups[order]
+
+
+def drawn(labels, groups, size, seed=0, **options):
+    """The folds of all repeats, and the Draw of each head when `size` labels of each category are drawn."""
+    folds = splits.repeat_folds(labels, groups, Options(seed=seed, **options))
+    return folds, splits.draw_titles(labels, groups, folds, seed, size)
+
+
+# --- copies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Pasta!", "PASTA"),
+        ("ｆｕｌｌ　ｗｉｄｔｈ", "full width"),
+        ("Straße", "STRASSE"),
+        ("café", "cafe\u0301"),
+        ("ﬁne", "fine"),
+        ("Pasta 🎸", "pasta"),
+        ("10 things", "１０ Things"),
+        ("a_b-c", "abc"),
+        ("ΟΔΟΣ", "οδος"),
+        (" 🎸", "🎸 "),
+        ("I ❤️ Rome", "I ❤ Rome"),
+        ("❤️", "❤"),
+        ("1️⃣ trick", "1 trick"),
+        ("family 👩‍👩‍👧", "Family"),
+        ("It´s", "It's"),
+        ("क्\u200dष", "क्ष"),
+        ("ｶﾞ", "ガ"),
+        ("a\u034fb", "ab"),
+    ],
+)
+def test_copies_have_one_key(one, other):
+    assert splits.group_key(one) == splits.group_key(other)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("???", "!!!"),
+        ("🎸", "🔥"),
+        ("...", "🎸"),
+        ("cafe", "café"),
+        ("10", "100"),
+        ("नमस्ते", "hello"),
+        ("你好", "再见"),
+        ("दिन", "दान"),
+        ("दिन", "दीन"),
+        ("दान", "दीन"),
+        ("มา", "มี"),
+        ("கல்", "கால்"),
+        ("שָׁלוֹם", "שלום"),
+    ],
+)
+def test_different_titles_have_different_keys(one, other):
+    assert splits.group_key(one) != splits.group_key(other)
+
+
+@many
+@given(st.text())
+def test_a_key_is_its_own_key(title):
+    key = splits.group_key(title)
+    assert splits.group_key(key) == key
+    assert splits.group_key(f" {title} ") == key
+    if set(title) & set(string.ascii_letters + string.digits):
+        assert key
+        assert all(c.isalnum() or unicodedata.category(c) in ("Mn", "Mc") for c in key)
+
+
+# --- folds ---------------------------------------------------------------------------------------------------------
+
+
+@many
+@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 10**9), st.randoms(use_true_random=False))
+def test_single_titles_are_shared_evenly(k, classes, seed, random):
+    """Where no title has a copy, every fold holds its share of each class within one title."""
+    sizes = [k + random.randrange(40) for _ in range(classes)]
+    labels = np.repeat(np.arange(classes), sizes)
+    random.shuffle(labels)
+    groups = np.arange(len(labels))
+    folds = splits.make_folds(labels, groups, k, seed)
+    assert folds.dtype == np.int64
+    assert folds.shape == labels.shape
+    assert set(folds.tolist()) <= set(range(k))
+    np.testing.assert_array_equal(folds, splits.make_folds(labels, groups, k, seed))
+    for label in range(classes):
+        assert np.ptp(np.bincount(folds[labels == label], minlength=k)) <= 1
+
+
+@many
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=120),
+    st.integers(2, 5),
+    st.integers(0, 10**9),
+)
+def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
+    """Or one line names a class; it may not where each class has k titles and no title stands in two classes."""
+    labels, groups = np.array(pairs).T
+    classes = range(labels.max() + 1)
+    distinct = [len(np.unique(groups[labels == label])) for label in classes]
+    try:
+        folds = splits.make_folds(labels, groups, k, seed)
+    except cli.Problem as problem:
+        assert min(distinct) < k or len(set(pairs)) > len(np.unique(groups))
+        assert f"--folds {k}" in str(problem)
+        assert "category " in str(problem)
+        return
+    assert folds.shape == labels.shape
+    assert folds.dtype == np.int64
+    for group in groups:
+        assert len(np.unique(folds[groups == group])) == 1
+    for label in classes:
+        assert set(folds[labels == label].tolist()) == set(range(k))  # so every training part has the class, too
+    np.testing.assert_array_equal(folds, splits.make_folds(labels, groups, k, seed))
+
+
+def test_a_class_beside_other_labels_only_is_in_every_fold():
+    """Titles that all stand in the usual category as well are not where that category would put them."""
+    labels = np.r_[np.zeros(60, int), np.tile([0, 0, 1], 6)]
+    groups = np.r_[np.zeros(50, int), np.arange(1, 11), np.repeat(np.arange(11, 17), 3)]
+    for seed in range(20):
+        folds = splits.make_folds(labels, groups, 2, seed)
+        assert set(folds[labels == 1].tolist()) == {0, 1}
+    with pytest.raises(cli.Problem, match="category 'c' has 2 distinct titles, which stand in other categories too"):
+        splits.make_folds([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, 0, names=["c", "c", "c"])  # no two folds can do it
+
+
+@many
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=40), st.integers(2, 4))
+def test_groups_are_dealt_as_one_would_deal_them(groups, k):
+    """One at a time, largest first, to the fold with fewest of the class, gives each fold as many."""
+    of_class = {}  # the sizes of its groups
+    for label, size in groups:
+        of_class.setdefault(label, []).append(size)
+    whole = set(of_class) == set(range(max(of_class) + 1))
+    if not whole or min(map(len, of_class.values())) < k:
+        return
+    sizes = [size for _, size in groups]
+    labels = np.repeat([label for label, _ in groups], sizes)
+    folds = splits.make_folds(labels, np.repeat(np.arange(len(groups)), sizes), k, 0)
+    for label, own in of_class.items():
+        held = [0] * k
+        for size in sorted(own, reverse=True):
+            held[held.index(min(held))] += size
+        counts = np.bincount(folds[labels == label], minlength=k)
+        assert sorted(counts.tolist()) == sorted(held)
+
+
+def test_large_groups_leave_the_folds_even():
+    """One title that stands there 50 times: its fold gets fewer of the others, so that all folds are the same size."""
+    labels = np.zeros(250, int)
+    groups = np.r_[np.zeros(50, int), np.arange(1, 201)]
+    folds = splits.make_folds(labels, groups, 5, seed=3)
+    assert np.bincount(folds).tolist() == [50] * 5
+    assert set(folds[50:].tolist()) == set(range(5)) - {int(folds[0])}
+
+
+def test_another_seed_gives_other_folds():
+    labels = np.arange(100) % 4
+    groups = np.arange(100)
+    assert not np.array_equal(splits.make_folds(labels, groups, 5, 0), splits.make_folds(labels, groups, 5, 1))
+
+
+def test_a_category_too_small_for_the_folds_is_named():
+    with pytest.raises(cli.Problem, match="category 'rare' has 2 distinct titles, too few for --folds 3"):
+        splits.make_folds([0] * 9 + [1] * 4, [*range(9), 10, 10, 11, 11], 3, 0, names=["usual", "rare"])
+
+
+def test_folds_stay_those_of_earlier_versions():
+    """Runs on the disk can be compared only while a seed gives the folds that it always gave."""
+    labels, groups = titles(classes=(9, 6, 6), copies=2)
+    assert "".join(map(str, splits.make_folds(labels, groups, 3, seed=0))) == "212021102110101000202"
+
+
+# --- repeats -------------------------------------------------------------------------------------------------------
+
+
+def test_repeats_have_different_folds_and_the_first_are_those_of_the_seed():
+    labels, groups = titles()
+    folds = splits.repeat_folds(labels, groups, Options(repeats=4, seed=7))
+    assert folds.shape == (4, 180)
+    np.testing.assert_array_equal(folds[0], splits.make_folds(labels, groups, 5, 7))
+    np.testing.assert_array_equal(folds[:1], splits.repeat_folds(labels, groups, Options(repeats=1, seed=7)))
+    np.testing.assert_array_equal(folds[:2], splits.repeat_folds(labels, groups, Options(repeats=2, seed=7)))
+    together = folds[:, :, None] == folds[:, None]  # are two titles in one fold? whatever the folds are called
+    assert len({pairs.tobytes() for pairs in together}) == 4
+    assert not np.array_equal(folds[0], splits.repeat_folds(labels, groups, Options(repeats=1, seed=8))[0])
+
+
+@pytest.mark.parametrize("split", ["grouped", "random"])
+def test_grouped_keeps_copies_together_in_every_repeat_and_random_does_not(split):
+    labels, groups = titles()
+    for held in splits.repeat_folds(labels, groups, Options(split=split, repeats=3)):
+        torn = [group for group in np.unique(groups) if len(np.unique(held[groups == group])) > 1]
+        if split == "grouped":
+            assert not torn
+        else:
+            assert len(torn) > 20
+        for label in range(3):  # stratified: even within a group
+            assert np.ptp(np.bincount(held[labels == label], minlength=5)) <= 3
+
+
+# --- draws ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_head_learns_from_its_held_out_fold_and_without_a_size_it_learns_from_all_others():
+    labels, groups = titles()
+    folds, every = drawn(labels, groups, None)
+    heads = [(held, fold) for held in folds for fold in range(5)]
+    assert len(every) == len(heads) == 15
+    for (held, fold), draw in zip(heads, every, strict=True):
+        np.testing.assert_array_equal(draw.rows, np.flatnonzero(held != fold))
+        assert draw.rows.dtype == np.int32
+        assert draw.parts.dtype == np.int8
+        assert draw.parts.shape == draw.rows.shape
+    for size in (1, 5, 1000):
+        draws = splits.draw_titles(labels, groups, folds, 0, size)
+        for (held, fold), draw in zip(heads, draws, strict=True):
+            assert (held[draw.rows] != fold).all()
+
+
+def test_few_labels_are_nested_count_copies_once_and_are_no_more_than_asked_for():
+    labels, groups = titles(classes=(300, 150, 24))
+    draws = {size: drawn(labels, groups, size)[1] for size in (8, 16, 32)}
+    _, every = drawn(labels, groups, None)
+    for head, draw in enumerate(every):
+        there = splits.distinct_titles(labels[draw.rows], groups[draw.rows])
+        for size in draws:
+            own = draws[size][head].rows
+            assert len(np.unique(groups[own])) == len(own)
+            np.testing.assert_array_equal(np.bincount(labels[own]), np.minimum(there, size))
+        assert set(draws[8][head].rows) < set(draws[16][head].rows) < set(draws[32][head].rows)
+    assert len({draw.rows.tobytes() for draw in draws[8]}) == 15  # each head draws titles of its own
+
+
+def test_draws_depend_on_the_seed_and_on_nothing_else():
+    labels, groups = titles()
+    folds = splits.repeat_folds(labels, groups, Options())
+    one, same, other = (splits.draw_titles(labels, groups, folds, seed, 8) for seed in (1, 1, 2))
+    for first, second, third in zip(one, same, other, strict=True):
+        np.testing.assert_array_equal(first.rows, second.rows)
+        np.testing.assert_array_equal(first.parts, second.parts)
+        assert not np.array_equal(first.rows, third.rows)
+
+
+@pytest.mark.parametrize("size, parts", [(None, 4), (32, 4), (8, 4), (4, 4), (3, 2), (2, 2), (1, 1)])
+def test_parts_are_stratified_and_keep_copies_together(size, parts):
+    labels, groups = titles()
+    for draw in drawn(labels, groups, size)[1]:
+        assert sorted(set(draw.parts)) == list(range(parts))
+        group = groups[draw.rows]
+        for own in np.unique(group):
+            assert len(set(draw.parts[group == own])) == 1
+        _, first = np.unique(group, return_index=True)  # one title of each group
+        for label in range(3):
+            own = draw.parts[first][labels[draw.rows[first]] == label]
+            assert np.ptp(np.bincount(own, minlength=parts)) <= 1
+
+
+def test_a_category_whose_titles_all_stand_in_another_one_too_is_drawn_as_well():
+    labels, groups = titles(classes=(40, 40, 6), copies=1)
+    groups[labels == 2] = groups[labels == 0][:6]
+    for size in (1, 4):
+        for draw in drawn(labels, groups, size)[1]:
+            np.testing.assert_array_equal(np.bincount(labels[draw.rows]), [size] * 3)
+
+
+def test_sizes_that_are_too_large_are_left_out_with_a_line(capsys):
+    labels, groups = titles(classes=(90, 60, 30))  # 30, 20 and 10 distinct titles, 24, 16 and 8 of them in training
+    folds = splits.repeat_folds(labels, groups, Options())
+    assert splits.label_sizes([16, 8, 16], labels, groups, folds) == [8, 16]
+    assert "--labels 16: 1 of 3 categories have fewer titles" in capsys.readouterr().err
+    assert splits.label_sizes([None, 100, 8], labels, groups, folds) == [8, None]
+    assert "left out: --labels 100" in capsys.readouterr().err
+    assert splits.label_sizes([None], labels, groups, folds) == [None]
+    assert splits.label_sizes([100, 24], labels, groups, folds) == [24]
+    with pytest.raises(cli.Problem, match="--labels 25 100: no category.*--labels all"):
+        splits.label_sizes([100, 25], labels, groups, folds)

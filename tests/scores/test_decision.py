@@ -1,0 +1,55 @@
+"""The decision: the category with the largest p / prior^τ, and τ by macro-F1."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score
+
+from whichlayer.scores import decision
+
+
+def unsure(seed=0, titles=2000, shares=(0.8, 0.15, 0.05)):
+    """Labels of unequal categories, and calibrated probabilities that are often unsure."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(3, titles, p=shares)
+    evidence = np.eye(3)[labels] + random.normal(size=(titles, 3))
+    odds = np.array(shares) * np.exp(evidence)
+    return labels, odds / odds.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5, 1.0])
+def test_the_category_with_the_largest_ratio_is_named(tau):
+    labels, probabilities = unsure()
+    prior = np.bincount(labels) / len(labels)
+    named = decision.decide(probabilities, decision.offsets_of(tau, labels, 3))
+    np.testing.assert_array_equal(named, (probabilities / prior**tau).argmax(1))
+    if tau == 0:
+        np.testing.assert_array_equal(named, probabilities.argmax(1))
+
+
+def test_tau_is_the_one_with_the_highest_macro_f1_and_the_smallest_of_equal_ones():
+    labels, probabilities = unsure()
+    reached = []
+    for tau in decision.TAUS:
+        named = decision.decide(probabilities, decision.offsets_of(tau, labels, 3))
+        reached.append(f1_score(labels, named, average="macro"))
+    assert decision.choose_tau(labels, probabilities, labels, 3) == decision.TAUS[np.argmax(reached)] > 0
+    assert max(reached) > reached[0] + 0.02
+    certain = np.eye(3)[labels]
+    assert decision.choose_tau(labels, certain, labels, 3) == 0
+    assert decision.choose_tau(labels[:0], certain[:0], labels, 3) == 0  # nothing was held out
+
+
+def test_every_title_is_decided_by_the_head_that_has_not_seen_it():
+    labels, probabilities = unsure(titles=60)
+    folds = np.stack([np.arange(60) % 3, np.arange(60) // 20])
+    offsets = np.random.default_rng(1).normal(size=(2, 3, 3))
+    named = decision.predictions(np.stack([probabilities] * 2), folds, offsets)
+    for repeat, title in np.ndindex(2, 60):
+        own = np.log(probabilities[title]) - offsets[repeat, folds[repeat, title]]
+        assert named[repeat, title] == own.argmax()
+
+
+def test_a_category_without_a_title_in_training_is_not_named_for_that():
+    offsets = decision.offsets_of(1.0, np.array([0, 0, 1]), 3)
+    assert np.isfinite(offsets).all()
+    assert decision.decide(np.array([[0.6, 0.4, 1e-9]]), offsets)[0] != 2

@@ -1,0 +1,373 @@
+"""Metrics: the figures are scikit-learn's, standard errors are those of a plain bootstrap, odd tables stay sound."""
+
+import conftest  # noqa: F401  puts the scripts on the path
+import numpy as np
+import pytest
+from scipy import optimize, stats
+from sklearn import metrics as scikit
+
+from whichlayer.scores import comparison, figures, metrics
+
+CLASSES = 4
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn warns of classes that never occur
+@pytest.mark.parametrize("seed", range(20))
+def test_figures_of_classes_equal_scikit_learn(seed):
+    random = np.random.default_rng(seed)
+    classes = int(random.integers(2, 9))
+    here = random.choice(classes, size=int(random.integers(1, classes + 1)), replace=False)  # some classes never occur
+    labels, predictions = random.choice(here, 50), random.choice(here[: max(1, len(here) - seed % 3)], 50)
+    assert metrics.macro_f1(labels, predictions, classes) == pytest.approx(
+        scikit.f1_score(labels, predictions, average="macro"), abs=1e-12
+    )
+    np.testing.assert_array_equal(
+        metrics.confusion_matrix(labels, predictions, classes),
+        scikit.confusion_matrix(labels, predictions, labels=range(classes)),
+    )
+    other = random.permutation(predictions)
+    found = comparison.influence(labels, np.stack([predictions, other]), classes).scores
+    by_hand = [
+        scikit.precision_recall_fscore_support(labels, p, labels=range(classes), zero_division=0)
+        for p in (predictions, other)
+    ]
+    precision, recall, f1, _ = np.mean(by_hand, axis=0)
+    np.testing.assert_allclose(found, [f1, precision, recall], atol=1e-12)
+
+
+def test_classes_that_never_occur_and_are_never_predicted_do_not_count():
+    assert metrics.macro_f1([0, 1, 1], [0, 1, 1], 2) == metrics.macro_f1([0, 1, 1], [0, 1, 1], 9) == 1.0
+
+
+def test_class_that_is_predicted_but_never_occurs_counts_as_zero():
+    assert metrics.macro_f1([0, 0, 1, 1], [0, 0, 1, 2], 3) == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_score_is_over_repeats_and_folds():
+    random = np.random.default_rng(0)
+    labels, folds = random.integers(0, 3, 90), np.stack([np.arange(90) % 5, np.arange(90) // 18])
+    predictions = np.where(random.random((2, 90)) < 0.7, labels, 0)
+    predictions[1, folds[1] == 2] = 1
+    figures = metrics.score(labels, predictions, folds, 3)
+    whole = [scikit.f1_score(labels, row, average="macro") for row in predictions]
+    assert figures["repeat_macro_f1"] == pytest.approx(whole) and figures["macro_f1"] == pytest.approx(np.mean(whole))
+    parts = [
+        [scikit.f1_score(labels[f == i], p[f == i], average="macro") for i in range(5)]
+        for p, f in zip(predictions, folds, strict=True)
+    ]
+    np.testing.assert_allclose(figures["fold_macro_f1"], parts)
+    assert figures["fold_mean"] == pytest.approx(np.mean(parts))
+    assert figures["fold_deviation"] == pytest.approx(np.std(parts, ddof=1))
+    assert figures["collapsed"] == [[1, 2]]
+
+
+def test_chance_is_what_shuffled_predictions_reach():
+    random = np.random.default_rng(1)
+    labels = random.choice(3, 2000, p=[0.7, 0.2, 0.1])
+    predictions = np.where(random.random((2, 2000)) < 0.6, labels, 0)
+    shuffled = [scikit.f1_score(labels, random.permutation(p), average="macro") for p in predictions for _ in range(50)]
+    assert comparison.influence(labels, predictions, 3).chance == pytest.approx(np.mean(shuffled), abs=0.003)
+    commonest = scikit.f1_score(labels, np.zeros(2000), average="macro", zero_division=0)
+    assert comparison.influence(labels, np.zeros((1, 2000), int), 3).chance == pytest.approx(commonest)
+    assert comparison.influence(labels, np.ones((1, 2000), int), 3).chance == pytest.approx(
+        commonest
+    )  # more than that of class 1
+
+
+def simulated(random, n, copies=1, repeats=3):
+    """Labels, predictions (repeats, titles) and groups of copies of titles from one population of unequal classes."""
+    labels = random.choice(CLASSES, n, p=[0.4, 0.3, 0.2, 0.1])
+    right = random.random(n) < np.array([0.95, 0.85, 0.75, 0.8])[labels]
+    changed = random.random((repeats, n)) < 0.1
+    predictions = np.where(right ^ changed, labels, (labels + 1) % CLASSES)
+    sizes = random.integers(1, 2 * copies, n) if copies > 1 else np.ones(n, int)
+    return np.repeat(labels, sizes), np.repeat(predictions, sizes, axis=1), np.repeat(np.arange(n), sizes)
+
+
+def plain_bootstrap(labels, rows, groups, resamples):
+    """As a textbook says it: draw groups with replacement, take all their titles, score them; (rows, resamples)."""
+    random, members = np.random.default_rng(1), [np.flatnonzero(groups == g) for g in np.unique(groups)]
+    scores = []
+    for _ in range(resamples):
+        drawn = np.concatenate([members[i] for i in random.integers(0, len(members), len(members))])
+        scores.append([np.mean([metrics.macro_f1(labels[drawn], p[drawn], CLASSES) for p in row]) for row in rows])
+    return np.array(scores).T
+
+
+@pytest.mark.parametrize("copies", [1, 4])
+def test_standard_errors_are_those_of_a_plain_bootstrap(copies):
+    random = np.random.default_rng(7)
+    labels, first, groups = simulated(random, 600, copies)
+    rows = [first, np.where(random.random(first.shape) < 0.1, 0, first)]
+    scores = plain_bootstrap(labels, rows, groups, 1000)
+    found = [comparison.influence(labels, row, CLASSES, groups) for row in rows]
+    for row, resampled in zip(found, scores, strict=True):
+        assert row.titles_variance**0.5 == pytest.approx(resampled.std(), rel=0.07)
+        assert row.contributions.sum() == pytest.approx(0, abs=1e-12)
+    apart = found[0].contributions - found[1].contributions
+    assert (apart**2).sum() ** 0.5 == pytest.approx((scores[0] - scores[1]).std(), rel=0.07)
+    single = comparison.influence(labels, first, CLASSES).titles_variance
+    assert copies == 1 or single < 0.5 * found[0].titles_variance  # copies taken for titles of their own say too much
+
+
+def test_order_of_titles_classes_repeats_and_group_numbers_changes_nothing():
+    random = np.random.default_rng(3)
+    labels, predictions, groups = simulated(random, 300, 3)
+    titles, names = random.permutation(len(labels)), random.permutation(CLASSES)
+    row = comparison.influence(labels, predictions, CLASSES, groups)
+    moved = comparison.influence(
+        names[labels[titles]], names[predictions[::-1, titles]], CLASSES, 1000 - 3 * groups[titles]
+    )
+    np.testing.assert_allclose(comparison.interval(moved), comparison.interval(row), rtol=1e-9)
+    np.testing.assert_allclose(moved.contributions[::-1], row.contributions, atol=1e-15)
+
+
+@pytest.mark.parametrize("freedom", [1, 1.3, 2, 3.7, 10, 80, 999, 1e7])
+@pytest.mark.parametrize("probability", [0.5, 0.8, 0.95, 0.975, 0.995])
+def test_quantile_of_student_is_scipys(probability, freedom):
+    expected = stats.t.ppf(probability, freedom) if freedom < 1000 else stats.norm.ppf(probability)
+    assert comparison.t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_few_titles_without_an_error_do_not_make_the_interval_a_point():
+    for counts in ([20] * 4, [5] * 8, [3], [1, 1]):
+        labels = np.repeat(np.arange(len(counts)), counts)
+        low, high = comparison.interval(comparison.influence(labels, [labels], len(counts)))
+        assert high == pytest.approx(1) and 0 <= low < 1 - 1 / len(labels)
+    nothing = comparison.influence(labels, [1 - labels], 2)
+    low, high = comparison.interval(nothing)
+    assert nothing.value == low == 0 and 0.3 < high <= 1
+
+
+def test_class_of_two_titles_that_is_never_predicted():
+    """The interval does not pretend that the class could be absent, and the class is named as too small."""
+    labels = np.repeat([0, 1, 2], [150, 150, 2])
+    row = comparison.influence(labels, np.where(labels == 2, 0, labels)[None], 3)
+    low, high = comparison.interval(row)
+    assert row.value == pytest.approx(0.664, abs=0.002) and low < 0.6 and 0.75 < high < 0.95
+    assert row.scarce == [2]
+    even = np.repeat(np.arange(8), 5)
+    assert comparison.influence(even, [even], 8).scarce == []
+
+
+def test_few_repeats_that_differ_widen_the_interval():
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 4, 3000)
+    wrong = np.argsort(random.random(3000))
+
+    def width(*errors):
+        rows = [np.where(np.isin(np.arange(3000), wrong[:e]), (labels + 1) % 4, labels) for e in errors]
+        low, high = comparison.interval(comparison.influence(labels, rows, 4))
+        return high - low
+
+    assert width(100) == pytest.approx(width(100, 100, 100))
+    assert width(50, 100, 150) > 1.5 * width(50, 150, 100, 50, 150, 100) > 1.5 * width(100)
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_collapsed_and_perfect_rows_compare_without_warnings():
+    random = np.random.default_rng(5)
+    labels, predictions, groups = simulated(random, 200)
+    other = np.where(random.random(predictions.shape) < 0.2, 0, predictions)
+    collapsed = np.zeros_like(predictions)
+    perfect = np.stack([labels] * 3)
+    for repeats in (1, 3):
+        table = [p[:repeats] for p in (predictions, predictions, other, collapsed, collapsed, perfect)]
+        rows = [comparison.influence(labels, row, CLASSES, groups) for row in table]
+        result = comparison.compare(rows[:5], 0)
+        assert result.difference[1] == result.low[1] == result.high[1] == 0
+        assert not result.significant[1]
+        assert result.significant[3] and result.significant[4] and result.loss_bound[3] == result.loss_bound[4]
+        np.testing.assert_allclose((result.low + result.high) / 2, result.difference, atol=1e-12)
+        assert comparison.compare(rows[:1], 0).corrected == pytest.approx(rows[0].value, abs=1e-9)
+        best = comparison.compare(rows, 5)
+        assert best.significant[:5].all() and best.corrected == pytest.approx(1)
+        assert comparison.interval(rows[3], 0.9)[0] < rows[3].chance
+        assert comparison.interval(rows[0], 0.9)[0] > rows[0].chance
+        only = comparison.compare(rows, 0, candidates=[True, True, True, False, False, False])
+        assert only.significant[5] and only.loss_bound[0] < 0.05 and only.corrected < 0.95
+
+
+def test_few_titles_that_rows_agree_on_do_not_show_that_rows_are_equal():
+    labels = np.arange(40) % 4
+    predictions = np.where(np.arange(40) < 4, (labels + 1) % 4, labels)
+    rows = [comparison.influence(labels, [predictions], 4)] * 2
+    assert 0.02 < comparison.compare(rows, 0).loss_bound[1] < 0.1
+    many = [comparison.influence(np.tile(labels, 50), [np.tile(predictions, 50)], 4)] * 2
+    assert comparison.compare(many, 0).loss_bound[1] < 0.002
+
+
+def test_titles_needed_are_enough_and_not_many_more():
+    random = np.random.default_rng(6)
+
+    def loss_bound(titles, second):
+        labels = np.arange(titles) % 4
+        wrong = (labels + 1) % 4
+        rare = (
+            random.permutation(np.arange(titles) < 0.03 * titles),
+            random.permutation(np.arange(titles) < second * titles),
+        )
+        rows = [comparison.influence(labels, [np.where(r, wrong, labels)], 4) for r in rare]
+        result = comparison.compare(rows, 0)
+        return result.loss_bound[1], result.titles_needed(1, 0.01, titles)
+
+    bound, needed = loss_bound(1000, 0.032)
+    assert bound > 0.01 and 1500 < needed < 5000
+    assert loss_bound(int(1.1 * needed), 0.032)[0] < 0.01 < loss_bound(int(needed / 1.1), 0.032)[0]
+    bound, needed = loss_bound(1000, 0.06)  # worse by more than the margin; that is what more titles would settle
+    assert needed and loss_bound(needed, 0.06)[0] > 0.01
+    unknown = np.zeros(1)
+    noisy = comparison.Comparison(
+        *[unknown] * 5,
+        corrected=0.0,
+        losses=np.zeros((1, 2)),
+        titles_part=np.full((1, 2), 1e-5),
+        repeats_part=np.full((1, 2), 1e-3),
+    )
+    assert noisy.titles_needed(0, 0.01, 1000) is None  # repeats differ too much for any number of titles
+
+
+def test_verdicts_do_not_depend_on_the_draws(monkeypatch):
+    random = np.random.default_rng(8)
+    labels, predictions, groups = simulated(random, 400)
+    rows = [
+        comparison.influence(labels, np.where(random.random(predictions.shape) < p, 1, predictions), CLASSES, groups)
+        for p in np.linspace(0, 0.15, 20)
+    ]
+    results = []
+    for draws in (20_000, 10_000, 40_000):
+        monkeypatch.setattr(comparison, "DRAWS", draws)
+        results.append(comparison.compare(rows, 0))
+    for other in results[1:]:
+        half = (results[0].high - results[0].low) / 2  # a verdict may change where 5% more or less would change it
+        close = np.abs(np.abs(results[0].difference) - half) < 0.05 * half
+        np.testing.assert_array_equal((results[0].significant != other.significant) & ~close, False)
+        np.testing.assert_allclose(results[0].loss_bound, other.loss_bound, rtol=0.015)
+
+
+def drawn(random, titles, classes=4):
+    """Probabilities, and labels drawn from them: perfectly calibrated."""
+    probabilities = random.dirichlet(np.full(classes, 0.3), titles)
+    return (random.random(titles)[:, None] > probabilities.cumsum(1)).sum(1).clip(0, classes - 1), probabilities
+
+
+def test_log_loss_is_scikit_learns_and_finite_at_zero():
+    labels, probabilities = drawn(np.random.default_rng(0), 500)
+    assert metrics.log_loss(labels, probabilities) == pytest.approx(
+        scikit.log_loss(labels, probabilities, labels=range(4))
+    )
+    assert metrics.log_loss([0, 1], np.eye(2, dtype=np.float32)[[1, 1]]) == pytest.approx(-np.log(metrics.TINY) / 2)
+
+
+def test_calibration_error_is_the_sum_over_bins():
+    labels, probabilities = drawn(np.random.default_rng(1), 3000)
+    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
+    by_hand = 0.0
+    for i in range(15):
+        inside = (sure >= i / 15) & ((sure < (i + 1) / 15) | (i == 14))
+        by_hand += abs(right[inside].mean() - sure[inside].mean()) * inside.mean() if inside.any() else 0
+    assert metrics.expected_calibration_error(labels, probabilities) == pytest.approx(by_hand)
+    assert by_hand < 0.03 < metrics.expected_calibration_error(labels, metrics.sharpen(probabilities, 0.5))
+
+
+def with_a_random_label(labels, probabilities):
+    """Titles, and one more with the mean log-probabilities of the others, of which each class has its share."""
+    classes = probabilities.shape[1]
+    logs = np.log(np.maximum(probabilities, metrics.TINY, dtype=np.float64))
+    more = np.exp((logs - logs.max(1, keepdims=True)).mean(0))
+    weights = np.r_[np.ones(len(labels)), np.full(classes, 1 / classes)]
+    return np.r_[labels, range(classes)], np.vstack([probabilities, np.tile(more, (classes, 1))]), weights
+
+
+@pytest.mark.parametrize("titles, rel", [(5000, 2e-3), (400, 0.02)])
+def test_temperature_is_the_best_one_on_the_titles_and_one_with_a_random_label(titles, rel):
+    labels, probabilities = drawn(np.random.default_rng(2), titles)
+    sharp = metrics.sharpen(probabilities, 0.4).astype(np.float32)
+    np.testing.assert_array_equal(sharp.argmax(1), probabilities.argmax(1))
+    np.testing.assert_allclose(sharp.sum(1), 1, rtol=1e-6)
+    more, values, weights = with_a_random_label(labels, sharp)
+    best = optimize.minimize_scalar(
+        lambda t: scikit.log_loss(more, metrics.sharpen(values, t), labels=range(4), sample_weight=weights),
+        bounds=(0.05, 20),
+        method="bounded",
+    )
+    found = metrics.fit_temperature(labels, sharp)
+    assert found == pytest.approx(best.x, rel=rel) == pytest.approx(2.5, rel=0.2)
+
+
+@pytest.mark.parametrize("titles", [20, 100, 400])
+@pytest.mark.parametrize("sure", [0.6, 0.9, 1.0])
+def test_titles_that_are_all_told_apart_do_not_make_probabilities_certain(titles, sure):
+    """A title in so many may be wrong, whatever these were: the temperature does not run to its bound."""
+    labels = np.arange(titles) % 2
+    probabilities = np.where(labels[:, None] == [0, 1], sure, 1 - sure)
+    calibrated = metrics.sharpen(probabilities, metrics.fit_temperature(labels, probabilities))
+    assert 0.02 / titles < 1 - calibrated.max() < 2 / titles
+
+
+def test_temperature_of_titles_that_are_all_wrong_stays_within_bounds():
+    labels = np.arange(400) % 4
+    wrong = np.eye(4)[(labels + 1) % 4] * 0.96 + 0.01
+    assert metrics.fit_temperature(labels, wrong) == pytest.approx(20, rel=0.01)
+
+
+def noisy_heads(random, titles, heads, noise=1.5):
+    """Labels and the probabilities of heads, (heads, titles, 4), each of which adds noise of its own to the truth."""
+    truth = 2 * random.normal(size=(titles, 4))
+    logits = truth + noise * random.normal(size=(heads, titles, 4))
+    labels = np.array([random.choice(4, p=p) for p in metrics.sharpen(np.exp(truth), 1.0)])
+    return labels, np.stack([metrics.sharpen(np.exp(own), 1.0) for own in logits])
+
+
+def test_the_temperature_of_a_larger_pool_follows_from_those_of_smaller_ones():
+    """Fitted on one head and on three, used on fifteen: as good as fitted on fifteen, which nobody can do."""
+    labels, heads = noisy_heads(np.random.default_rng(4), 4000, 15)
+    one, three, fifteen = (metrics.fit_temperature(labels, metrics.pool(heads[:n])) for n in (1, 3, 15))
+    found = metrics.temperature_of_all(one, three, 3, 15)
+    assert one > three > fifteen and abs(np.log(found / fifteen)) < 0.5 * abs(np.log(three / fifteen))
+    assert metrics.temperature_of_all(one, three, 3, 3) == pytest.approx(three)
+    assert metrics.temperature_of_all(one, one, 1, 5) == one  # one repeat does not show what a pool would do
+
+
+def cross_fitted(labels, probabilities, folds):
+    """The Figures, and the log loss of each fold's titles after the temperature that the others choose."""
+    found = figures.measure(labels, probabilities, folds, 4)
+    pooled = metrics.pool(probabilities)
+    values = np.empty_like(pooled)
+    for fold in range(5):
+        own = folds[0] == fold
+        values[own] = metrics.sharpen(pooled[own], metrics.fit_temperature(labels[~own], pooled[~own]))
+    return found, values
+
+
+def test_a_temperature_is_kept_only_where_it_helps_titles_that_did_not_choose_it():
+    folds = np.stack([np.arange(60) % 5] * 2)
+    kept = []
+    for seed in range(8):
+        labels, exact = drawn(np.random.default_rng(seed), 60)
+        stored = np.stack([metrics.sharpen(exact, 0.8)] * 2)  # hardly too sure: sometimes 60 titles say so
+        found, values = cross_fitted(labels, stored, folds)
+        after = metrics.log_loss(labels, values)
+        kept.append(after < found.log_loss_before)
+        assert (found.pooled_temperature != 1) == (found.temperature != 1) == kept[-1]
+        assert found.log_loss == pytest.approx(min(after, found.log_loss_before))
+        chosen = values if kept[-1] else metrics.pool(stored)
+        error = metrics.expected_calibration_error(labels, chosen)
+        assert found.calibration_error == pytest.approx(error)
+    assert 0 < sum(kept) < 8
+
+
+def test_calibration_figures_are_of_titles_that_did_not_choose_the_temperature():
+    """Each fold is too sure in a way of its own, so what it chooses itself would suit it better."""
+    random = np.random.default_rng(6)
+    labels, exact = drawn(random, 500)
+    folds = np.stack([np.arange(500) % 5] * 2)
+    sharpness = np.array([0.2, 0.3, 0.5, 0.8, 1.2])[folds[0]]
+    logs = np.log(exact) / sharpness[:, None]
+    uneven = np.exp(logs - logs.max(1, keepdims=True))
+    uneven /= uneven.sum(1, keepdims=True)
+    found, values = cross_fitted(labels, np.stack([uneven] * 2), folds)
+    own = metrics.sharpen(uneven, found.pooled_temperature)
+    assert found.log_loss == pytest.approx(metrics.log_loss(labels, values))
+    assert found.calibration_error == pytest.approx(metrics.expected_calibration_error(labels, values))
+    assert found.log_loss > metrics.log_loss(labels, own)

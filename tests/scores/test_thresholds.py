@@ -1,0 +1,183 @@
+"""Thresholds: from a probability on, answers are right as often as was promised, on titles that chose nothing, too."""
+
+import numpy as np
+import pytest
+from conftest import call
+from synthetic import write_run
+from test_evaluate import evaluate, tables, unwrapped
+
+from whichlayer.scores import thresholds
+
+
+def calibrated(random, titles):
+    """(sure, right): many titles with high probabilities, right as often as these say."""
+    sure = random.beta(4, 1, titles)
+    return sure, random.random(titles) < sure
+
+
+def smallest(sure, right, wanted):
+    """The smallest probability from which on answers are right, with one more wrong: by trying all; or None."""
+    if right.mean() >= wanted:
+        return 0.0
+    found = None
+    for level in np.unique(sure)[::-1]:
+        answered = sure >= level
+        if right[answered].sum() / (answered.sum() + 1) >= wanted:
+            found = level
+    return found
+
+
+# --- what is chosen -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", thresholds.WANTED)
+@pytest.mark.parametrize("digits", [1, 2, 9])
+def test_a_threshold_is_the_smallest_that_does_it(wanted, digits):
+    """With one digit, many titles have the same probability, and are answered together."""
+    random = np.random.default_rng(digits)
+    for _ in range(20):
+        sure, right = calibrated(random, 300)
+        sure = sure.round(digits)
+        assert thresholds.choose(sure, right, wanted) == smallest(sure, right, wanted)
+
+
+def test_titles_of_one_probability_are_answered_together():
+    """Whatever their order: the right ones first, or the wrong ones."""
+    sure = np.repeat([0.9, 0.6], [50, 50])
+    for order in (1, -1):
+        right = np.concatenate([np.ones(50, bool), np.repeat([True, False], 25)[::order]])
+        assert thresholds.choose(sure, right, 0.9) == 0.9
+    right = np.repeat([True, False], 25)
+    for order in (1, -1):
+        assert thresholds.choose(np.full(50, 0.7), right[::order], 0.9) is None
+
+
+def test_a_few_answers_that_happen_to_be_right_promise_nothing():
+    sure = np.linspace(0.5, 1, 200)
+    right = np.arange(200) >= 190
+    right[:100:2] = True
+    assert thresholds.choose(sure, right, 0.9) == sure[190]  # 10 of 10, and one more that is wrong: 10/11
+    assert thresholds.choose(sure, right, 0.95) is None
+    assert thresholds.choose(sure, np.ones(200, bool), 0.99) == 0.0  # all of them can be answered
+    assert thresholds.choose(sure[:0], right[:0], 0.9) is None
+
+
+def test_coverage_and_precision_are_those_of_folds_that_chose_nothing():
+    """What at least half of the folds do not reach is not reachable."""
+    random = np.random.default_rng(5)
+    reached = 0
+    for wanted in thresholds.WANTED * 5:
+        sure, right = calibrated(random, 500)
+        folds = random.integers(0, 5, 500)
+        levels = [smallest(sure[folds != fold], right[folds != fold], wanted) for fold in range(5)]
+        answers = []
+        for fold, level in enumerate(levels):
+            for title in np.flatnonzero(folds == fold):
+                if level is not None and sure[title] >= level:
+                    answers.append(right[title])
+        found = thresholds.find(sure, right, folds, wanted)
+        if levels.count(None) > 2:
+            assert found == thresholds.Threshold(wanted, None)
+            continue
+        reached += 1
+        assert found.probability == smallest(sure, right, wanted)
+        assert found.coverage == pytest.approx(len(answers) / 500)
+        assert found.precision == pytest.approx(np.mean(answers))
+    assert 8 < reached < 20
+
+
+# --- what it is worth on other titles -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted", [0.9, 0.95, 0.98])
+@pytest.mark.parametrize("titles", [400, 3000])
+def test_fresh_titles_are_right_as_often_as_was_promised(wanted, titles):
+    """Many draws of titles choose thresholds, and a million others are answered by them."""
+    random = np.random.default_rng(6)
+    fresh, correct = calibrated(random, 1_000_000)
+    order = np.argsort(-fresh)
+    fresh, precise = fresh[order], np.cumsum(correct[order]) / np.arange(1, 1_000_001)
+    folds = np.arange(titles) % 5
+    reached, said, covered = [], [], []
+    for _ in range(200):
+        found = thresholds.find(*calibrated(random, titles), folds, wanted)
+        if found.probability is not None:
+            place = max(np.searchsorted(-fresh, -found.probability, "right") - 1, 0)
+            reached.append(precise[place])
+            said.append(found.precision)
+            covered.append((found.coverage, (place + 1) / 1_000_000))
+    assert len(reached) > 50
+    short = wanted - np.array(reached)
+    assert abs(short.mean()) < 0.01
+    # and what is said of held-out titles is what fresh ones show
+    assert abs(np.mean(said) - np.mean(reached)) < 0.01
+    assert abs(np.mean(covered, axis=0) @ (1, -1)) < 0.02
+    if titles == 3000:
+        assert np.mean(short > 0.015) < 0.05
+
+
+@pytest.mark.parametrize("titles", [100, 1000])
+def test_where_probabilities_say_nothing_no_threshold_is_promised(titles):
+    """Right in half of the titles, whatever the probability: the luckiest titles on top are no promise."""
+    random = np.random.default_rng(7)
+    for wanted in thresholds.WANTED:
+        promised = 0
+        for _ in range(200):
+            sure, right = random.random(titles), random.random(titles) < 0.5
+            promised += thresholds.find(sure, right, np.arange(titles) % 5, wanted).probability is not None
+        assert promised <= 4, (wanted, promised)
+
+
+# --- what is printed ----------------------------------------------------------------------------------------------
+
+
+def write_sure(folder, titles=1000):
+    """A run of two categories whose probabilities are calibrated: (labels, sure, named, right)."""
+    random = np.random.default_rng(8)
+    labels = np.arange(titles) % 2
+    sure = 0.5 + random.beta(4, 1, titles) / 2
+    right = random.random(titles) < sure
+    named = np.where(right, labels, 1 - labels)
+    values = np.where(np.arange(2) == named[:, None], sure[:, None], 1 - sure[:, None])
+    write_run(folder, labels, values[None].astype(np.float32))
+    return right
+
+
+def test_the_table_says_what_to_accept_and_what_held_out_titles_show(tmp_path):
+    right = write_sure(tmp_path)
+    text = evaluate(tmp_path)
+    assert "From which probability on may its answers be accepted (`predict.py --at-least`)?" in unwrapped(text)
+    rows = tables(text)[2]
+    assert [row["To be right in"] for row in rows] == ["90%", "95%", "98%", "99%"]
+    accept = [row["accept from"] for row in rows if row["accept from"] not in ("any", "not reachable")]
+    assert len(accept) >= 2 and accept == sorted(accept)
+    answered = [float(row["answered"].rstrip("%")) for row in rows if row["answered"]]
+    assert answered == sorted(answered, reverse=True) and answered[-1] > 1
+    assert right.mean() < 0.9 or rows[0]["accept from"] == "any"
+    for row in rows:
+        reachable = row["accept from"] != "not reachable"
+        assert bool(row["answered"]) == bool(row["right in, held out"]) == reachable
+        if reachable:
+            promised = float(row["To be right in"].rstrip("%"))
+            assert abs(float(row["right in, held out"].rstrip("%")) - promised) < 3 or row["accept from"] == "any"
+
+
+def test_where_all_answers_can_be_accepted_or_none_that_is_said(tmp_path):
+    labels = np.arange(600) % 2
+    write_run(tmp_path / "all", labels, labels)
+    rows = tables(evaluate(tmp_path / "all"))[2]
+    assert {(row["accept from"], row["answered"], row["right in, held out"]) for row in rows} == {
+        ("any", "100.0%", "100.0%")
+    }
+    wrong = np.where(np.random.default_rng(9).random(600) < 0.3, 1 - labels, labels)
+    write_run(tmp_path / "none", labels, wrong)
+    text = unwrapped(evaluate(tmp_path / "none"))
+    assert "No probability is known from which on its answers are right in 90% of the titles." in text
+    assert "accept from" not in text
+
+
+def test_no_row_to_recommend_has_no_threshold(tmp_path):
+    labels = np.arange(600) % 3
+    write_run(tmp_path, labels, np.random.default_rng(10).permutation(labels))
+    done = call("evaluate", "--results", tmp_path)
+    assert "Recommended: none" in done.out and "at-least" not in done.out

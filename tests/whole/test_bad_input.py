@@ -1,0 +1,612 @@
+"""Bad input: every table works as its owner would expect, or is refused with one line that says where and what to do.
+
+EXAMPLES=2000 makes the generated cases as many, see generated.py.
+"""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import call, refused, write_bert, write_titles
+from generated import many
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import data
+import extract
+from whichlayer.common import cli, disk
+from whichlayer.encoder import store
+from whichlayer.heads import splits
+
+PAIRS = [("Pasta in Rome", "food"), ("The fall of Troy", "history"), ("Cake, twice", "food")]
+
+
+def table(pairs=PAIRS, delimiter=",", end="\n", header=("title", "category"), quoting=csv.QUOTE_MINIMAL):
+    """The text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows([header, *pairs])
+    return text.getvalue()
+
+
+def json_lines(pairs, end="\n", **more):
+    """The text of a JSON Lines file; the keys stand in another order on every second line."""
+    lines = []
+    for number, (title, category) in enumerate(pairs):
+        item = {"title": title, "category": category, **more}
+        if number % 2:
+            item = dict(reversed(item.items()))
+        lines.append(json.dumps(item) + end)
+    return "".join(lines)
+
+
+def save(folder, content, name="titles.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def copy(path, out, text="title", label="category"):
+    """Check a table as extract.py does; returns data.Checked and the (title, label) pairs that it kept."""
+    with open(out, "wb") as file:
+        info = data.copy_titles(data.find_titles(str(path)), text, label, file)
+    return info, list(map(tuple, store.titles_in(out)))
+
+
+def attempt(folder, bert, path, *options):
+    """extract.py on a table; where it is refused, nothing that could be taken for features may be there."""
+    out = folder / "features"
+    result = call("extract", "--data", path, "--model", bert, "--dtype", "float32", "--out", out, *options)
+    if result.code:
+        assert {file.name for file in out.glob("*")} <= {".lock"}
+    return result
+
+
+# --- tables that work ---------------------------------------------------------------------------------------------
+
+WORKING = {
+    "commas": ("t.csv", table()),
+    "semicolons": ("t.csv", table(delimiter=";")),
+    "tabs": ("t.csv", table(delimiter="\t")),
+    "pipes": ("t.csv", table(delimiter="|")),
+    "tsv": ("t.tsv", table(delimiter="\t")),
+    "commas in a file called tsv": ("t.tsv", table()),
+    "gzip": ("t.csv.gz", gzip.compress(table().encode())),
+    "gzip of tabs": ("t.tsv.gz", gzip.compress(table(delimiter="\t").encode())),
+    "gzip under another name": ("t.csv", gzip.compress(table().encode())),
+    "gzip of two parts": ("t.csv.gz", gzip.compress(table()[:20].encode()) + gzip.compress(table()[20:].encode())),
+    "byte order mark": ("t.csv", table().encode("utf-8-sig")),
+    "UTF-16": ("t.csv", table(delimiter="\t").encode("utf-16")),
+    "UTF-16, high byte first": ("t.csv", b"\xfe\xff" + table().encode("utf-16-be")),
+    "Windows line ends": ("t.csv", table(end="\r\n")),
+    "old Macintosh line ends": ("t.csv", table(end="\r")),
+    "no line end at the end": ("t.csv", table().rstrip("\n")),
+    "blank lines": ("t.csv", table(end="\n\n")),
+    "another column between": ("t.csv", table([(a, "", b) for a, b in PAIRS], header=("title", "note", "category"))),
+    "the columns the other way round": ("t.csv", table([(b, a) for a, b in PAIRS], header=("category", "title"))),
+    "two other columns of one name": (
+        "t.csv",
+        table([(a, "", "", b) for a, b in PAIRS], header=("title", "x", "x", "category")),
+    ),
+    "JSON Lines": ("t.jsonl", json_lines(PAIRS)),
+    "JSON Lines, gzip": ("t.jsonl.gz", gzip.compress(json_lines(PAIRS).encode())),
+    "JSON Lines, byte order mark, blank lines": ("t.jsonl", json_lines(PAIRS, "\r\n\n").encode("utf-8-sig")),
+    "spaces around the categories": ("t.csv", table([(a, f"  {b} ") for a, b in PAIRS])),
+}
+
+
+@pytest.mark.parametrize("name, content", WORKING.values(), ids=WORKING)
+def test_tables_that_spreadsheets_write_are_read(tmp_path, name, content):
+    info, pairs = copy(save(tmp_path, content, name), tmp_path / "copy.csv")
+    assert pairs == PAIRS
+    assert info.rows == 3
+    assert info.classes == {"food": 2, "history": 1}
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "42",
+        "1e5",
+        "007",
+        "NA",
+        "null",
+        "nan",
+        "None",
+        "-",
+        "🎸🔥",
+        "👩‍👩‍👧",
+        "two\nlines",
+        "two\r\nlines",
+        "one\rtwo",
+        " spaces around ",
+        'the "best" one',
+        '"',
+        ",",
+        "=SUM(A1)",
+        "'",
+        "a | b",
+        "# title",
+        "\ufeffmark",
+        "a\u2028b",
+        "a\x85b",
+        "a\x1cb",
+        "ﬁne",
+        "नमस्ते",
+        "\\",
+        "a\\",
+    ],
+)
+def test_titles_stay_the_text_that_they_are(tmp_path, title):
+    path = save(tmp_path, table([(title, "a"), ("another", "b")], quoting=csv.QUOTE_ALL))
+    info, pairs = copy(path, tmp_path / "copy.csv")
+    assert pairs == [(title, "a"), ("another", "b")]
+    assert info.rows == 2
+
+
+@pytest.mark.parametrize(
+    "name, kept",
+    [
+        ("a|b", "a|b"),
+        ("two\nlines", "two lines"),
+        ("=1+1", "=1+1"),
+        ("**bold** [x](y)", "**bold** [x](y)"),
+        ("1", "1"),
+        ("nan", "nan"),
+        ("a,b", "a,b"),
+        ("🎸", "🎸"),
+        ("x" * 500, "x" * 500),
+        ("<script>", "<script>"),
+    ],
+)
+def test_any_category_name_works(tmp_path, bert, name, kept):
+    path = save(tmp_path, table([("one", name), ("two", "b")]))
+    result = attempt(tmp_path, bert, path)
+    assert result.code == 0, result.err
+    features = store.open_features(tmp_path / "features")
+    assert features.manifest.data.classes == {kept: 1, "b": 1}
+    assert features.titles() == (["one", "two"], [kept, "b"])
+
+
+def test_a_category_with_one_title_can_be_extracted(tmp_path, bert):
+    assert attempt(tmp_path, bert, save(tmp_path, table())).code == 0
+    assert store.open_features(tmp_path / "features").read("cls", 2).shape[0] == 3
+
+
+def test_a_title_of_a_megabyte_is_cut_and_counted(tmp_path, bert):
+    path = save(tmp_path, table([("how to cook " * 90000, "food"), *PAIRS]))
+    result = attempt(tmp_path, bert, path)
+    assert result.code == 0, result.err
+    assert "1 title cut at 128 tokens" in result.err
+    features = store.open_features(tmp_path / "features")
+    assert features.manifest.truncated == 1
+
+
+def test_long_titles_are_read_back_by_every_process(tmp_path):
+    """Training, and the other processes of torchrun, read titles that they have not checked themselves."""
+    path = save(tmp_path, table([("x" * 200_000, "a")]))
+    code = f"from whichlayer.encoder import store; print([len(title) for title, _ in store.titles_in({str(path)!r})])"
+    reader = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, cwd=data.HERE)
+    assert reader.stdout.strip() == "[200000]", reader.stderr
+
+
+def test_ten_thousand_categories_are_shared_evenly(tmp_path):
+    pairs = [(f"title {i}", f"category {i % 10_000}") for i in range(50_000)]
+    info, _ = copy(save(tmp_path, table(pairs)), tmp_path / "copy.csv")
+    assert len(info.classes) == 10_000
+    assert info.notes == []
+    folds = splits.make_folds(np.arange(50_000) % 10_000, np.arange(50_000), 5, seed=0)
+    assert np.bincount(folds).tolist() == [10_000] * 5
+
+
+def test_json_values_become_text(tmp_path):
+    """What predict.py writes is read back, and numbers are titles and categories as well as words are."""
+    lines = json_lines(
+        [(42, 1.5), ("half a \\ud83d\\ude00 pair", True)], probability=0.5, probabilities={"a": [0.5], "b": None}
+    )
+    path = save(tmp_path, lines + '{"category": "c", "title": "no more keys"}\n', "t.jsonl")
+    pairs = [("42", "1.5"), ("half a \\ud83d\\ude00 pair", "true"), ("no more keys", "c")]
+    assert copy(path, tmp_path / "copy.csv")[1] == pairs
+    header, (row, cells), *rest = data.read_table(path, ["title"])
+    assert header == ["title", "category", "probability", "probabilities"]
+    assert (row, cells) == (1, ["42", "1.5", "0.5", '{"a": [0.5], "b": null}'])
+    assert [row for row, _ in rest] == [2, 3] and rest[1][1] == ["no more keys", "c", "", ""]
+
+
+# --- tables that work, but may hold a mistake ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "pairs, notes",
+    [
+        (PAIRS, []),
+        ([*PAIRS, PAIRS[0]], []),
+        (
+            [("a", "News"), ("b", "news ")],
+            ["categories 'News' and 'news' differ only by case or by encoding of accents"],
+        ),
+        ([("a", "Café"), ("b", "Cafe\u0301"), ("c", "cafe")], ["categories 'Cafe\u0301' and 'Café' differ only by"]),
+        (
+            [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x"), ("a", "z"), ("b", "y")],
+            ["category: 2, first in rows 1 and 3"],
+        ),
+        ([("same", "x"), ("Same", "y")], []),
+        ([(str(i), f"{'aA'[i % 2]}{i // 2}") for i in range(20)], ["'A0' and 'a0'", "'A1' and 'a1'", "'A2' and 'a2'"]),
+    ],
+)
+def test_likely_mistakes_are_said_and_kept(tmp_path, pairs, notes):
+    info, kept = copy(save(tmp_path, table(pairs)), tmp_path / "copy.csv")
+    assert kept == [(title, label.strip()) for title, label in pairs]
+    assert len(info.notes) == len(notes), info.notes
+    for note, words in zip(info.notes, notes, strict=True):
+        assert words in note
+
+
+@pytest.mark.parametrize(
+    "classes, words",
+    [
+        ({"a": 5, "b": 6}, None),
+        ({"a": 5, "b": 4}, ["1 of 2 categories has", "than 5 folds", ": 'b' 4;", "merge or drop it", "--folds 4"]),
+        (
+            {"big": 900, **{f"kind {i}": 1 + i % 2 for i in range(40)}},
+            [
+                "40 of 41 categories have",
+                "'kind 0' 1, 'kind 10' 1, 'kind 12' 1",
+                ", …;",
+                "merge or drop them",
+                "seconds",
+            ],
+        ),
+    ],
+)
+def test_all_categories_that_are_too_rare_for_the_folds_are_named_in_one_line(classes, words):
+    text = data.rare_categories(classes, 5)
+    if words is None:
+        assert text is None
+        return
+    assert cli.one_line(text) == text and len(text) < 400
+    assert all(word in text for word in words), text
+    # with one title, there is no number of folds that helps
+    assert ("--folds" in text) == (min(classes.values()) > 1)
+
+
+# --- tables that are refused --------------------------------------------------------------------------------------
+
+JSON = json_lines(PAIRS)
+REFUSED = {
+    "an empty file": ("", ["empty", "column names"]),
+    "only a byte order mark": ("\ufeff", ["empty"]),
+    "an empty first line": ("\n" + table(), ["first line"]),
+    "a header alone": ("title,category\n", ["no row below the header", "at least 2 are needed"]),
+    "no header": (table().partition("\n")[2], ["'title'", "first line", "'Pasta in Rome'", "--text-column"]),
+    "a missing column": (table(header=("title", "genre")), ["'category'", "'title', 'genre'", "--label-column"]),
+    "a missing column between semicolons": (table(header=("title", "genre"), delimiter=";"), ["'title', 'genre'"]),
+    "a column twice": (
+        table([(a, b, a) for a, b in PAIRS], header=("title", "category", "title")),
+        ["'title'", "once"],
+    ),
+    "Latin-1": ("title,category\nPasta,food\nCafé,food\nTroy,history\n".encode("latin-1"), ["row 2", "UTF-8"]),
+    "Latin-1 in the header": ("title,category,née\nPasta,food,1\n".encode("latin-1"), ["first line", "UTF-8"]),
+    "a NUL byte": ("title,category\nPasta,food\nTr\0oy,history\n", ["row 2", "NUL"]),
+    "a NUL byte in a category": ("title,category\nPasta,food\nTroy,his\0tory\n", ["row 2", "NUL"]),
+    "UTF-16 without a byte order mark": (table().encode("utf-16-le"), ["first line", "NUL", "UTF-8"]),
+    "UTF-32": (table().encode("utf-32"), ["first line", "NUL", "UTF-8"]),
+    "UTF-16 that ends in half a character": (table().encode("utf-16") + b"\x00", ["damaged", "row"]),
+    "a quote that is never closed": ('title,category\nPasta,food\n"Troy,history\nCake,food\n', ["row 2", "quote"]),
+    "a quote that is closed too late": ('title,category\nPasta,food\n"Troy,history\n"Cake",food\n', ["row 2", "quote"]),
+    "an unclosed quote in the header": ('"title,category\nPasta,food\n', ["first line"]),
+    "a cell too many": ("title,category\nPasta,food\nOne, two,food\n", ["row 2 has 3, not 2 cells"]),
+    "a cell too few": ("title,category\nPasta,food\nTroy\n", ["row 2 has 1, not 2 cells"]),
+    "an empty title": ("title,category\nPasta,food\n,history\n", ["1 of 2 rows", "'title'", "row 2"]),
+    "empty titles": (
+        table([(" \t", "a"), ("x", "a"), ("\x01\x7f", "b"), ("\u200b", "b")]),
+        ["3 of 4 rows", "'title'", "row 1, 3, 4"],
+    ),
+    "an empty category": ("title,category\nPasta,food\nTroy, \n", ["1 of 2 rows", "'category'", "row 2"]),
+    "one category": ("title,category\nPasta,food\nCake,food\n", ["'category'", "one category", "'food'"]),
+    "a JSON list": ('["title", "category"]\n', ["row 1", "JSON object"], "jsonl"),
+    "JSON over several lines": (
+        json.dumps({"title": "a", "category": "b"}, indent=1),
+        ["row 1", "JSON", "one on each line"],
+        "jsonl",
+    ),
+    "a broken JSON object": (JSON + '{"title": "x", "category": "y"\n', ["row 4", "JSON object"], "jsonl"),
+    "CSV called JSON": (table(), ["row 1", "JSON"], "jsonl"),
+    "a JSON key that is missing everywhere": ('{"title": "a", "genre": "b"}\n', ["'title', 'genre'"], "jsonl"),
+    "a JSON key that is missing once": (JSON + '\n{"title": "x"}\n', ["1 of 4 rows", "'category'", "row 4"], "jsonl"),
+    "a JSON null": (JSON + '{"title": null, "category": "y"}\n', ["1 of 4 rows", "'title'", "row 4"], "jsonl"),
+    "a JSON list as a title": (JSON + '{"title": ["x"], "category": "y"}\n', ["row 4", "text"], "jsonl"),
+    "half a character in JSON": (JSON + '{"title": "\\ud83d", "category": "y"}\n', ["row 4", "half"], "jsonl"),
+    "a NUL byte in JSON": (JSON + '{"title": "\\u0000", "category": "y"}\n', ["row 4", "NUL"], "jsonl"),
+    "Latin-1 in JSON": (
+        JSON.encode() + '{"title": "é", "category": "y"}'.encode("latin-1"),
+        ["row 4", "UTF-8"],
+        "jsonl",
+    ),
+    "JSON nested too deep": (JSON + '{"title": ' + "[" * 100_000 + "\n", ["row 4", "JSON"], "jsonl"),
+    "a damaged zip archive": (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xe9\x00\n\x00", ["damaged", "zip"]),
+}
+
+
+@pytest.mark.parametrize("content, words, name", [(*case, "csv")[:3] for case in REFUSED.values()], ids=REFUSED)
+def test_tables_that_cannot_work_are_refused_with_one_line(tmp_path, bert, content, words, name):
+    path = save(tmp_path, content, f"titles.{name}")
+    assert len(refused(attempt(tmp_path, bert, path), str(path), *words)) < 1000
+
+
+def test_a_huge_first_line_does_not_fill_the_screen(tmp_path, bert):
+    path = save(tmp_path, ",".join("x" * 300 for _ in range(3000)) + "\n1,2\n")
+    assert len(refused(attempt(tmp_path, bert, path), "'title'", ", …")) < 3000
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda b: b[: len(b) // 2], ["damaged near row"]),
+        (lambda b: b[:100] + bytes([b[100] ^ 255]) + b[101:], ["damaged near the first line"]),
+        (lambda b: b[:-6] + b"\0" + b[-5:], ["damaged near row"]),
+        (lambda b: b[:5], ["damaged"]),
+    ],
+)
+def test_damaged_gzip_is_refused(tmp_path, bert, damage, words):
+    rows = [(f"{random.Random(i).random()} title", "ab"[i % 2]) for i in range(2000)]
+    path = save(tmp_path, damage(gzip.compress(table(rows).encode())), "t.csv.gz")
+    refused(attempt(tmp_path, bert, path), str(path), *words)
+
+
+def test_only_a_plain_file_is_taken_for_titles(tmp_path, bert):
+    refused(attempt(tmp_path, bert, tmp_path), str(tmp_path), "not a plain file")
+    refused(attempt(tmp_path, bert, tmp_path / "none.csv"), "none.csv", "no such file", "sample")
+    os.mkfifo(tmp_path / "pipe")
+    refused(attempt(tmp_path, bert, tmp_path / "pipe"), "pipe", "not a plain file")
+
+
+def test_names_with_strange_characters_do_no_harm(tmp_path, bert):
+    path = Path(write_titles(tmp_path / "caf\udce9 \x1b[31m\nx.csv"))
+    result = attempt(tmp_path, bert, path)
+    assert result.code == 0, result.err
+    assert "\x1b" not in result.err and len(result.err.splitlines()) == 2
+    assert store.open_features(tmp_path / "features").manifest.data.rows == 60
+
+
+def test_one_column_cannot_be_title_and_category(tmp_path, bert):
+    path = save(tmp_path, table())
+    refused(attempt(tmp_path, bert, path, "--text-column", "category"), "category", "--text-column")
+
+
+# --- options ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bert6(tmp_path_factory):
+    return write_bert(tmp_path_factory.mktemp("bert6"), layers=6)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--layers", "0"], ["--layers 0", "--pooling mean"]),
+        (["--layers", "-7"], ["6 layers", "1 to 6"]),
+        (["--layers", "12"], ["has 6 layers", "--layers -1"]),
+        (["--layers", "12", "11"], ["has 6 layers", "--layers -1 -2"]),
+        (["--layers", "7"], ["has 6 layers", "--layers -1"]),
+        (["--layers", "6", "-1"], ["6", "twice"]),
+        (["--layers", "3", "3"], ["3", "twice"]),
+        (["--layers", "top"], ["`all`", "-1"]),
+        (["--layers", "1.5"], ["whole numbers"]),
+        (["--layers", "all", "3"], ["`all`"]),
+        (["--pooling", "mean", "--layers", "-8"], ["has 6 layers"]),
+        (["--max-length", "161"], ["--max-length 161", "160"]),
+        (["--device", "cuda:99"], ["--device cuda:99", "--device cpu"]),
+        (["--device", "nonsense"], ["--device nonsense", "cpu"]),
+        (["--device", "cuda:-1"], ["--device"]),
+        (["--device", "meta"], ["--device meta", "cpu"]),
+        (["--text-column", "name"], ["'name'", "'title', 'category'"]),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(tmp_path, bert6, titles, options, words):
+    refused(attempt(tmp_path, bert6, titles, *options), *words)
+
+
+def test_the_twelfth_layer_by_two_names_is_one_layer(tmp_path, bert12, titles):
+    refused(attempt(tmp_path, bert12, titles, "--layers", "12", "-1"), "layer 12", "twice")
+    assert "counted" not in refused(attempt(tmp_path, bert12, titles, "--layers", "-13"), "12 layers")
+    refused(attempt(tmp_path, bert12, titles, "--layers", "13"), "12 layers", "--layers -1")
+
+
+def test_layer_0_is_the_embedding_output_for_mean_pooling(tmp_path, bert6, titles):
+    assert attempt(tmp_path, bert6, titles, "--pooling", "mean", "--layers", "0").code == 0
+    assert store.open_features(tmp_path / "features").layers("mean") == [0]
+
+
+def test_the_output_must_be_a_folder(tmp_path, bert, titles):
+    refused(call("extract", "--data", titles, "--model", bert, "--out", titles), titles, "file; name a folder")
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "./none", "~/none", "a/b/c"])
+def test_an_unknown_model_folder_is_refused(tmp_path, titles, model):
+    refused(attempt(tmp_path, model, titles), f"--model {model}", "no such folder")
+
+
+def test_cuda_without_a_gpu_is_refused(tmp_path, bert, titles, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    refused(attempt(tmp_path, bert, titles, "--device", "cuda"), "--device cuda", "--device cpu")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-length", "0"],
+        ["--max-length", "2"],
+        ["--max-length", "many"],
+        ["--window", "0"],
+        ["--window", "-5"],
+        ["--window", "1.5"],
+        ["--window", str(10**30)],
+        ["--pooling", "max"],
+        ["--dtype", "int8"],
+        ["--store", "float64"],
+        ["--layers"],
+        ["--unknown"],
+        ["a title"],
+    ],
+)
+def test_options_that_mean_nothing_are_refused_at_once(capsys, options):
+    with pytest.raises(SystemExit) as exit:
+        extract.parse_arguments(options)
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("usage: ") and "error:" in error and "Traceback" not in error
+
+
+# --- generated tables and options ---------------------------------------------------------------------------------
+
+cells = st.one_of(
+    st.text(max_size=12),
+    st.text(alphabet=" \t\r\n\"',;|\0\x85\u2028é🎸=a1", max_size=8),
+    st.sampled_from(["art", "food", "", "NA", '"', "\ufeff"]),
+)
+tables = st.builds(
+    lambda rows, delimiter, end, header: table(rows, delimiter, end, header),
+    st.lists(st.lists(cells, min_size=1, max_size=4) | st.tuples(cells, cells), max_size=8),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from(
+        [("title", "category"), ("category", "title"), ("x", "title", "category"), ("title", "title", "category")]
+    ),
+)
+
+
+@st.composite
+def damaged(draw):
+    """The bytes of a table in some encoding, in which some places were deleted, doubled or overwritten."""
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"]))
+    content = bytearray(draw(tables).encode(encoding, "surrogatepass"))
+    if draw(st.booleans()):
+        content = bytearray(gzip.compress(bytes(content), mtime=0))
+    patches = st.sampled_from([b"", b'"', b"\0", b"\r", b"\n", b"\r\n", b",", b"\xe9", b"\xff\xfe"])
+    for _ in range(draw(st.integers(0, 3))):
+        place = draw(st.integers(0, len(content)))
+        end = place + draw(st.integers(0, 3))
+        content[place:end] = draw(patches | st.binary(max_size=4))
+    return bytes(content)
+
+
+objects = st.dictionaries(
+    st.sampled_from(["title", "category", "x"]), cells | st.none() | st.floats() | st.lists(cells)
+)
+content = st.one_of(
+    st.lists(objects.map(json.dumps), max_size=6).map("\n".join).map(str.encode),
+    st.binary(max_size=60),
+    st.binary(max_size=40).map(lambda b: b"title,category\n" + b),
+    tables.map(lambda text: text.encode("utf-8", "surrogatepass")),
+    damaged(),
+)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("generated")
+
+
+@many
+@example(b'title,category\na,b\n"c\rd",e\n', "csv")
+@given(content, st.sampled_from(["csv", "tsv", "jsonl", "json"]))
+def test_any_bytes_are_read_or_refused(scratch, content, name):
+    path = save(scratch, content, f"titles.{name}")
+    try:
+        info, pairs = copy(path, scratch / "copy.csv")
+    except cli.Problem as problem:
+        assert str(path) in str(problem) and len(cli.one_line(problem).splitlines()) == 1
+        return
+    assert len(pairs) == info.rows >= 2
+    assert disk.sha256(scratch / "copy.csv") == info.titles
+    assert sum(info.classes.values()) == info.rows
+    assert set(info.classes) == {label for _, label in pairs}
+    assert len(info.notes) <= 5
+    assert all(cli.one_line(note) == note for note in info.notes)
+    assert copy(path, scratch / "again.csv") == (info, pairs)
+
+    # what was written is itself a table, and reading that gives the same bytes again
+    again, _ = copy(scratch / "copy.csv", scratch / "again.csv", label="label")
+    assert (again.rows, again.titles, again.classes) == (info.rows, info.titles, info.classes)
+    assert (scratch / "again.csv").read_bytes() == (scratch / "copy.csv").read_bytes()
+
+
+characters = st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")
+readable = st.text(characters, min_size=1).filter(lambda title: not data.is_blank(title))
+
+
+@many
+@given(
+    st.lists(st.tuples(readable, st.sampled_from("abc")), min_size=2),
+    st.sampled_from(",;\t|"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+)
+def test_any_titles_come_back_as_they_were_written(scratch, pairs, delimiter, end, encoding):
+    path = save(scratch, table(pairs, delimiter, end, quoting=csv.QUOTE_ALL).encode(encoding))
+    if len({label for _, label in pairs}) > 1:
+        assert copy(path, scratch / "copy.csv")[1] == pairs
+    else:
+        with pytest.raises(cli.Problem, match="one category"):
+            copy(path, scratch / "copy.csv")
+
+
+texts = st.one_of(
+    st.integers(-20, 20).map(str),
+    st.integers().map(str),
+    st.text(max_size=6),
+    st.floats().map(str),
+    st.sampled_from(["all", "cls", "mean", "cuda", "float32", "--layers", "--quiet", "-1", "--", "-x", "٣", "1_0"]),
+)
+
+
+NAMES = ["data", "out", "model", "layers", "pooling", "max-length", "window", "dtype", "store", "device", "quiet"]
+words = st.sampled_from([f"--{name}" for name in [*NAMES, "text-column"]]) | texts
+
+
+@many
+@given(st.lists(words, max_size=8))
+def test_any_command_line_is_parsed_or_refused(options):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            args = extract.parse_arguments(options)
+        except SystemExit as exit:
+            assert exit.code == 2 and "error:" in errors.getvalue()
+            return
+    assert args.max_length >= 3
+    assert 1 <= args.window <= 1 << 20
+    assert args.layers
+    assert set(args.pooling) <= set(cli.POOLINGS)
+
+
+@many
+@given(
+    st.lists(st.one_of(st.integers(-15, 15).map(str), texts), min_size=1, max_size=4),
+    st.integers(1, 14),
+    st.sampled_from([["cls"], ["mean"], ["cls", "mean"]]),
+    st.none() | st.lists(st.integers(1, 12), unique=True),
+)
+def test_any_layers_are_resolved_or_refused(wanted, depth, poolings, available):
+    try:
+        layers = store.resolve_layers(wanted, depth, "bert", poolings, available)
+    except cli.Problem as problem:
+        assert "--layers" in str(problem) and len(cli.one_line(problem).splitlines()) == 1
+        return
+    assert layers == sorted(set(layers), reverse=True)
+    lowest = 1 if "cls" in poolings else 0
+    if available is None:
+        assert layers and lowest <= layers[-1] and layers[0] <= depth
+    else:
+        assert set(layers) <= set(available)
+    if wanted != ["all"]:
+        assert {int(w) % (depth + 1) for w in wanted} == set(layers)

@@ -1,0 +1,5 @@
+"""Runs that are ready to predict, and whole files predicted.
+
+classifier: titles to probabilities. frozen: an encoder with its heads. output: how predictions are written.
+bulk: whole files.
+"""

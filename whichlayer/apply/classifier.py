@@ -1,0 +1,229 @@
+"""Runs that are ready to predict, alone or averaged: titles to calibrated probabilities.
+
+Encoders are loaded once each, for all runs that share one (frozen.py); words (words.py) need none,
+and no torch. Of several runs, the calibrated probabilities are averaged.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import data
+from whichlayer.common import cli, windows
+from whichlayer.heads import runs
+from whichlayer.scores import decision, metrics
+
+
+@dataclass
+class Part:
+    """What gives probabilities for titles: an encoder with the heads of its runs, or words."""
+
+    prepare: Callable  # from a list of titles to what `judge` takes; called in another thread
+    judge: Callable  # from that to ([(titles, classes) of each run], number of titles that are cut)
+
+
+@dataclass
+class Classifier:
+    """Runs that are ready to predict: one, or several of which the average is taken.
+
+    Several threads may share it.
+    """
+
+    runs: list[runs.Run]
+    parts: list[Part]
+    offsets: np.ndarray | float  # (classes,) of the decision by calibrated probabilities
+
+    @property
+    def classes(self):
+        """The names of the categories, in the order of their probabilities."""
+        return self.runs[0].classes
+
+
+# --- loading --------------------------------------------------------------------------------------
+
+
+def load(folders, name=None, device="auto", dtype=None):
+    """The Classifier of a run, or of several, which are averaged. What does not fit is a
+    cli.Problem.
+
+    folders: a run, results that hold one, or a list of those; name: where the encoder is found, as
+    --model, or a list with one for each encoder; dtype: auto, float32, bfloat16 or float16, what
+    encoders compute in. Names and dtype are the runs' own where they are not given.
+    """
+    # the runs, and where their encoders are
+    own = [runs.find(folder) for folder in as_list(folders)]
+    if not own:
+        raise cli.Problem("no run is named: give the folder of one, or a list of several")
+    check_classes(own)
+    shared = by_encoder(own)
+    names = as_list(name) or [None] * len(shared)
+    if len(names) != len(shared):
+        need = cli.count(len(shared), "encoder")
+        remedy = "name one for each, in their order"
+        raise cli.Problem(f"--model names {len(names)}, but the runs need {need}; {remedy}")
+
+    # words, then encoders
+    parts = []
+    for run in own:
+        if run.baseline:
+            parts.append(words_part(run))
+    for members, place in zip(shared, names, strict=True):
+        # torch takes a second or two, which words do not need
+        from whichlayer.apply import frozen
+
+        parts.append(Part(*frozen.steps(frozen.load(members, place, device, dtype))))
+    return Classifier(own, parts, sum(map(offsets_of, own)) / len(own))
+
+
+def as_list(value):
+    """A list of what was given: one thing, several, or, for None, nothing."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def check_classes(own):
+    """Refuse to average runs that were given twice, also as a copy, or whose categories are not the
+    same.
+    """
+    for run in own[1:]:
+        if run.classes != own[0].classes:
+            wrong = "its categories are not the same, so their probabilities cannot be averaged"
+            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}")
+    places = [run.folder.resolve() for run in own]
+    for place, run in zip(places, own, strict=True):
+        if places.count(place) > 1:
+            raise cli.Problem(f"--run: {run.folder} is named twice")
+    first = {}
+    for run in own:
+        other = first.setdefault(run.identity, run)
+        if other is not run:
+            twice = "is a copy of it, and would count twice; name one of them"
+            raise cli.Problem(f"--run {other.folder} {run.folder}: {run.folder.name} {twice}")
+
+
+def by_encoder(own):
+    """Lists of the runs that share an encoder, in the order of the runs; words are in none."""
+    shared = {}
+    for run in own:
+        if run.encoder:
+            shared.setdefault(sharing_key(run), []).append(run)
+    return list(shared.values())
+
+
+def sharing_key(run):
+    """What has to be the same where runs share an encoder and its features."""
+    settings = run.config.settings
+    sizes = (settings.max_length, settings.dtype, settings.store)
+    return run.encoder.weights, run.encoder.tokenizer, settings.prefix, *sizes
+
+
+def words_part(run):
+    """The Part of a run of words."""
+    from whichlayer.heads import words
+
+    fitted = words.read(run)
+
+    def judge(titles):
+        values = words.probabilities(fitted, titles)
+        return [metrics.sharpen(values, run.figures.temperature)], 0
+
+    return Part(prepare=list, judge=judge)
+
+
+def offsets_of(run):
+    """The offsets of a run's decision by calibrated probabilities, (classes,); 0 without any."""
+    if run.offsets is None:
+        return 0.0
+    # they belong to log-probabilities, which the temperature divides
+    return run.offsets.mean((0, 1)) / run.figures.temperature
+
+
+# --- from titles to probabilities -----------------------------------------------------------------
+
+
+@dataclass
+class Item:
+    """A title to predict."""
+
+    title: str
+    cells: list[str] = field(default_factory=list)  # of its row, to be written, too
+
+
+@dataclass
+class Window:
+    """Some titles with their predictions."""
+
+    items: list[Item]
+    probabilities: np.ndarray  # (items, classes) float64, not-a-number where a title has no text
+    named: np.ndarray  # (items,) int: the number of the category that is named
+    cut: int  # titles that are longer than the encoder reads
+
+    @property
+    def has_text(self):
+        """(items,) bool."""
+        return ~np.isnan(self.probabilities[:, 0])
+
+    @property
+    def sure(self):
+        """(items,) float64: the probability of the category that is named."""
+        return np.take_along_axis(self.probabilities, self.named[:, None], 1)[:, 0]
+
+
+def predict(classifier, batches):
+    """Yield (key, Window) for each (key, items) in batches, lists of Items.
+
+    A batch waits until the next one is there and can be made ready beside it; one without items
+    lets the last one through.
+    """
+
+    def prepare(titles):
+        return [part.prepare(titles) for part in classifier.parts]
+
+    texts = (((key, items), texts_of(items)) for key, items in batches)
+    for (key, items), prepared in windows.ahead(prepare, texts):
+        probabilities = np.full((len(items), len(classifier.classes)), np.nan)
+        named = np.zeros(len(items), np.int64)
+        cut = 0
+        with_text = [i for i, item in enumerate(items) if not data.is_blank(item.title)]
+        if with_text:
+            probabilities[with_text], cut = average(classifier, prepared)
+            named[with_text] = decision.decide(probabilities[with_text], classifier.offsets)
+        yield key, Window(items, probabilities, named, cut)
+
+
+def average(classifier, prepared):
+    """(probabilities, cut) of titles: (titles, classes) float64, the mean over all runs, and how
+    many titles are longer than an encoder reads. prepared: what each Part made of the titles.
+    """
+    total = 0.0
+    cut = 0
+    for part, ready in zip(classifier.parts, prepared, strict=True):
+        values, too_long = part.judge(ready)
+        total = total + sum(values)
+        cut = max(cut, too_long)
+    return total / len(classifier.runs), cut
+
+
+def batches_of(items, size):
+    """Yield (number, list of at most `size` items) for an iterable of Items."""
+    left = iter(items)
+    for number in itertools.count():
+        batch = list(itertools.islice(left, size))
+        if not batch:
+            return
+        yield number, batch
+
+
+def texts_of(items):
+    """The titles that have text, or a dash where none has. What is no title is a cli.Problem."""
+    texts = []
+    for item in items:
+        wrong = data.fault(item.title)
+        if wrong:
+            raise cli.Problem(f"title {item.title!r:.80}: holds {wrong}")
+        if not data.is_blank(item.title):
+            texts.append(item.title)
+    return texts or ["-"]

@@ -1,0 +1,124 @@
+"""A frozen encoder with the heads of all runs that share it: titles to their probabilities.
+
+The encoder is loaded once and runs once for all of them, no deeper than they need.
+"""
+
+import functools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import model
+from whichlayer.common import cli
+from whichlayer.encoder.embedding import embed, tokenise
+from whichlayer.encoder.encoder import Encoder, load_encoder
+from whichlayer.heads import runs
+from whichlayer.scores import metrics
+
+
+@dataclass
+class Heads:
+    """The heads of a run."""
+
+    run: runs.Run
+    forward: Callable  # all of them at once, see model.stacked
+    state: dict[str, torch.Tensor]  # their tensors, on the encoder's device
+
+
+@dataclass
+class Frozen:
+    """An encoder and the heads that stand on it."""
+
+    encoder: Encoder
+    heads: list[Heads]
+    # hooks hang on the blocks, and a tokenizer keeps how it was called: one call at a time
+    reading: threading.Lock
+    running: threading.Lock
+
+
+def load(own, name, device, dtype):
+    """The Frozen of runs that share an encoder and its settings. What does not fit is a
+    cli.Problem.
+
+    name: where the encoder is found, or None for the name in the runs; dtype: what it computes in,
+    or None for what the runs' features were computed in.
+    """
+    read = [model.read_heads(run) for run in own]
+    # a wrong one is no fault of the encoder's
+    cli.choose_device(device)
+    run = own[0]
+    try:
+        encoder = load_own_encoder(own, name or run.encoder.name, device, dtype)
+    except cli.Problem as error:
+        needed = run.encoder.name
+        if run.encoder.revision:
+            needed = f"{needed.partition('@')[0]}@{run.encoder.revision}"
+        hint = f"{run.folder} needs {needed}, or --model to say where that is"
+        raise cli.Problem(f"{error} ({hint})") from None
+    heads = []
+    for run, (head, state) in zip(own, read, strict=True):
+        state = {key: value.to(encoder.device) for key, value in state.items()}
+        heads.append(Heads(run, model.stacked(head, shared=True), state))
+    return Frozen(encoder, heads, threading.Lock(), threading.Lock())
+
+
+def load_own_encoder(own, name, device, dtype):
+    """The Encoder of this name, once it is known to be the one that the runs were trained with."""
+    settings = own[0].config.settings
+    poolings = poolings_of(own)
+    prefix = settings.prefix or ""
+    dtype = dtype or settings.dtype
+    # whoever predicts does not ask what a title costs
+    counted = False
+    encoder = load_encoder(name, device, dtype, settings.max_length, poolings, prefix, counted)
+    for what in ("weights", "tokenizer"):
+        if getattr(encoder.info, what) != getattr(own[0].encoder, what):
+            wrong = f"not the encoder that the run was trained with, its {what} differ"
+            raise cli.Problem(f"{name}: {wrong}")
+    return encoder
+
+
+def poolings_of(own):
+    """All poolings of some runs."""
+    return sorted({pooling for run in own for pooling in run.poolings})
+
+
+def prepare(frozen, titles):
+    """The embedding.Tokenised of some titles."""
+    with frozen.reading:
+        return tokenise(frozen.encoder, titles)
+
+
+def judge(frozen, tokenised):
+    """What each run says of Tokenised titles: ([(titles, classes) float64, …], titles that are cut)."""
+    own = [heads.run for heads in frozen.heads]
+    layers = sorted({layer for run in own for layer in run.layers})
+    # the heads' modules, too, hold the values of one call
+    with frozen.running:
+        values = embed(frozen.encoder, tokenised, layers, poolings_of(own))
+        # through the numbers that were stored: the heads know features of that precision
+        kind = own[0].config.settings.store
+        stored = {column: array.astype(kind) for column, array in values.items()}
+        if not all(np.isfinite(array).all() for array in stored.values()):
+            raise cli.Problem("the encoder's features are not finite numbers; use --dtype float32")
+        return [probabilities(frozen, heads, stored) for heads in frozen.heads], tokenised.cut
+
+
+def probabilities(frozen, heads, stored):
+    """What a run's heads say, pooled and calibrated: (titles, classes) float64.
+
+    stored: {(pooling, layer): (titles, hidden)}.
+    """
+    run = heads.run
+    side_by_side = np.stack([stored[column] for column in run.columns], axis=1)
+    x = torch.from_numpy(side_by_side.astype(np.float32)).to(frozen.encoder.device)
+    pooled = model.mean_probabilities(heads.forward, heads.state, x).cpu().numpy()
+    return metrics.sharpen(pooled, run.figures.temperature)
+
+
+def steps(frozen):
+    """(prepare, judge) of this encoder, as classifier.Part has them."""
+    return functools.partial(prepare, frozen), functools.partial(judge, frozen)

@@ -1,0 +1,5 @@
+"""What every script does the same.
+
+cli: problems, exit codes, messages, arguments. disk: files to trust. windows, shares: titles worked on together, by one
+process or several.
+"""

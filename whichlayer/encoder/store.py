@@ -1,0 +1,313 @@
+"""The features on the disk: what features/ holds, which layers there are, and how to read them.
+
+manifest.json   what follows, and how it was made; written last, as the sign of a whole extraction
+cls-01.npy …    (titles, hidden) float32 or float16: one file for each pooling and layer
+titles.csv      the titles with their labels, in the order of the rows
+.new/           the same of changed titles, while it is made; see jobs.py
+"""
+
+import contextlib
+import csv
+import itertools
+import re
+import sys
+import tokenize
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from whichlayer.common import cli, disk
+
+# raised when older features can no longer be read
+FORMAT = 1
+# the sub-folder where features of changed titles are made
+NEW = ".new"
+# a title may be longer than the 128 kB that Python reads unasked
+csv.field_size_limit(1 << 30)
+
+
+@dataclass
+class EncoderInfo:
+    """Which encoder made the features."""
+
+    name: str  # on the model hub, or an absolute folder
+    revision: str | None  # commit on the hub
+    layers: int
+    hidden: int  # dimensions of a hidden state
+    weights: str  # sha256 over names and values
+    tokenizer: str  # sha256
+    kind: str = ""  # what transformers calls its architecture
+
+
+@dataclass
+class TitlesInfo:
+    """Which titles the features are of."""
+
+    name: str  # youtube, sample, or the name of the user's file
+    sha256: str  # of the user's file
+    titles: str  # sha256 of titles.csv
+    rows: int
+    text_column: str = "title"
+    label_column: str = "category"
+    classes: dict[str, int] | None = None  # titles of each category
+
+
+@dataclass
+class Settings:
+    """What else decides the features' values."""
+
+    max_length: int  # tokens; longer titles are cut
+    dtype: str  # that the encoder computed in
+    store: str  # type of the numbers on the disk
+    window: int = 4096  # titles that were computed together
+    device: str = "cpu"
+    prefix: str | None = None  # put before every title; None, as in earlier versions: nothing
+
+
+@dataclass
+class FileInfo:
+    """What is known of a file: enough to tell whether it has changed."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class Cost:
+    """What the encoder computes for a title of mean length."""
+
+    tokens: float  # mean number of tokens of a title
+    flop: list[float]  # floating-point operations for layer 0, 1, …: of all that must run to have it
+
+
+@dataclass
+class Manifest:
+    """The content of manifest.json."""
+
+    format: int
+    encoder: EncoderInfo
+    data: TitlesInfo
+    settings: Settings
+    files: dict[str, FileInfo]  # by name
+    truncated: int = 0  # titles cut at max_length
+    cost: Cost | None = None  # None in features of earlier versions
+    made: disk.Made | None = None
+    software: dict | None = None
+    machine: dict | None = None
+    swapping: bool | None = None  # whether files may still lie in NEW; see jobs.take_place
+
+
+def identity(manifest):
+    """What decides the features' values (not which layers there are), under names that users know."""
+    return {
+        "encoder weights": manifest.encoder.weights,
+        "tokenizer": manifest.encoder.tokenizer,
+        "titles": manifest.data.titles,
+        **disk.as_json(manifest.settings),
+    }
+
+
+# --- titles, names of files, numbers of layers ----------------------------------------------------
+
+
+def titles_in(path):
+    """Yield (title, label) for each row of a file that data.copy_titles wrote."""
+    with open(path, encoding="utf-8", newline="") as file:
+        yield from itertools.islice(csv.reader(file), 1, None)
+
+
+def feature_file(pooling, layer):
+    """The name of the file that holds one layer with one pooling."""
+    return f"{pooling}-{layer:02d}.npy"
+
+
+def column_of(name):
+    """The (pooling, layer) of a file that feature_file named."""
+    pooling, _, layer = name.removesuffix(".npy").partition("-")
+    return pooling, int(layer)
+
+
+def resolve_layers(wanted, depth, encoder, poolings, available=None):
+    """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), -1, -2 …
+
+    depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
+    where only those will do. Unknown, repeated or meaningless layers are a Problem.
+    """
+    asked = f"--layers {' '.join(wanted)}"
+    if wanted == ["all"]:
+        return sorted(range(1, depth + 1) if available is None else available, reverse=True)
+    try:
+        layers = [int(word) for word in wanted]
+    except ValueError:
+        raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
+    layers = [layer + depth + 1 if layer < 0 else layer for layer in layers]
+    # the embeddings' [CLS] is the same for every title
+    lowest = 1 if "cls" in poolings else 0
+    if min(layers) < lowest or max(layers) > depth:
+        hint = "numbers below 0 count from the top"
+        top = max(layers) + 1
+        if 0 in layers:
+            hint = "layer 0, the embeddings, needs --pooling mean"
+        elif min(layers) > 0 and top - min(layers) <= depth:
+            from_top = " ".join(str(layer - top) for layer in layers)
+            hint = f"counted from the top, that is --layers {from_top}"
+        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; {hint}")
+    if len(set(layers)) < len(layers):
+        raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
+    missing = [] if available is None else sorted(set(layers) - set(available), reverse=True)
+    if missing:
+        there = f"the features hold layers {' '.join(map(str, available)) or 'none'}"
+        more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
+        raise cli.Problem(f"{asked}: {there}; add the others with: {more}")
+    return sorted(layers, reverse=True)
+
+
+# --- reading features -----------------------------------------------------------------------------
+
+
+@dataclass
+class Features:
+    """One extraction, opened for reading."""
+
+    folder: Path
+    manifest: Manifest
+    checked: set = field(default_factory=set)  # names of files whose every byte has been compared
+
+    @property
+    def shape(self):
+        """(titles, hidden) of every layer."""
+        return self.manifest.data.rows, self.manifest.encoder.hidden
+
+    def path(self, name):
+        """Where a file is: in NEW while it has not been moved to its place yet."""
+        waiting = self.folder / NEW / name
+        if self.manifest.swapping and waiting.exists():
+            return waiting
+        return self.folder / name
+
+    def layers(self, pooling):
+        """The layers that are there for a pooling, ascending."""
+        columns = map(column_of, self.manifest.files)
+        return sorted(layer for kind, layer in columns if kind == pooling)
+
+    def read(self, pooling, layer, check=True):
+        """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem.
+
+        check: whether to compare every byte with the manifest, which is done once only.
+        """
+        path = self.path(feature_file(pooling, layer))
+        entry = self.manifest.files.get(path.name)
+        if entry is None:
+            only = f"only {self.layers(pooling)}"
+            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there, {only}")
+        whole = path.exists() and path.stat().st_size == entry.bytes
+        if whole and check and path.name not in self.checked:
+            whole = disk.sha256(path) == entry.sha256
+        array = np.empty(0)
+        # errors of all these kinds, since numpy parses the header as Python's literals
+        with contextlib.suppress(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError):
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not whole or array.shape != self.shape or array.dtype != self.manifest.settings.store:
+            wrong = "gone or changed, not the numbers that manifest.json names"
+            raise cli.Problem(f"{path}: {wrong}; delete the folder and extract again")
+        if check:
+            self.checked.add(path.name)
+        return array
+
+    def stack(self, columns):
+        """The features of some columns side by side, (titles, layers, hidden) float32.
+
+        columns: list of (pooling, layer).
+        """
+        rows, hidden = self.shape
+        out = np.empty((rows, len(columns), hidden), np.float32)
+        for place, column in enumerate(columns):
+            mapped = self.read(*column)
+            for first in range(0, rows, 1 << 14):
+                block = out[first : first + (1 << 14), place]
+                block[:] = take(mapped, np.arange(first, first + len(block)))
+        return out
+
+    def titles_file(self):
+        """The path of the titles with their labels, which are checked to be the extraction's."""
+        path = self.path("titles.csv")
+        if not path.exists() or disk.sha256(path) != self.manifest.data.titles:
+            remedy = "delete the folder and extract again"
+            raise cli.Problem(f"{path}: gone or changed since the extraction; {remedy}")
+        return path
+
+    def titles(self):
+        """All titles and all labels, as two lists."""
+        titles = []
+        labels = []
+        for title, label in titles_in(self.titles_file()):
+            titles.append(title)
+            # a million titles hold each name of a category once
+            labels.append(sys.intern(label))
+        return titles, labels
+
+
+def take(mapped, rows):
+    """Some rows of a memory-mapped array, (rows, hidden), in the order that is asked for.
+
+    They are read, not mapped: pages that were only read would count as this process's memory.
+    """
+    out = np.empty((len(rows), mapped.shape[1]), mapped.dtype)
+    # rows that follow one another are read at once
+    starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    with open(mapped.filename, "rb") as file:
+        for first, end in itertools.pairwise([*starts, len(rows)]):
+            file.seek(mapped.offset + int(rows[first]) * out[0].nbytes)
+            block = out[first:end]
+            if file.readinto(block) < block.nbytes:
+                raise cli.Problem(f"{mapped.filename}: cut while it was read; extract again")
+    return out
+
+
+def extract_command(features, path):
+    """The command that has features follow their titles, which stand in the file `path` today."""
+    manifest = features.manifest
+    info = manifest.data
+    settings = manifest.settings
+    columns = [column_of(name) for name in manifest.files]
+    # one pooling will do: all that is there follows
+    pooling = columns[0][0]
+    layers = features.layers(pooling)
+    words = [] if layers == list(range(1, manifest.encoder.layers + 1)) else ["--layers", *layers]
+    options = {
+        "data": (path if info.name == cli.one_line(Path(path).name) else info.name, "youtube"),
+        "text-column": (info.text_column, "title"),
+        "label-column": (info.label_column, "category"),
+        "model": (manifest.encoder.name, "bert-base-uncased"),
+        "pooling": (pooling, "cls"),
+        "max-length": (settings.max_length, "128"),
+        "prefix": (settings.prefix or "", ""),
+        "dtype": (settings.dtype, "auto"),
+        "store": (settings.store, "float32"),
+        "device": (settings.device, "auto"),
+        "window": (settings.window, "4096"),
+        "out": (features.folder, "features"),
+    }
+    return cli.command("extract.py", *words, **options)
+
+
+def open_features(folder):
+    """Open the extraction in `folder`; a Problem says what to run where it is not finished."""
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    if not path.exists() and (folder / "job.json").exists():
+        wrong = "the extraction there is not finished"
+        raise cli.Problem(f"{folder}: {wrong}; the same extract.py command goes on")
+    if not path.exists() and (folder.is_file() or any(folder.glob("[!.]*"))):
+        wrong = "there are no features, but something else"
+        raise cli.Problem(f"{folder}: {wrong}; name the folder that extract.py wrote to")
+    if not path.exists():
+        following = cli.command("extract.py", out=(folder, "features"))
+        raise cli.Problem(f"{folder}: there are no features; make them with: {following}")
+    manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
+    # a name of any other form might lead out of the folder
+    for name in manifest.files:
+        if not re.fullmatch(r"(cls|mean)-(\d\d|[1-9]\d\d+)\.npy", name, re.ASCII):
+            raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
+    return Features(folder, manifest)

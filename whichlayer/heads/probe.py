@@ -1,0 +1,275 @@
+"""The linear probe's training: how features are scaled, penalties chosen and heads fitted.
+
+Each head is a logistic regression, solved to convergence; logistic.py does that for many at once.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import model
+from whichlayer.heads import logistic, newton
+from whichlayer.heads.logistic import Scale, standardization
+from whichlayer.scores import decision
+
+# The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
+GRID = [float(f"{10.0**power:.1e}") for power in np.arange(-5, 2.1, 0.5)]
+ALONE = 0.1  # C where there is nothing to choose by
+# a log loss so many times its minimum does not fall below it again: in 1,500 heads on seven data sets, no
+# second valley lay behind a rise of even 2%; where two features' small difference is all, behind 90% at most
+FAR = 2
+# titles; up to here each part of them is held out in turn, and float64 costs little
+FEW = 2000
+# numbers that all heads that are fitted together may keep, 200 MB in float32
+STATE = 48_000_000
+# titles by which penalties are chosen where there are twice as many: C hardly depends on their number
+SEARCH = 50_000
+
+
+@dataclass
+class Choice:
+    """What a head chose on titles that it learns from, but that were held out for the choice."""
+
+    c: float  # inverse strength of the penalty
+    labels: np.ndarray | None  # (titles,) int, of the titles that were held out, for the decision
+    probabilities: np.ndarray | None  # (titles, classes) of these titles
+
+
+def rescale(x):
+    """Bring every layer and dimension of x to mean 0 and deviation 1, in place.
+
+    x: (titles, layers, hidden) float32. Returns the Scale that it had, (layers, hidden). For good
+    digits only: what is learned is standardised by what each head may see, so held-out titles don't
+    matter.
+    """
+    everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
+    scale = standardization(x.flatten(1), everyone)
+    mean = scale.mean.view(x.shape[1:])
+    deviation = scale.deviation.view(x.shape[1:])
+    for block in x.split(max(256, logistic.PART // mean.numel())):
+        block.sub_(mean).div_(deviation)
+        # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
+        block.masked_fill_(block.abs() < 1e-12, 0)
+    return Scale(mean, deviation)
+
+
+def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: None):
+    """Train the linear probes of all folds and repeats. Returns a model.Trained.
+
+    x: (titles, layers, hidden) float32 tensor, rescaled; scale: what it had, see rescale; labels:
+    (titles,) int; folds: (repeats, titles) int; draws: the titles that each head learns from, see
+    splits.draw_titles; classes: how many there are; decide: "macro-f1" to choose offsets, see
+    decision.py, or "likeliest"; report: called now and then with how many heads that was worth. The
+    heads that are returned are for the features as they were before.
+    """
+    targets = torch.as_tensor(labels, device=x.device).long()
+
+    # where few titles are drawn, a repeat's folds have mostly the same ones, other repeats do not
+    together = len(draws)
+    if 2 * len(draws[0].rows) < len(x):
+        together = len(draws) // len(folds)
+    thetas = []
+    choices = []
+    for first in range(0, len(draws), together):
+        group = draws[first : first + together]
+        fitted, chosen = fit_together(x.flatten(1), targets, group, classes, decide, report)
+        thetas += fitted
+        choices += chosen
+    # heads first, as they are kept
+    theta = torch.cat(thetas, 1).transpose(0, 1)
+
+    # held-out titles are scored on the features as they are here, since those have the better digits
+    with torch.device("meta"):
+        head = model.Probe(*x.shape[1:], classes)
+    probabilities = model.held_out_probabilities(head, probe_state(theta), x, folds)
+
+    flat = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
+    unscaled = torch.stack([undo_scale(own.double(), flat).float() for own in theta]).cpu()
+    state = {name: value.contiguous() for name, value in probe_state(unscaled).items()}
+    penalties = np.reshape([choice.c for choice in choices], (len(folds), -1)).tolist()
+    offsets = None
+    if decide == "macro-f1":
+        offsets = choose_offsets(choices, draws, labels, classes)
+        offsets = offsets.reshape(len(folds), -1, classes)
+    return model.Trained(state, probabilities, penalties=penalties, offsets=offsets)
+
+
+def choose_offsets(choices, draws, labels, classes):
+    """The offsets of each head's decision, (heads, classes) float32; labels: those of all titles."""
+    offsets = []
+    for choice, draw in zip(choices, draws, strict=True):
+        learned = labels[draw.rows]
+        tau = decision.choose_tau(choice.labels, choice.probabilities, learned, classes)
+        offsets.append(decision.offsets_of(tau, learned, classes))
+    return np.stack(offsets).astype(np.float32)
+
+
+def probe_state(theta):
+    """The state of stacked model.Probe heads. theta: (heads, classes, dimensions + 1)."""
+    return {"linear.weight": theta[..., :-1], "linear.bias": theta[..., -1]}
+
+
+def undo_scale(theta, scale):
+    """theta for features that are not scaled: the Scale is folded into weights and bias."""
+    weights = theta[..., :-1] / scale.deviation
+    bias = theta[..., -1:] - (weights * scale.mean).sum(-1, keepdim=True)
+    return torch.cat([weights, bias], -1)
+
+
+def fit_together(x, labels, draws, classes, decide, report):
+    """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
+
+    x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes,
+    heads, dimensions + 1) float32, of so many heads at a time, and a list with the Choice of each
+    head.
+    """
+    x, labels, parts = leave_out_unused(x, labels, draws)
+    sketch = logistic.make_sketch(x)
+
+    # few titles are worth more care: each part held out in turn, and the heads' last digits
+    most_titles = int((parts >= 0).sum(1).max())
+    turns = [int(parts.max())]
+    finishes = {torch.float32: 0.01}  # tolerance of each kind of number, one after the other
+    if most_titles <= FEW:
+        turns = list(range(turns[0] + 1))
+        finishes[torch.float64] = 0.003
+
+    # of many titles, a sample is enough to choose penalties by
+    sample = slice(None)
+    if len(x) > 2 * SEARCH:
+        sample = np.sort(np.random.default_rng(0).permutation(len(x))[:SEARCH])
+    few = (x[sample], sketch.only(sample), labels[sample])
+
+    # as many heads at a time as memory allows
+    numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
+    thetas = []
+    choices = []
+    for chunk in parts.split(max(1, STATE // numbers)):
+        training, scoring = split_off(*few, chunk[:, sample], classes, turns)
+        best, c = choose_penalty(training, scoring, len(chunk), report)
+        choices += held_out(scoring, best, c, decide)
+
+        # from the solutions of the first turn, which knows nothing of a category that it held out
+        learn = chunk >= 0
+        penalty = l2_penalty(c, learn.sum(1), classes)
+        theta = best[:, : len(chunk)].clone()
+        known = training.shares[:, : len(chunk)] > 0
+        theta[..., -1] = torch.where(known, theta[..., -1], -math.log(most_titles))
+        for kind, tolerance in finishes.items():
+            problems = logistic.make_problems(x.to(kind), sketch, labels, learn, penalty, classes)
+            theta = newton.minimise(problems, theta.to(kind), tolerance)
+        thetas.append(undo_scale(theta, problems.scale).float())
+    return thetas, choices
+
+
+def leave_out_unused(x, labels, draws):
+    """x and labels without the titles that no head learns from, where a copy is small, and parts.
+
+    parts: (heads, titles) int8, -1 for titles that a head may not learn from, else the part with
+    which a title is held out.
+    """
+    parts = np.full((len(draws), len(x)), -1, np.int8)
+    for own, draw in zip(parts, draws, strict=True):
+        own[draw.rows] = draw.parts
+    used = np.flatnonzero((parts >= 0).any(0))
+    if len(used) < len(x) and len(used) * x.shape[1] < logistic.COPY:
+        x = x[used]
+        labels = labels[used]
+        parts = parts[:, used]
+    return x, labels, torch.from_numpy(parts).to(x.device)
+
+
+def choose_penalty(training, scoring, heads, report):
+    """The C with the lowest log loss on held-out titles for each of so many heads, and the
+    solutions with it.
+
+    training, scoring: see split_off. The grid is walked from the strongest penalty on, each solution
+    starting from where the last two lead, also beyond a minimum: the log loss may have several
+    valleys. Returns theta of the training problems, (classes, problems, dimensions + 1), and C,
+    (heads,) float64.
+    """
+    held_titles = scoring.learn.sum(1).view(-1, heads).sum(0)
+    classes = len(training.shares)
+    turns = training.shares.shape[1] // heads
+    theta = start_from_shares(training)
+    chosen = torch.full((heads,), ALONE, dtype=torch.float64, device=theta.device)
+    titles = training.learn.sum(1).clamp(min=1)
+    older = theta
+    best = theta
+    lowest = torch.full_like(chosen, torch.inf)
+    # a title of each category: there is nothing to choose by
+    grid = GRID if held_titles.any() else []
+    for walked, c in enumerate(grid, 1):
+        # walk the grid
+        problems = dataclasses.replace(training, penalty=l2_penalty(c, titles, classes))
+        ahead = 2 * theta - older
+        older = theta
+        theta = newton.minimise(problems, ahead, tolerance=0.1)
+
+        # score, and keep the best; a weaker penalty has to earn it
+        losses = logistic.losses(scoring, theta).view(-1, heads).sum(0)
+        better = losses < lowest * 0.99
+        best = torch.where(better.repeat(turns)[:, None], theta, best)
+        chosen = torch.where(better, c, chosen)
+        lowest = torch.where(better, losses, lowest)
+        report(heads / (len(GRID) + 1))
+        if (losses > FAR * lowest).all():
+            # the penalties that are left take most of the time
+            report(heads * (len(GRID) - walked) / (len(GRID) + 1))
+            break
+    return best, torch.where(held_titles > 0, chosen, ALONE)
+
+
+def held_out(scoring, theta, chosen, decide):
+    """The Choice of each head, with what it predicts of held-out titles where its decision needs it.
+
+    scoring: see split_off; theta: its solutions; chosen: C of each head.
+    """
+    heads = len(chosen)
+    choices = [Choice(c, None, None) for c in chosen.tolist()]
+    if decide == "likeliest":
+        return choices
+    for head, choice in enumerate(choices):
+        numbers = range(head, theta.shape[1], heads)
+        labels = [scoring.labels[scoring.learn[number]] for number in numbers]
+        values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
+        choice.labels = torch.cat(labels).cpu().numpy()
+        choice.probabilities = torch.cat(values).cpu().numpy()
+    return choices
+
+
+def start_from_shares(problems):
+    """theta where weights are 0 and each class is as likely as it is frequent."""
+    classes, count = problems.shares.shape
+    theta = problems.x.new_zeros(classes, count, problems.x.shape[1] + 1)
+    theta[..., -1] = problems.shares.clamp(min=1e-6).log()
+    return theta
+
+
+def split_off(x, sketch, labels, parts, classes, turns):
+    """Problems to train with some titles held out, and the same ones to score on those titles.
+
+    x: (titles, dimensions), with its sketch; turns: the parts that are held out, one after the
+    other; a title whose category is in no other part is not scored, as nothing could be learned of
+    it. There is a problem for each of these parts and each head, all heads of a part together. None
+    has a penalty yet.
+    """
+    learn = torch.cat([(parts >= 0) & (parts != turn) for turn in turns])
+    no_penalty = x.new_zeros(len(learn))
+    training = logistic.make_problems(x, sketch, labels, learn, no_penalty, classes)
+    learned = (training.shares > 0)[labels].T
+    held_out = torch.cat([parts == turn for turn in turns]) & learned
+
+    # all parts of a head together make a mean
+    titles = held_out.view(len(turns), len(parts), -1).sum((0, 2)).clamp(min=1)
+    share = (1 / titles).repeat(len(turns))
+    return training, dataclasses.replace(training, learn=held_out, title_weight=share)
+
+
+def l2_penalty(c, titles, classes):
+    """logistic's penalty for scikit-learn's C, which counts two classes' weights, opposites, once."""
+    counted = 2 if classes == 2 else 1
+    return (counted / (c * titles)).float()

@@ -1,0 +1,212 @@
+"""Which titles heads learn from, and which are held out: copies, folds, draws of a few labels."""
+
+import functools
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+
+from whichlayer.common import cli
+
+
+@functools.cache
+def essence(character):
+    """What of a character tells titles apart: letters, digits, marks such as the vowels of Hindi."""
+    folded = unicodedata.normalize("NFKC", character).casefold()
+    folded = unicodedata.normalize("NFKC", folded)
+    name = unicodedata.name(character, "")
+    if folded[0] == " " or "VARIATION SELECTOR" in name or "JOINER" in name:
+        return ""  # ´ becomes a space with an accent on it
+    return "".join(c for c in folded if c.isalnum() or unicodedata.category(c) in ("Mn", "Mc"))
+
+
+def group_key(title):
+    """The normalised, case-folded letters, marks and digits of a title; copies have the same.
+
+    Without any, the title stands for itself, whatever spaces and invisible characters it has: two
+    emoji titles are copies where they show the same emoji.
+    """
+    kept = unicodedata.normalize("NFKC", "".join(map(essence, title)))
+    if kept:
+        return kept
+    symbols = "".join(c for c in title if unicodedata.category(c)[0] in "PS")
+    return symbols or title.strip()
+
+
+def numbered(values):
+    """(n,) int64: equal values get equal numbers, in the order of their first appearance."""
+    numbers = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def distinct_titles(labels, groups):
+    """Titles of each class, copies counted once: (classes,) int64. labels, groups: (n,) int."""
+    classes = int(labels.max()) + 1
+    pairs = np.unique(groups.astype(np.int64) * classes + labels)
+    return np.bincount(pairs % classes, minlength=classes)
+
+
+def make_folds(labels, groups, k, seed, names=None):
+    """Share titles among k folds, stratified by label, with each group in one fold.
+
+    labels, groups: (n,) int of each title. Returns (n,) int64 from 0 to k-1. Every class is spread
+    within one title of evenly where groups allow it; one that would be missing from a fold is a
+    cli.Problem that names it, so that none is missing in training.
+    """
+    labels = np.asarray(labels)
+    groups = np.asarray(groups)
+    classes = int(labels.max()) + 1
+    random = np.random.default_rng([seed, k])
+
+    # the labels of each group side by side: `size` of them from `start`
+    by_group = np.argsort(groups, kind="stable")
+    grouped = labels[by_group]
+    _, starts, sizes = np.unique(groups[by_group], return_index=True, return_counts=True)
+
+    # groups with the same labels are of one kind: the same sum of random numbers, one for each class
+    kinds = np.add.reduceat(random.integers(1 << 63, size=classes)[grouped], starts)
+
+    # large groups first, those of one size in random order, but those of one kind together
+    queue = random.permutation(len(starts))
+    queue = queue[np.lexsort((kinds[queue], -sizes[queue]))]
+    batches = np.split(queue, np.flatnonzero(np.diff(kinds[queue])) + 1)
+
+    # batch by batch, as what a fold already holds decides what it gets
+    # titles of each class in each fold
+    counts = np.zeros((k, classes), dtype=np.int64)
+    # of each group
+    fold_of = np.empty(len(starts), dtype=np.int64)
+    for batch in batches:
+        start = starts[batch[0]]
+        share = np.bincount(grouped[start : start + sizes[batch[0]]], minlength=classes)
+        fold_of[batch] = deal(len(batch), share, counts)
+        counts += np.bincount(fold_of[batch], minlength=k)[:, None] * share
+
+    if not counts.all():
+        raise cli.Problem(missing_class(distinct_titles(labels, groups), counts, names))
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_group] = np.repeat(fold_of, sizes)
+    return folds
+
+
+def deal(number, share, counts):
+    """The folds of so many groups with the same labels, (number,) int64.
+
+    share: (classes,) int titles of each class in one group; counts: (k, classes) int in each fold.
+    Each goes to the fold that lacks most of its classes, then that has fewest titles of its
+    commonest class, then fewest titles.
+    """
+    k = len(counts)
+    each = share.max()
+    own = counts[:, share.argmax()]
+
+    # what each fold holds when it gets its first, second, … of these groups is known beforehand
+    # groups that the emptiest fold may get before any other
+    catching_up = np.ptp(own) // each
+    rounds = np.arange(min(number, number // k + 2 + catching_up))[:, None]
+    # (rounds, k), as the next two are
+    held = own + each * rounds
+    total = counts.sum(1) + share.sum() * rounds
+    lacking = np.zeros_like(held)
+    # after its first group, a fold lacks none
+    lacking[0] = (counts[:, share > 0] == 0).sum(1)
+
+    # so whose turn it is comes from sorting
+    turns = np.lexsort((total.ravel(), held.ravel(), -lacking.ravel()))
+    return turns[:number] % k
+
+
+def missing_class(distinct, counts, names=None):
+    """What to say of the smallest class that is missing from a fold. distinct: (classes,) int
+    distinct titles; counts: (k, classes) int titles in each fold.
+    """
+    missing = np.flatnonzero((counts == 0).any(0))
+    smallest = int(missing[distinct[missing].argmin()])
+    name = names[smallest] if names else smallest
+    there = cli.count(int(distinct[smallest]), "distinct title")
+    enough = distinct[smallest] >= len(counts)
+    why = "which stand in other categories too, not enough" if enough else "too few"
+    remedy = "use fewer folds, or merge or drop the category"
+    return f"category {name!r} has {there}, {why} for --folds {len(counts)}; {remedy}"
+
+
+def repeat_folds(labels, groups, options, names=None):
+    """The folds of every repeat, (repeats, titles) int64; the first are those of the seed itself."""
+    units = groups if options.split == "grouped" else np.arange(len(labels))
+    seeds = [seed_of(options.seed, repeat) if repeat else options.seed for repeat in range(options.repeats)]
+    return np.stack([make_folds(labels, units, options.folds, seed, names) for seed in seeds])
+
+
+def seed_of(*numbers):
+    """One seed for several numbers (seed, repeat, perhaps fold), far from those of others."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@dataclass
+class Draw:
+    """The titles that one head learns from."""
+
+    rows: np.ndarray  # (rows,) int32, ascending
+    parts: np.ndarray  # (rows,) int8 from 0 to 3: what is held out together to choose something
+
+
+def draw_titles(labels, groups, folds, seed, size=None):
+    """The titles that each head learns from: a list of Draw, repeat by repeat and fold by fold.
+
+    labels, groups: (titles,) int; folds: (repeats, titles) int; size: at most so many titles of a
+    category, copies counted once, or None for all. A smaller size's are among a larger one's. Parts
+    are quarters of each category, copies together (halves, where none has four titles).
+    """
+    draws = []
+    for repeat, held_out in enumerate(folds):
+        order = np.random.default_rng([seed, repeat, 1]).permutation(len(labels))
+        for fold in range(int(held_out.max()) + 1):
+            training = order[held_out[order] != fold]
+            draws.append(draw(labels, groups, training, size))
+    return draws
+
+
+def draw(labels, groups, training, size):
+    """The Draw of one head from the rows that it may learn from, (rows,) int in random order."""
+    # of copies within a category, the first row
+    pairs = groups[training].astype(np.int64) * (int(labels.max()) + 1) + labels[training]
+    first = np.unique(pairs, return_index=True)[1]
+    distinct = training[np.sort(first)]
+
+    # the rank of each of these rows within its category
+    by_class = np.argsort(labels[distinct], kind="stable")
+    classes = labels[distinct][by_class]
+    rank = np.empty(len(distinct), dtype=np.int64)
+    rank[by_class] = np.arange(len(distinct)) - np.searchsorted(classes, classes)
+
+    # few labels are the first of each category; else copies are learned from, too
+    if size is not None:
+        distinct = distinct[rank < size]
+        rank = rank[rank < size]
+    rows = np.sort(training if size is None else distinct).astype(np.int32)
+
+    # parts take turns within a category, and copies share theirs
+    count = 4 if rank.max() >= 3 else 2
+    # of each group
+    part_of = np.zeros(int(groups.max()) + 1, dtype=np.int8)
+    part_of[groups[distinct]] = rank % count
+    return Draw(rows, part_of[groups[rows]])
+
+
+def label_sizes(wanted, labels, groups, folds):
+    """The sizes of --labels to train, ascending, None (all) last; prints which others are not."""
+    parts = len(np.unique(folds))
+    # in training, about
+    available = distinct_titles(labels, groups) * (parts - 1) // parts
+    sizes = sorted({size for size in wanted if size is not None})
+    kept = [size for size in sizes if size <= available.max()]
+    if kept != sizes:
+        large = f"--labels {' '.join(map(str, sizes[len(kept) :]))}"
+        why = "no category has so many distinct titles to train on; that is all titles: use `--labels all`"
+        if not kept and None not in wanted:
+            raise cli.Problem(f"{large}: {why}")
+        cli.say(f"left out: {large}; {why}")
+    if kept and available.min() < kept[-1]:
+        fewer = f"{(available < kept[-1]).sum()} of {len(available)} categories have fewer titles"
+        cli.say(f"--labels {kept[-1]}: {fewer}; all of theirs are used")
+    return [*kept, None] if None in wanted else kept
