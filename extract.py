@@ -74,7 +74,7 @@ import numpy as np
 import torch
 
 import data
-from whichlayer.common import disk, shares, windows
+from whichlayer.common import disk, windows
 from whichlayer.encoder import jobs, store
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
@@ -97,7 +97,7 @@ def check_titles(args, out):
     path = data.find_titles(args.data)
     with open(out / jobs.CHECKED, "wb") as file:
         titles = data.copy_titles(path, args.text_column, args.label_column, file)
-        shares.flush(file)
+        windows.flush(file)
     rare = data.rare_categories(titles.classes, Options.folds)
     if rare:
         cli.say(rare)
@@ -129,7 +129,7 @@ def plan(args, path, titles, encoder):
 
 def own_windows(job, work):
     """Yield (number, titles) for each window that this process is to compute."""
-    mine = set(job.left[shares.RANK :: shares.WORLD])
+    mine = set(job.left[windows.RANK :: windows.WORLD])
     titles = (title for title, _ in store.titles_in(work / "titles.csv"))
     for window in range(job.windows):
         block = list(itertools.islice(titles, job.settings.window))
@@ -147,7 +147,7 @@ def extract_windows(job, encoder, out):
     earlier = earlier_features(job, columns, out)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(work / name, "r+b")) for name in job.names]
-        log = stack.enter_context(shares.log_of(work))
+        log = stack.enter_context(windows.log_of(work))
         done = jobs.recorded(work).titles
         bar = cli.progress(job.data.rows, " titles", desc="extract", initial=done)
         stack.enter_context(bar)
@@ -164,7 +164,7 @@ def extract_windows(job, encoder, out):
             disk.each(write, columns, map(encoded.get, columns), map(earlier.get, columns), files)
             # only now is all of it on the disk
             counted = (tokenised.cut, tokenised.tokens, tokenised.unknown)
-            shares.record(log, window, len(rows), *counted)
+            windows.record(log, window, len(rows), *counted)
             if len(new) and not is_said:
                 say_how_long(job, sources, time.time() - begun)
                 is_said = True
@@ -223,7 +223,7 @@ def say_how_long(job, sources, seconds):
     """
     left = left_to_encode(job, sources)
     # windows are of one size, but for the last one; copying takes no time
-    whole = seconds * np.count_nonzero(left[shares.RANK :: shares.WORLD])
+    whole = seconds * np.count_nonzero(left[windows.RANK :: windows.WORLD])
     if whole <= 60:
         return
     duration = cli.count(round(whole / 60), "minute")
@@ -270,7 +270,7 @@ def write_window(job, window, rows, column, encoded, earlier, file):
     # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
     file.seek((first - job.data.rows) * block[0].nbytes, os.SEEK_END)
     file.write(block)
-    shares.flush(file)
+    windows.flush(file)
 
 
 def compute(job, encoder, out, started):
@@ -283,13 +283,13 @@ def compute(job, encoder, out, started):
         # none, where only labels have changed
         if job.names:
             extract_windows(job, encoder, out)
-        shares.wait()
-        if shares.RANK > 0:
+        windows.wait()
+        if windows.RANK > 0:
             return None
         # float32 where the processor has no instructions for what the weights are rounded to
         arithmetic = str(encoder.model.dtype).removeprefix("torch.")
         threads = torch.get_num_threads()
-        machine = {"threads": threads, "processes": shares.WORLD, "arithmetic": arithmetic}
+        machine = {"threads": threads, "processes": windows.WORLD, "arithmetic": arithmetic}
         found = jobs.recorded(work)
         say_if_unknown(encoder, found)
         expense = job.cost or cost(encoder, found.mean_tokens)
@@ -305,9 +305,9 @@ def main(args):
     # the report's titles are for the report's head, others for all that is worth comparing
     survey = [] if args.data == "youtube" else ["--survey"]
     following = f"Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}"
-    with shares.meeting(), contextlib.ExitStack() as stack:
+    with windows.meeting(), contextlib.ExitStack() as stack:
         # check: wrong titles should not cost the loading, or the download, of an encoder
-        if shares.RANK == 0:
+        if windows.RANK == 0:
             # nothing is left in a folder that is not ours
             jobs.refuse_strangers(out)
             stack.enter_context(disk.locked(out, "an extraction"))
@@ -320,9 +320,9 @@ def main(args):
         # all of it stays: nor is garbage to be looked for in it later
         gc.freeze()
         job = None
-        if shares.RANK == 0:
+        if windows.RANK == 0:
             job = jobs.prepare(plan(args, path, titles, encoder), out)
-        job = shares.from_first(job)
+        job = windows.from_first(job)
         if job is None:
             cli.say(f"{out} holds all of that already. {following}")
             return
@@ -347,8 +347,8 @@ def main(args):
     if not job.names:
         made = "new labels beside the same features"
     taken = f"{time.time() - started:.1f} s"
-    if shares.WORLD > 1:
-        taken += f" on {shares.WORLD} processes"
+    if windows.WORLD > 1:
+        taken += f" on {windows.WORLD} processes"
     if to_encode:
         digits = int(to_encode < 10 * seconds)
         taken += f", {to_encode / seconds:,.{digits}f} titles a second once loaded"

@@ -89,7 +89,7 @@ import numpy as np
 import data
 from whichlayer.apply import bulk, output
 from whichlayer.apply.classifier import Item, batches_of, by_encoder, load, predict
-from whichlayer.common import disk, shares
+from whichlayer.common import disk, windows
 from whichlayer.heads import runs, splits
 from whichlayer.reading import tables
 from whichlayer.report import score
@@ -240,7 +240,7 @@ def check_arguments(args):
         raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
     if args.csv and not (Path(args.csv).is_file() or Path(args.csv).is_dir()):
         raise cli.Problem(f"--csv {args.csv}: there is no such file, or it is not a plain one")
-    if shares.WORLD > 1 and (args.label_column or not args.out):
+    if windows.WORLD > 1 and (args.label_column or not args.out):
         only = "--csv with --out only, without --label-column"
         raise cli.Problem(f"several processes share {only}; run one")
     if args.out:

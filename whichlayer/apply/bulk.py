@@ -13,7 +13,7 @@ from pathlib import Path
 
 from whichlayer.apply import output
 from whichlayer.apply.classifier import Item, batches_of, load, predict
-from whichlayer.common import cli, disk, shares
+from whichlayer.common import cli, disk, windows
 from whichlayer.reading import tables
 
 FORMAT = 1
@@ -60,24 +60,24 @@ def predict_file(args, own):
     form = output.choose_format(args, own[0].classes, table.form)
     check_header(args, table, form)
     work = workplace(args.out)
-    with shares.meeting(), contextlib.ExitStack() as stack:
-        if shares.RANK == 0:
+    with windows.meeting(), contextlib.ExitStack() as stack:
+        if windows.RANK == 0:
             stack.enter_context(disk.locked(work, "a prediction"))
             prepare(job_of(args, own), work, args)
         try:
             classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-            shares.wait()
+            windows.wait()
             predict_windows(classifier, table, args, form, work)
         except cli.Problem:
             # what is wrong will be put right, and then it is another job
-            if shares.WORLD == 1 and not total(work).titles:
+            if windows.WORLD == 1 and not total(work).titles:
                 shutil.rmtree(work)
             raise
         except KeyboardInterrupt:
             safe = f"stopped after {total(work).titles:,} titles"
             raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
-        shares.wait()
-        if shares.RANK > 0:
+        windows.wait()
+        if windows.RANK > 0:
             return None
         outcome = total(work)
         join(table.header, args, form, work)
@@ -164,7 +164,7 @@ def begin(job, work):
 def total(work):
     """The Outcome of all windows that are recorded."""
     outcome = Outcome()
-    for titles, cut, blank, unsure, _ in shares.recorded(work).values():
+    for titles, cut, blank, unsure, _ in windows.recorded(work).values():
         outcome.titles += int(titles)
         outcome.cut += int(cut)
         outcome.blank += int(blank)
@@ -181,17 +181,17 @@ def predict_windows(classifier, table, args, form, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     place = table.places[0]
     items = (Item(cells[place], cells) for _, cells in table.rows)
-    done = shares.recorded(work).keys()
+    done = windows.recorded(work).keys()
     mine = own_batches(items, args.window, done)
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
-    with bar, shares.log_of(work) as log:
+    with bar, windows.log_of(work) as log:
         for number, window in predict(classifier, mine):
             part = part_of(work, number)
             with disk.atomic(part, "w", **output.encoding_of(form.table)) as file:
                 output.write(file, window, form)
             counted = Outcome()
             counted.add(window, form.least)
-            shares.record(log, number, *vars(counted).values(), disk.sha256(part))
+            windows.record(log, number, *vars(counted).values(), disk.sha256(part))
             # with what other processes have done
             bar.update(total(work).titles - bar.n)
 
@@ -201,14 +201,14 @@ def own_batches(items, size, done):
     left = 0
     for number, batch in batches_of(items, size):
         if number not in done:
-            if left % shares.WORLD == shares.RANK:
+            if left % windows.WORLD == windows.RANK:
                 yield number, batch
             left += 1
 
 
 def join(header, args, form, work):
     """Make the file of all parts, and delete them; one that is gone or changed is a Problem."""
-    recorded = shares.recorded(work)
+    recorded = windows.recorded(work)
     with disk.atomic(args.out, "w", **output.encoding_of(form.table)) as file:
         output.write_header(file, header, form)
         file.flush()

@@ -1,6 +1,107 @@
-"""Windows of titles, made ready in a thread that stays one window ahead."""
+"""Windows of titles that processes share and record, so that a killed job goes on.
 
+torchrun says how many processes there are. Each takes its share of the windows that are left and
+records a window in its own done-*.log once all of it is on the disk; so the logs of all processes,
+also of those of an earlier call, say what is done.
+"""
+
+import contextlib
+import datetime
+import os
+import re
 from concurrent.futures import ThreadPoolExecutor
+
+from whichlayer.common import cli
+
+# of all processes, and which of them this is
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ.get("RANK", "0"))
+
+
+@contextlib.contextmanager
+def meeting():
+    """Have all processes meet, if there are several, and part at the end; all but the first are
+    quiet.
+    """
+    if WORLD == 1:
+        yield
+        return
+    import torch.distributed as dist
+
+    if RANK > 0:
+        cli.STATE["quiet"] = True
+    # who dies is noticed at once; who is slow, or lays out huge files, is waited for
+    try:
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    except (ValueError, RuntimeError) as error:
+        wrong = f"WORLD_SIZE is {WORLD}, but processes do not meet ({error})"
+        raise cli.Problem(f"{wrong}; use torchrun") from None
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def wait():
+    """Wait until all processes are here."""
+    if WORLD > 1:
+        import torch.distributed as dist
+
+        together(dist.barrier)
+
+
+def from_first(value):
+    """What the first process gives, in all of them."""
+    if WORLD == 1:
+        return value
+    import torch.distributed as dist
+
+    shared = [value]
+    together(dist.broadcast_object_list, shared, src=0)
+    return shared[0]
+
+
+def together(call, *args, **options):
+    """Do what needs all processes; where another has ended, end this one, too."""
+    try:
+        call(*args, **options)
+    except RuntimeError:
+        raise cli.Problem("another process has ended; its message says why") from None
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+def log_of(folder):
+    """The open log of this process in the folder of a job."""
+    return open(folder / f"done-{RANK:05d}.log", "a")
+
+
+def record(log, window, *values):
+    """Record that a window is on the disk, with what is to be known of it: words without spaces."""
+    # a full stop ends a record that was not torn by a crash
+    log.write(f"\n{' '.join(map(str, (window, *values)))}.")
+    flush(log)
+
+
+def flush(file):
+    """Make sure that what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def recorded(folder):
+    """What all processes have recorded, {number of the window: its values, list of str}."""
+    found = {}
+    for log in folder.glob("done-*.log"):
+        text = log.read_text(errors="replace")
+        for line in re.findall(r"^(\d+(?: \w+)*)\.", text, re.MULTILINE):
+            window, *values = line.split()
+            found[int(window)] = values
+    return found
+
+
+# --- making ready ----------------------------------------------------------------------------------
 
 
 def ahead(prepare, windows):

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whichlayer.common import cli, disk, shares
+from whichlayer.common import cli, disk, windows
 from whichlayer.encoder import changes, store
 
 # in the order of deletion: without the job, the rest would look like a stranger's
@@ -76,7 +76,7 @@ def clear(out, *patterns):
 def recorded(out):
     """Recorded by all processes."""
     found = Recorded(windows=set(), titles=0, cut=0)
-    for window, values in shares.recorded(out).items():
+    for window, values in windows.recorded(out).items():
         titles, cut, *tokens = map(int, values)
         found.windows.add(window)
         found.titles += titles
