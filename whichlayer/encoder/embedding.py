@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from whichlayer.common import cli
+from whichlayer.encoder.poolings import POOLINGS
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,8 @@ def embed_batch(encoder, titles, layers, poolings):
     pooled = {}
 
     def keep(layer, state):
-        # a view would keep the states of all tokens
-        if "cls" in poolings:
-            pooled["cls", layer] = state[:, 0].float().clone()
-        if "mean" in poolings and mask is None:
-            pooled["mean", layer] = state.float().mean(1)
-        elif "mean" in poolings:
-            pooled["mean", layer] = (state.float() * mask[..., None]).sum(1) / lengths
+        for pooling in poolings:
+            pooled[pooling, layer] = POOLINGS[pooling].pool(state, mask, lengths)
 
     run(encoder, {"input_ids": ids, "attention_mask": mask}, layers, keep)
     # one transfer for all

@@ -28,6 +28,16 @@ csv.field_size_limit(1 << 30)
 
 
 @dataclass
+class Checked:
+    """Which shortcuts give an encoder's own hidden states, and where that was found out."""
+
+    mixes: bool  # whether titles of different lengths may be padded to one
+    leaves: bool  # whether it may be left where the deepest layer that is wanted has come out
+    software: dict[str, str]  # versions of torch and transformers
+    processor: str  # kind of processor, or of device
+
+
+@dataclass
 class EncoderInfo:
     """Which encoder made the features."""
 
@@ -38,6 +48,7 @@ class EncoderInfo:
     weights: str  # sha256 over names and values
     tokenizer: str  # sha256
     kind: str = ""  # what transformers calls its architecture
+    checked: Checked | None = field(default=None, compare=False)  # by extract.py; decides no values
 
 
 @dataclass
