@@ -1,9 +1,10 @@
 """The features on the disk: what features/ holds, which layers there are, and how to read them.
 
-manifest.json   what follows, and how it was made; written last, as the sign of a whole extraction
+manifest.json   what follows, and how it was made; a folder without it holds no features
 cls-01.npy …    (titles, hidden) float32 or float16: one file for each pooling and layer
 titles.csv      the titles with their labels, in the order of the rows
-.new/           the same of changed titles, while it is made; see jobs.py
+
+What is being made lies in a hidden folder beside it, .NAME.unfinished; see folder.py.
 """
 
 import contextlib
@@ -11,18 +12,19 @@ import csv
 import itertools
 import re
 import sys
-import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from whichlayer.common import cli, disk
+from whichlayer.common.windows import WINDOW
+from whichlayer.encoder.poolings import POOLINGS
 
 # raised when older features can no longer be read
-FORMAT = 1
-# the sub-folder where features of changed titles are made
-NEW = ".new"
+FORMAT = 2
+# of a file that feature_file names; any other name might lead out of the folder
+NAME = rf"({'|'.join(POOLINGS)})-(\d\d|[1-9]\d\d+)\.npy"
 # a title may be longer than the 128 kB that Python reads unasked
 csv.field_size_limit(1 << 30)
 
@@ -71,9 +73,9 @@ class Settings:
     max_length: int  # tokens; longer titles are cut
     dtype: str  # that the encoder computed in
     store: str  # type of the numbers on the disk
-    window: int = 4096  # titles that were computed together
+    window: int = WINDOW  # titles that were computed together
     device: str = "cpu"
-    prefix: str | None = None  # put before every title; None, as in earlier versions: nothing
+    prefix: str | None = None  # put before every title; None: nothing
 
 
 @dataclass
@@ -102,11 +104,10 @@ class Manifest:
     settings: Settings
     files: dict[str, FileInfo]  # by name
     truncated: int = 0  # titles cut at max_length
-    cost: Cost | None = None  # None in features of earlier versions
+    cost: Cost | None = None  # None where it cannot be counted
     made: disk.Made | None = None
     software: dict | None = None
     machine: dict | None = None
-    swapping: bool | None = None  # whether files may still lie in NEW; see jobs.take_place
 
 
 def identity(manifest):
@@ -153,16 +154,11 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     except ValueError:
         raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
     layers = [layer + depth + 1 if layer < 0 else layer for layer in layers]
-    # the embeddings' [CLS] is the same for every title
-    lowest = 1 if "cls" in poolings else 0
+    # the embeddings' first token is the same for every title
+    others = [name for name, pooling in POOLINGS.items() if not pooling.is_first_token]
+    lowest = 0 if set(poolings) <= set(others) else 1
     if min(layers) < lowest or max(layers) > depth:
-        hint = "numbers below 0 count from the top"
-        top = max(layers) + 1
-        if 0 in layers:
-            hint = "layer 0, the embeddings, needs --pooling mean"
-        elif min(layers) > 0 and top - min(layers) <= depth:
-            from_top = " ".join(str(layer - top) for layer in layers)
-            hint = f"counted from the top, that is --layers {from_top}"
+        hint = f"-1 is the last; 0, the embeddings, needs --pooling {' '.join(others)}"
         raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; {hint}")
     if len(set(layers)) < len(layers):
         raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
@@ -191,11 +187,8 @@ class Features:
         return self.manifest.data.rows, self.manifest.encoder.hidden
 
     def path(self, name):
-        """Where a file is: in NEW while it has not been moved to its place yet."""
-        waiting = self.folder / NEW / name
-        if self.manifest.swapping and waiting.exists():
-            return waiting
-        return self.folder / name
+        """Where a file is."""
+        return place_of(self.folder) / name
 
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
@@ -216,8 +209,8 @@ class Features:
         if whole and check and path.name not in self.checked:
             whole = disk.sha256(path) == entry.sha256
         array = np.empty(0)
-        # errors of all these kinds, since numpy parses the header as Python's literals
-        with contextlib.suppress(OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError):
+        # of any kind, since numpy parses the header as Python's literals
+        with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         if not whole or array.shape != self.shape or array.dtype != self.manifest.settings.store:
             wrong = "gone or changed, not the numbers that manifest.json names"
@@ -291,34 +284,54 @@ def extract_command(features, path):
         "text-column": (info.text_column, "title"),
         "label-column": (info.label_column, "category"),
         "model": (manifest.encoder.name, "bert-base-uncased"),
-        "pooling": (pooling, "cls"),
+        "pooling": ([pooling], None),
         "max-length": (settings.max_length, "128"),
         "prefix": (settings.prefix or "", ""),
         "dtype": (settings.dtype, "auto"),
         "store": (settings.store, "float32"),
         "device": (settings.device, "auto"),
-        "window": (settings.window, "4096"),
         "out": (features.folder, "features"),
     }
     return cli.command("extract.py", *words, **options)
 
 
+# --- the folder, and what is beside it ------------------------------------------------------------
+
+
+def beside(folder):
+    """The hidden folder in which a folder of features is made."""
+    folder = Path(folder).resolve()
+    return folder.with_name(f".{folder.name}.unfinished")
+
+
+def place_of(folder):
+    """Where the features of a folder lie: in it, or beside it between two renames of folder.settle."""
+    folder = Path(folder)
+    # the second rename may come while we look
+    places = (folder, beside(folder) / "new", folder)
+    return next((place for place in places if (place / "manifest.json").exists()), folder)
+
+
 def open_features(folder):
     """Open the extraction in `folder`; a Problem says what to run where it is not finished."""
     folder = Path(folder)
-    path = folder / "manifest.json"
-    if not path.exists() and (folder / "job.json").exists():
-        wrong = "the extraction there is not finished"
-        raise cli.Problem(f"{folder}: {wrong}; the same extract.py command goes on")
-    if not path.exists() and (folder.is_file() or any(folder.glob("[!.]*"))):
-        wrong = "there are no features, but something else"
-        raise cli.Problem(f"{folder}: {wrong}; name the folder that extract.py wrote to")
+    path = place_of(folder) / "manifest.json"
     if not path.exists():
-        following = cli.command("extract.py", out=(folder, "features"))
-        raise cli.Problem(f"{folder}: there are no features; make them with: {following}")
-    manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
-    # a name of any other form might lead out of the folder
+        wrong = "there are no features"
+        remedy = f"make them with: {cli.command('extract.py', out=(folder, 'features'))}"
+        if (beside(folder) / "job.json").exists():
+            wrong = "the extraction is not finished"
+            remedy = "the same extract.py command goes on"
+        elif folder.is_file() or any(folder.glob("[!.]*")):
+            wrong = "there are no features, but something else"
+            remedy = "name the folder that extract.py wrote to"
+        raise cli.Problem(f"{folder}: {wrong}; {remedy}")
+    try:
+        manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
+    except cli.Problem as error:
+        again = cli.command("extract.py", out=(folder, "features"))
+        raise cli.Problem(f"{error}, for example with: {again}") from None
     for name in manifest.files:
-        if not re.fullmatch(r"(cls|mean)-(\d\d|[1-9]\d\d+)\.npy", name, re.ASCII):
+        if not re.fullmatch(NAME, name, re.ASCII):
             raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
     return Features(folder, manifest)
