@@ -79,10 +79,7 @@ from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
 from whichlayer.heads.options import Options
 
-# tokens a word from which on a language is foreign to an encoder; characters a word, on average, above
-# which spaces do not part words; share of tokens that stand for nothing that the encoder knows
-FOREIGN = 2.5
-LONGEST_WORD = 15
+# share of tokens that stand for nothing that the encoder knows, from which on it is said
 UNKNOWN = 0.05
 
 
@@ -103,22 +100,8 @@ def check_titles(args, work):
     return path, titles
 
 
-def choose_poolings(args, encoder):
-    """The poolings that are asked for, or else all that an encoder has."""
-    if args.pooling:
-        return sorted(set(args.pooling))
-    lacking = [name for name, pooling in POOLINGS.items() if pooling.is_first_token]
-    if getattr(encoder, "has_summary", True):
-        return list(POOLINGS)
-    cli.say(f"{encoder.name} has no summary token first: without --pooling {' '.join(lacking)}")
-    return [name for name in POOLINGS if name not in lacking]
-
-
 def job_of(args, path, titles, encoder):
     """The folder.Job that the options ask for, whatever is there. path, titles: of check_titles."""
-    poolings = choose_poolings(args, encoder)
-    layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
-    names = [store.feature_file(*column) for column in itertools.product(poolings, layers)]
     source = disk.source(path)
     info = store.TitlesInfo(
         name=args.data if args.data in ("youtube", "sample") else cli.one_line(path.name),
@@ -137,8 +120,20 @@ def job_of(args, path, titles, encoder):
         device=encoder.device.type,
         prefix=args.prefix or None,
     )
+    poolings = args.pooling or poolings_of(encoder)
+    layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
+    names = sorted(store.feature_file(*column) for column in itertools.product(set(poolings), layers))
     manifest = store.Manifest(store.FORMAT, encoder.info, info, settings, files={})
-    return folder.Job(store.FORMAT, manifest, sorted(names), source)
+    return folder.Job(store.FORMAT, manifest, names, source)
+
+
+def poolings_of(encoder):
+    """All poolings that an encoder has."""
+    if getattr(encoder, "has_summary", True):
+        return list(POOLINGS)
+    found = [name for name, pooling in POOLINGS.items() if not pooling.is_first_token]
+    cli.say(f"{encoder.name} puts no summary token first: --pooling {' '.join(found)} alone")
+    return found
 
 
 # --- make -----------------------------------------------------------------------------------------
@@ -150,28 +145,20 @@ def encode_windows(job, left, encoder, out):
     columns = [store.column_of(name) for name in job.names]
     poolings = sorted({pooling for pooling, _ in columns})
     layers = sorted({layer for _, layer in columns})
-    sources = np.load(work / "sources.npy")
+    sources = folder.sources_by_window(job, work)
     earlier = folder.earlier_layers(job, out)
-    size = job.manifest.settings.window
-    bar = cli.progress(len(sources), " titles", desc="extract", initial=folder.counted(work).titles)
+    done = folder.counted(work).titles
+    bar = cli.progress(job.manifest.data.rows, " titles", desc="extract", initial=done)
     read = functools.partial(tokenise, encoder)
-    is_said = False
     with bar, windows.log_of(work) as log:
-        begun = time.time()
         for window, tokenised in windows.ahead(read, folder.own_windows(job, left, work)):
             # encode what is new, copy what is not
-            rows = sources[window * size : (window + 1) * size]
-            new = np.flatnonzero(rows < 0)
-            encoded = embed(encoder, only(tokenised, new), layers, poolings, bar.update)
+            rows = sources[window]
+            encoded = embed(encoder, only(tokenised, np.flatnonzero(rows < 0)), layers, poolings, bar.update)
             write = functools.partial(folder.write, job, window, rows, work)
-            disk.each(write, job.names, map(encoded.get, columns), earlier.values())
+            disk.each(write, job.names, map(encoded.get, columns), map(earlier.get, job.names))
             # only now is all of it on the disk
             windows.record(log, window, len(rows), tokenised.cut, tokenised.tokens, tokenised.unknown)
-            if len(new) and not is_said:
-                say_how_long(to_encode(sources, left, size), time.time() - begun)
-                is_said = True
-            if not is_said:
-                begun = time.time()
             # with what other processes have done
             bar.update(folder.counted(work).titles - bar.n)
 
@@ -184,23 +171,6 @@ def only(tokenised, rows):
     return replace(tokenised, ids=[tokenised.ids[number] for number in numbers], place=place)
 
 
-def to_encode(sources, left, size):
-    """How many titles are to be encoded in each window that is left: (windows,) int."""
-    new = np.flatnonzero(sources < 0) // size
-    return np.bincount(new, minlength=len(sources) // size + 1)[left]
-
-
-def say_how_long(titles, seconds):
-    """Say how long all that is left will take, where one window took so many seconds.
-
-    titles: of to_encode. Windows are of one size, but for the last one; copying takes no time.
-    """
-    whole = seconds * np.count_nonzero(titles[windows.RANK :: windows.WORLD])
-    if whole > 60:
-        duration = cli.count(round(whole / 60), "minute") if whole < 7200 else f"{whole / 3600:,.0f} hours"
-        cli.say(f"{cli.count(titles.sum(), 'title')} will take about {duration}")
-
-
 def make(job, left, encoder, out, started):
     """Do this process's share of a job; the manifest, or None in all processes but the first."""
     work = store.beside(out)
@@ -209,9 +179,7 @@ def make(job, left, encoder, out, started):
     if done:
         cli.say(f"going on after {done:,} of {rows:,} titles")
     try:
-        # none, where only labels have changed
-        if job.names:
-            encode_windows(job, left, encoder, out)
+        encode_windows(job, left, encoder, out)
         windows.wait()
     except KeyboardInterrupt:
         safe = f"stopped after {folder.counted(work).titles:,} of {rows:,} titles"
@@ -220,31 +188,12 @@ def make(job, left, encoder, out, started):
         return None
     found = folder.counted(work)
     if found.unknown > UNKNOWN * found.tokens:
-        share = f"{found.unknown / found.tokens:.0%} of all tokens"
-        cli.say(f"{share} are {encoder.tokenizer.unk_token}: look for an encoder of the titles' language")
+        what = f"{encoder.tokenizer.unk_token}, for what the encoder's vocabulary lacks"
+        cli.say(f"{found.unknown / found.tokens:.0%} of all tokens are {what}: look for a multilingual encoder")
     # float32 where the processor has no instructions for what the weights are rounded to
     arithmetic = str(encoder.model.dtype).removeprefix("torch.")
     machine = {"threads": torch.get_num_threads(), "processes": windows.WORLD, "arithmetic": arithmetic}
     return folder.finish(job, out, work, cost(encoder, found.tokens / rows), started, **machine)
-
-
-# --- say ------------------------------------------------------------------------------------------
-
-
-def say_likely_mistakes(manifest, titles, encoder):
-    """Say what may be wrong with titles, or with the encoder for them. titles: data.Checked."""
-    for note in titles.notes:
-        cli.say(note)
-    # an encoder cuts words of a language that it does not know into many tokens; some scripts have no spaces
-    if manifest.cost and titles.characters <= LONGEST_WORD * titles.words:
-        around = encoder.tokenizer.num_special_tokens_to_add() + len(encoder.tokenizer.tokenize(encoder.prefix))
-        a_word = (manifest.cost.tokens - around) * titles.rows / titles.words
-        if a_word >= FOREIGN:
-            known = "where a language that an encoder knows takes 1 to 2"
-            cli.say(f"{a_word:.1f} tokens a word, {known}: look for one of the titles' language")
-    if manifest.truncated:
-        cut = cli.count(manifest.truncated, "title")
-        cli.say(f"{cut} cut at {manifest.settings.max_length} tokens; --max-length keeps more")
 
 
 def main(args):
@@ -275,15 +224,20 @@ def main(args):
         if job is None:
             cli.say(f"{out} holds all of that already. {following}")
             return
+        sources = folder.sources_by_window(job, store.beside(out))
+        encoded = sum(np.count_nonzero(sources[window] < 0) for window in left)
         begun = time.time()
-        encoded = to_encode(np.load(store.beside(out) / "sources.npy"), left, windows.WINDOW).sum()
         manifest = make(job, left, encoder, out, started)
         seconds = time.time() - begun
         if manifest is None:
             return
 
     # say
-    say_likely_mistakes(manifest, titles, encoder)
+    for note in titles.notes:
+        cli.say(note)
+    if manifest.truncated:
+        cut = cli.count(manifest.truncated, "title")
+        cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
     made = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {manifest.settings.dtype}"
     if not job.names:
         made = "new labels beside the same features"

@@ -39,11 +39,11 @@ LEAST_KEPT = 0.1
 
 @dataclass
 class Job:
-    """The content of job.json."""
+    """What is to be done: the content of job.json."""
 
     format: int
     manifest: store.Manifest  # that is to be; its files are those that are linked
-    names: list[str]  # of the layer files that are written
+    names: list[str]  # of the layer files that are written, in order
     source: disk.Source  # the file of titles
     follows: str | None = None  # sha256 of the earlier titles.csv, if there are earlier features
 
@@ -63,21 +63,18 @@ class Job:
 def held(out):
     """Hold a folder of features for this process alone, and give the one in which they are made.
 
-    Somebody's other files in `out`, which would be lost, are a Problem. In the end, what is made is
-    deleted unless the same command can go on with it.
+    Where somebody's other files are in `out` it is a Problem. In the end, what is made is deleted
+    unless the same command can go on with it.
     """
-    place = out.resolve()
-    names = {path.name for path in out.glob("*")} - {".lock"}
-    if out.is_file() or (names and "manifest.json" not in names):
-        there = f"{min(names)} is there" if names else "a file has this name"
-        raise cli.Problem(f"--out {out}: {there}; name a new or an empty folder")
-    if os.path.ismount(place) or Path.cwd().is_relative_to(place):
-        wrong = "a disk or the folder that you are in cannot be replaced by another folder"
-        raise cli.Problem(f"--out {out}: {wrong}; name one in it")
+    if out.is_file() or (any(out.glob("*")) and not (out / "manifest.json").exists()):
+        raise cli.Problem(f"--out {out}: something else is there; name a new or an empty folder")
+    if os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve()):
+        wrong = "another folder cannot take the place of a disk, or of where you are"
+        raise cli.Problem(f"--out {out}: {wrong}; name a folder in it")
     work = store.beside(out)
     with disk.locked(work, "an extraction"):
         try:
-            settle(place, work)
+            settle(out.resolve(), work)
             yield work
         finally:
             if not (work / "job.json").exists():
@@ -92,15 +89,14 @@ def settle(place, work):
         if place.exists():
             os.rename(place, old)
         os.rename(new, place)
-    if old.exists():
-        # somebody's own files beside the features stay
-        for path in old.iterdir():
-            if path.name != ".lock" and not (place / path.name).exists():
-                os.rename(path, place / path.name)
+    # somebody's own files beside the features stay
+    for path in old.glob("*"):
+        if not (place / path.name).exists():
+            os.rename(path, place / path.name)
     if not new.exists():
         (work / "job.json").unlink(missing_ok=True)
     if not (work / "job.json").exists():
-        for path in work.iterdir():
+        for path in work.glob("*"):
             if path.is_dir():
                 shutil.rmtree(path)
             elif path.name != ".lock":
@@ -117,56 +113,45 @@ def prepare(job, out, work):
     or a job of another kind are a Problem. The titles lie in work/titles.csv.
     """
     sources = np.full(job.manifest.data.rows, -1)
-    old = None
     if (out / "manifest.json").exists():
         old = store.open_features(out)
-        sources = compare(old, job.manifest, work / "titles.csv")
+        sources = find_sources(old, job.manifest, work / "titles.csv")
         job = beyond(old, job, sources)
-    if old and not job.names and old.manifest.data.titles == job.manifest.data.titles:
-        note_source(old, job.source)
-        return None
+        is_known = (old.manifest.data, old.manifest.made.source) == (job.manifest.data, job.source)
+        if is_known and not job.names:
+            return None
     if (work / "job.json").exists():
         there = disk.read_json(work / "job.json", Job, "an unfinished extraction", store.FORMAT)
         remedy = f"finish it with the command that began it, or delete {work}"
         refuse_other(there.identity, job.identity, f"{out}: an unfinished extraction there", remedy)
         return there
-    if old and not job.manifest.files:
-        added = set(job.names) - old.manifest.files.keys()
-        # layers that are not there yet need all titles, and that gives the others, too
-        sources[:] = -1 if added else sources
-        kept = np.count_nonzero(sources >= 0)
-        cli.say(f"{cli.count(len(sources), 'title')}: {kept:,} kept, {len(sources) - kept:,} to encode")
     lay_out(job, sources, out, work)
     return job
 
 
-def compare(old, wanted, titles):
+def find_sources(old, wanted, titles):
     """For each title, the row of earlier Features that has its text, or -1: (titles,) int64.
 
-    wanted: a store.Manifest. Features of another kind, or of a wholly other set of titles, are a
-    Problem.
+    wanted: a store.Manifest; titles: their file. Features of another kind, or of a wholly other set
+    of titles, are a Problem.
     """
     there = old.manifest
+    what = f"{old.folder}: the features there"
     remedy = "use another --out, or delete that folder"
     now = store.identity(replace(wanted, data=there.data))
-    refuse_other(store.identity(there), now, f"{old.folder}: the features there", remedy)
-    earlier = old.titles_file()
-    if there.data.titles == wanted.data.titles:
-        return np.arange(there.data.rows)
-    sources = find_sources(digests(earlier), digests(titles))
+    refuse_other(store.identity(there), now, what, remedy)
+    earlier = digests(old.titles_file())
+    later = digests(titles)
+    if np.array_equal(earlier, later):
+        return np.arange(len(later))
+    texts, first = np.unique(earlier, return_index=True)
+    places = np.searchsorted(texts, later).clip(max=len(texts) - 1)
+    sources = np.where(texts[places] == later, first[places], -1)
     kept = np.count_nonzero(sources >= 0)
-    if kept < LEAST_KEPT * min(there.data.rows, wanted.data.rows):
-        wrong = f"the features there are of other titles ({there.data.name}, now {wanted.data.name})"
-        raise cli.Problem(f"{old.folder}: {wrong}; {remedy}")
+    if kept < LEAST_KEPT * min(len(earlier), len(later)):
+        raise cli.Problem(f"{what}: of other titles ({there.data.name}, now {wanted.data.name}); {remedy}")
+    cli.say(f"{cli.count(len(later), 'title')}: {kept:,} kept, {len(later) - kept:,} new")
     return sources
-
-
-def refuse_other(old, new, what, remedy):
-    """Raise a Problem that names the settings in which two identities differ."""
-    # one that has not been used is in neither
-    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if differ:
-        raise cli.Problem(f"{what}: another {cli.listing(differ)}; {remedy}")
 
 
 def digests(path):
@@ -181,55 +166,50 @@ def digests(path):
     return np.frombuffer(found, "S16")
 
 
-def find_sources(old, new):
-    """For each of (new,) texts, the first of (old,) ones that equals it, or -1: (new,) int64."""
-    if np.array_equal(old, new):
-        return np.arange(len(new))
-    texts, first = np.unique(old, return_index=True)
-    places = np.searchsorted(texts, new).clip(max=len(texts) - 1)
-    return np.where(texts[places] == new, first[places], -1)
+def refuse_other(old, new, what, remedy):
+    """Raise a Problem that names the settings in which two identities differ."""
+    # one that has not been used is in neither
+    differ = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if differ:
+        raise cli.Problem(f"{what}: with another {cli.listing(differ)}; {remedy}")
 
 
 def beyond(old, job, sources):
-    """A Job without what earlier Features hold, and with all of their layers."""
+    """A Job with all layers of earlier Features, and without what stays of them."""
     there = old.manifest
     wanted = job.manifest
     is_same = np.array_equal(sources, np.arange(there.data.rows))
     # damage that is copied would never be found again
-    check = functools.partial(old.read, check=not is_same)
-    disk.each(check, *zip(*map(store.column_of, there.files), strict=True))
+    disk.each(lambda name: old.read(*store.column_of(name), check=not is_same), there.files)
     kept = there.files if is_same else {}
-    names = sorted({*there.files, *job.names} - kept.keys())
-    for name in names:
-        if name not in there.files and (old.folder / name).exists():
+    asked = set(job.names)
+    added = asked - there.files.keys()
+    for name in added:
+        if (old.folder / name).exists():
             raise cli.Problem(f"{old.folder / name}: in the way, and no file of these features; move it elsewhere")
+    if added:
+        # new layers need all titles, and that gives the others, too
+        sources[:] = -1
     # runs are bound to what is there, also where titles or weights go by another name today
     manifest = replace(
-        wanted,
+        there,
         encoder=replace(there.encoder, checked=wanted.encoder.checked),
         data=there.data if there.data.titles == wanted.data.titles else wanted.data,
         files=kept,
-        truncated=there.truncated,
-        cost=there.cost,
     )
-    return replace(job, manifest=manifest, names=names, follows=there.data.titles)
-
-
-def note_source(old, source):
-    """Have the manifest name the file that the titles stand in today."""
-    made = old.manifest.made
-    if made and made.source != source:
-        manifest = replace(old.manifest, made=replace(made, source=source))
-        disk.write_json(old.folder / "manifest.json", manifest)
+    names = (asked | there.files.keys()) - kept.keys()
+    return replace(job, manifest=manifest, names=sorted(names), follows=there.data.titles)
 
 
 def lay_out(job, sources, out, work):
     """Make the folder that is to be: what stays is linked, the rest laid out in full size."""
-    say_room(job, out, work)
     new = work / "new"
     new.mkdir()
     for name in job.manifest.files:
-        link(out / name, new / name)
+        try:
+            os.link(out / name, new / name)
+        except OSError:  # not every disk can
+            shutil.copyfile(out / name, new / name)
     for name in job.names:
         shape = (job.manifest.data.rows, job.manifest.encoder.hidden)
         np.lib.format.open_memmap(new / name, "w+", job.manifest.settings.store, shape)
@@ -239,36 +219,12 @@ def lay_out(job, sources, out, work):
     disk.write_json(work / "job.json", job)
 
 
-def say_room(job, out, work):
-    """Say how much room the layer files need; too little is a Problem."""
-    manifest = job.manifest
-    numbers = manifest.data.rows * manifest.encoder.hidden * len(job.names)
-    needed = numbers * np.dtype(manifest.settings.store).itemsize / 1e9
-    free = shutil.disk_usage(work).free / 1e9
-    files = f"{cli.count(len(job.names), 'layer file')} of {cli.count(manifest.data.rows, 'title')}"
-    room = f"{files}: {max(needed, 0.01):,.2f} GB; the disk has {free:,.2f} GB free"
-    if needed > free:
-        raise cli.Problem(f"{out}: {room}; use --store float16, fewer layers or another --out")
-    if job.names:
-        cli.say(room)
-
-
-def link(old, new):
-    """Have a file stand in a second folder, too."""
-    try:
-        os.link(old, new)
-    except OSError:  # not every disk can
-        shutil.copyfile(old, new)
-
-
 def reserve(path):
-    """Take a file's room on the disk: one that fills up later cannot hurt us then."""
-    with open(path, "r+b") as file:
+    """Take a file's room on the disk, where that can be done: it cannot fill up later then."""
+    with open(path, "r+b") as file, contextlib.suppress(AttributeError):
         try:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except AttributeError:  # not every system can
-            pass
-        except OSError as error:  # nor every disk
+        except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
 
@@ -297,6 +253,13 @@ def windows_left(job, work):
     return sorted(set(range(job.windows)) - windows.recorded(work).keys())
 
 
+def sources_by_window(job, work):
+    """For each window, which earlier rows its titles are copied from, or -1: a list of (titles,) int."""
+    size = job.manifest.settings.window
+    sources = np.load(work / "sources.npy")
+    return np.split(sources, range(size, len(sources), size))
+
+
 def own_windows(job, left, work):
     """Yield (number, titles) for each of the windows that this process is to compute."""
     mine = set(left[windows.RANK :: windows.WORLD])
@@ -308,16 +271,12 @@ def own_windows(job, left, work):
 
 
 def earlier_layers(job, out):
-    """What rows are copied from: {name: (earlier titles, hidden), or None for a new layer}."""
+    """What rows are copied from: {name: (earlier titles, hidden)}."""
     if not job.follows:
-        return dict.fromkeys(job.names)
+        return {}
     old = store.open_features(out)
-    earlier = {}
-    for name in job.names:
-        # every byte was compared by the process that prepared the job
-        is_there = name in old.manifest.files
-        earlier[name] = old.read(*store.column_of(name), check=False) if is_there else None
-    return earlier
+    # every byte was compared by the process that prepared the job
+    return {name: old.read(*store.column_of(name), check=False) for name in old.manifest.files}
 
 
 def write(job, window, rows, work, name, encoded, earlier):
@@ -332,14 +291,12 @@ def write(job, window, rows, work, name, encoded, earlier):
     block[is_new] = encoded
     if not is_new.all():
         block[~is_new] = store.take(earlier, rows[~is_new])
-    first = window * settings.window
     if not np.isfinite(block).all():
-        where = f"{name}, titles {first + 1:,} to {first + len(rows):,}"
         remedy = "use --dtype float32 --store float32, or another layer or encoder"
-        raise cli.Problem(f"{where}: features that are not finite; {remedy}")
+        raise cli.Problem(f"{name}: features that are not finite numbers; {remedy}")
     with open(work / "new" / name, "r+b") as file:
         # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
-        file.seek((first - job.manifest.data.rows) * block[0].nbytes, os.SEEK_END)
+        file.seek((window * settings.window - job.manifest.data.rows) * block[0].nbytes, os.SEEK_END)
         file.write(block)
         windows.flush(file)
 

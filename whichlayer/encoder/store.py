@@ -153,21 +153,19 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
         layers = [int(word) for word in wanted]
     except ValueError:
         raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
-    layers = [layer + depth + 1 if layer < 0 else layer for layer in layers]
+    layers = sorted((layer + depth + 1 if layer < 0 else layer for layer in layers), reverse=True)
     # the embeddings' first token is the same for every title
-    others = [name for name, pooling in POOLINGS.items() if not pooling.is_first_token]
-    lowest = 0 if set(poolings) <= set(others) else 1
-    if min(layers) < lowest or max(layers) > depth:
-        hint = f"-1 is the last; 0, the embeddings, needs --pooling {' '.join(others)}"
-        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; {hint}")
+    lowest = int(any(POOLINGS[name].is_first_token for name in poolings))
+    if not lowest <= layers[-1] <= layers[0] <= depth:
+        zero = "0, the embeddings, needs another pooling than of the first token"
+        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; -1 is the last; {zero}")
     if len(set(layers)) < len(layers):
-        raise cli.Problem(f"{asked}: layer {max(layers, key=layers.count)} is named twice")
-    missing = [] if available is None else sorted(set(layers) - set(available), reverse=True)
+        raise cli.Problem(f"{asked}: a layer is named twice")
+    missing = [str(layer) for layer in layers if available is not None and layer not in available]
     if missing:
-        there = f"the features hold layers {' '.join(map(str, available)) or 'none'}"
-        more = f"extract.py --layers {' '.join(map(str, missing))} and its other options as before"
-        raise cli.Problem(f"{asked}: {there}; add the others with: {more}")
-    return sorted(layers, reverse=True)
+        more = f"extract.py --layers {' '.join(missing)} and its other options as before"
+        raise cli.Problem(f"{asked}: the features hold layers {available}; add the others with: {more}")
+    return layers
 
 
 # --- reading features -----------------------------------------------------------------------------
@@ -205,19 +203,16 @@ class Features:
         if entry is None:
             only = f"only {self.layers(pooling)}"
             raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there, {only}")
-        whole = path.exists() and path.stat().st_size == entry.bytes
-        if whole and check and path.name not in self.checked:
-            whole = disk.sha256(path) == entry.sha256
-        array = np.empty(0)
         # of any kind, since numpy parses the header as Python's literals
         with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        if not whole or array.shape != self.shape or array.dtype != self.manifest.settings.store:
-            wrong = "gone or changed, not the numbers that manifest.json names"
-            raise cli.Problem(f"{path}: {wrong}; delete the folder and extract again")
-        if check:
-            self.checked.add(path.name)
-        return array
+            is_known = not check or path.name in self.checked or disk.sha256(path) == entry.sha256
+            is_whole = path.stat().st_size == entry.bytes and array.shape == self.shape
+            if is_whole and is_known and array.dtype == self.manifest.settings.store:
+                self.checked |= {path.name} if check else set()
+                return array
+        wrong = "gone or changed, not the numbers that manifest.json names"
+        raise cli.Problem(f"{path}: {wrong}; delete the folder and extract again")
 
     def stack(self, columns):
         """The features of some columns side by side, (titles, layers, hidden) float32.
@@ -269,30 +264,9 @@ def take(mapped, rows):
     return out
 
 
-def extract_command(features, path):
-    """The command that has features follow their titles, which stand in the file `path` today."""
-    manifest = features.manifest
-    info = manifest.data
-    settings = manifest.settings
-    columns = [column_of(name) for name in manifest.files]
-    # one pooling will do: all that is there follows
-    pooling = columns[0][0]
-    layers = features.layers(pooling)
-    words = [] if layers == list(range(1, manifest.encoder.layers + 1)) else ["--layers", *layers]
-    options = {
-        "data": (path if info.name == cli.one_line(Path(path).name) else info.name, "youtube"),
-        "text-column": (info.text_column, "title"),
-        "label-column": (info.label_column, "category"),
-        "model": (manifest.encoder.name, "bert-base-uncased"),
-        "pooling": ([pooling], None),
-        "max-length": (settings.max_length, "128"),
-        "prefix": (settings.prefix or "", ""),
-        "dtype": (settings.dtype, "auto"),
-        "store": (settings.store, "float32"),
-        "device": (settings.device, "auto"),
-        "out": (features.folder, "features"),
-    }
-    return cli.command("extract.py", *words, **options)
+def extract_command(features, _path):
+    """The command that made features, and has them follow their titles."""
+    return features.manifest.made.command
 
 
 # --- the folder, and what is beside it ------------------------------------------------------------
@@ -316,20 +290,14 @@ def open_features(folder):
     """Open the extraction in `folder`; a Problem says what to run where it is not finished."""
     folder = Path(folder)
     path = place_of(folder) / "manifest.json"
+    again = cli.command("extract.py", out=(folder, "features"))
+    if (beside(folder) / "job.json").exists() and not path.exists():
+        raise cli.Problem(f"{folder}: the extraction is not finished; the same extract.py command goes on")
     if not path.exists():
-        wrong = "there are no features"
-        remedy = f"make them with: {cli.command('extract.py', out=(folder, 'features'))}"
-        if (beside(folder) / "job.json").exists():
-            wrong = "the extraction is not finished"
-            remedy = "the same extract.py command goes on"
-        elif folder.is_file() or any(folder.glob("[!.]*")):
-            wrong = "there are no features, but something else"
-            remedy = "name the folder that extract.py wrote to"
-        raise cli.Problem(f"{folder}: {wrong}; {remedy}")
+        raise cli.Problem(f"{folder}: there are no features; make them with: {again}")
     try:
         manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
     except cli.Problem as error:
-        again = cli.command("extract.py", out=(folder, "features"))
         raise cli.Problem(f"{error}, for example with: {again}") from None
     for name in manifest.files:
         if not re.fullmatch(NAME, name, re.ASCII):
