@@ -123,8 +123,8 @@ def job_of(args, path, titles, encoder):
     poolings = args.pooling or poolings_of(encoder)
     layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
     names = sorted(store.feature_file(*column) for column in itertools.product(set(poolings), layers))
-    manifest = store.Manifest(store.FORMAT, encoder.info, info, settings, files={})
-    return folder.Job(store.FORMAT, manifest, names, source)
+    parts = (store.FORMAT, encoder.info, info, settings)
+    return folder.Job(*parts, files={}, names=names, source=source)
 
 
 def poolings_of(encoder):
@@ -139,23 +139,26 @@ def poolings_of(encoder):
 # --- make -----------------------------------------------------------------------------------------
 
 
-def encode_windows(job, left, encoder, out):
-    """Compute this process's share of the windows that are left, writing and recording each."""
-    work = store.beside(out)
+def encode_windows(job, done, encoder, out, work):
+    """Encode this process's share of the windows that are not done, writing and recording each."""
     columns = [store.column_of(name) for name in job.names]
     poolings = sorted({pooling for pooling, _ in columns})
     layers = sorted({layer for _, layer in columns})
-    sources = folder.sources_by_window(job, work)
-    earlier = folder.earlier_layers(job, out)
-    done = folder.counted(work).titles
-    bar = cli.progress(job.manifest.data.rows, " titles", desc="extract", initial=done)
+    earlier = {}
+    if job.follows:
+        # every byte was compared by the process that prepared the job
+        old = store.open_features(out)
+        earlier = {name: old.read(*store.column_of(name), check=False) for name in old.manifest.files}
+    sources = np.load(work / "sources.npy")
+    titles = (title for title, _ in store.titles_in(work / "new" / "titles.csv"))
+    bar = cli.progress(job.data.rows, " titles", desc="extract", initial=folder.counted(work).titles)
     read = functools.partial(tokenise, encoder)
     with bar, windows.log_of(work) as log:
-        for window, tokenised in windows.ahead(read, folder.own_windows(job, left, work)):
+        for window, tokenised in windows.ahead(read, windows.own(titles, done)):
             # encode what is new, copy what is not
-            rows = sources[window]
+            rows = sources[window * windows.WINDOW :][: len(tokenised.place)]
             encoded = embed(encoder, only(tokenised, np.flatnonzero(rows < 0)), layers, poolings, bar.update)
-            write = functools.partial(folder.write, job, window, rows, work)
+            write = functools.partial(folder.write, job, work, window, rows)
             disk.each(write, job.names, map(encoded.get, columns), map(earlier.get, job.names))
             # only now is all of it on the disk
             windows.record(log, window, len(rows), tokenised.cut, tokenised.tokens, tokenised.unknown)
@@ -171,18 +174,18 @@ def only(tokenised, rows):
     return replace(tokenised, ids=[tokenised.ids[number] for number in numbers], place=place)
 
 
-def make(job, left, encoder, out, started):
+def make(job, done, encoder, out, started):
     """Do this process's share of a job; the manifest, or None in all processes but the first."""
     work = store.beside(out)
-    rows = job.manifest.data.rows
-    done = folder.counted(work).titles
     if done:
-        cli.say(f"going on after {done:,} of {rows:,} titles")
+        cli.say(f"going on after {folder.counted(work).titles:,} of {job.data.rows:,} titles")
     try:
-        encode_windows(job, left, encoder, out)
+        # none, where only labels have changed
+        if job.names:
+            encode_windows(job, done, encoder, out, work)
         windows.wait()
     except KeyboardInterrupt:
-        safe = f"stopped after {folder.counted(work).titles:,} of {rows:,} titles"
+        safe = f"stopped after {folder.counted(work).titles:,} of {job.data.rows:,} titles"
         raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
     if windows.RANK > 0:
         return None
@@ -193,7 +196,7 @@ def make(job, left, encoder, out, started):
     # float32 where the processor has no instructions for what the weights are rounded to
     arithmetic = str(encoder.model.dtype).removeprefix("torch.")
     machine = {"threads": torch.get_num_threads(), "processes": windows.WORLD, "arithmetic": arithmetic}
-    return folder.finish(job, out, work, cost(encoder, found.tokens / rows), started, **machine)
+    return folder.finish(job, out, work, cost(encoder, found.tokens / job.data.rows), started, **machine)
 
 
 def main(args):
@@ -216,18 +219,17 @@ def main(args):
 
         # make
         job = None
-        left = []
+        done = set()
         if windows.RANK == 0:
             job = folder.prepare(job_of(args, path, titles, encoder), out, work)
-            left = folder.windows_left(job, work) if job else []
-        job, left = windows.from_first((job, left))
+            done = set(windows.recorded(work))
+        job, done = windows.from_first((job, done))
         if job is None:
             cli.say(f"{out} holds all of that already. {following}")
             return
-        sources = folder.sources_by_window(job, store.beside(out))
-        encoded = sum(np.count_nonzero(sources[window] < 0) for window in left)
+        before = folder.counted(store.beside(out)).titles
         begun = time.time()
-        manifest = make(job, left, encoder, out, started)
+        manifest = make(job, done, encoder, out, started)
         seconds = time.time() - begun
         if manifest is None:
             return
@@ -238,15 +240,17 @@ def main(args):
     if manifest.truncated:
         cut = cli.count(manifest.truncated, "title")
         cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
-    made = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {manifest.settings.dtype}"
-    if not job.names:
-        made = "new labels beside the same features"
-    taken = f"{time.time() - started:.1f} s"
+    made = "new labels beside the same features"
+    if job.names:
+        made = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
+    speed = f", {(job.data.rows - before) / seconds:,.1f} titles a second once loaded"
+    # copying takes no time
+    if job.follows:
+        speed = ""
     if windows.WORLD > 1:
-        taken += f" on {windows.WORLD} processes"
-    if encoded:
-        taken += f", {encoded / seconds:,.{int(encoded < 10 * seconds)}f} titles a second once loaded"
-    cli.say(f"{out}: {manifest.data.rows:,} titles of {manifest.data.name}, {made}, {taken}. {following}")
+        made += f" on {windows.WORLD} processes"
+    taken = f"{time.time() - started:.1f} s{speed}"
+    cli.say(f"{out}: {job.data.rows:,} titles of {job.data.name}, {made}, {taken}. {following}")
 
 
 if __name__ == "__main__":

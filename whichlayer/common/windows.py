@@ -7,6 +7,7 @@ also of those of an earlier call, say what is done.
 
 import contextlib
 import datetime
+import itertools
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -103,7 +104,24 @@ def recorded(folder):
     return found
 
 
-# --- making ready ----------------------------------------------------------------------------------
+# --- sharing and making ready ----------------------------------------------------------------------
+
+
+def own(items, done):
+    """Yield (number, list of items) for each of the windows that this process is to work on.
+
+    items: an iterator over all; done: the numbers of the windows that were recorded before, the
+    same in all processes.
+    """
+    left = 0
+    for number in itertools.count():
+        window = list(itertools.islice(items, WINDOW))
+        if not window:
+            return
+        if number not in done:
+            if left % WORLD == RANK:
+                yield number, window
+            left += 1
 
 
 def ahead(prepare, windows):

@@ -156,11 +156,9 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     layers = sorted((layer + depth + 1 if layer < 0 else layer for layer in layers), reverse=True)
     # the embeddings' first token is the same for every title
     lowest = int(any(POOLINGS[name].is_first_token for name in poolings))
-    if not lowest <= layers[-1] <= layers[0] <= depth:
-        zero = "0, the embeddings, needs another pooling than of the first token"
-        raise cli.Problem(f"{asked}: {encoder} has {depth} layers, 1 to {depth}; -1 is the last; {zero}")
-    if len(set(layers)) < len(layers):
-        raise cli.Problem(f"{asked}: a layer is named twice")
+    if not lowest <= layers[-1] <= layers[0] <= depth or len(set(layers)) < len(layers):
+        zero = "0, the embeddings, has no summary token and needs another pooling"
+        raise cli.Problem(f"{asked}: {encoder} has layers 1 to {depth}, -1 is the last; {zero}; name each once")
     missing = [str(layer) for layer in layers if available is not None and layer not in available]
     if missing:
         more = f"extract.py --layers {' '.join(missing)} and its other options as before"
