@@ -39,12 +39,17 @@ def forked(script, arguments, before=lambda: None):
         return SimpleNamespace(code=code, err=errors.read().decode())
 
 
+# what changes files; deletions within a folder name only the file
+EVENTS = ("open", "os.rename", "os.link", "os.mkdir", "shutil.rmtree")
+DELETIONS = ("os.remove", "os.rmdir")
+
+
 def die_at(step, out):
     """Let this process be killed just before it touches a path with `out` in it, or syncs a file, the step-th time."""
     left = itertools.count(step - 1, -1)
 
     def touch(event, arguments):
-        known = event in ("open", "os.rename", "os.remove", "shutil.rmtree") and str(out) in str(arguments[0])
+        known = event in DELETIONS or (event in EVENTS and str(out) in str(arguments[0]))
         if (known or event in ("os.fsync", "os.posix_fallocate")) and next(left) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -60,11 +65,24 @@ def die_at(step, out):
     sys.addaudithook(touch)
 
 
-def torchrun(script, *arguments):
+SMALL = """
+import sys
+sys.path.insert(0, {root!r})
+from whichlayer.common import cli, windows
+windows.WINDOW = {window}
+import {script}
+cli.launch({script}.main, cli.begin({script}.parse_arguments))
+"""
+
+
+def torchrun(script, *arguments, window=4096):
     """Run a script, by its name, in two processes; returns the finished launcher with its output as text."""
     with serving(None):  # the test is skipped where processes cannot talk to one another
         pass
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--", ROOT / f"{script}.py"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*map(str, [*launcher, *arguments])]
-    return subprocess.run(command, text=True, capture_output=True, timeout=300, env=environment)
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as program:
+        program.write(SMALL.format(root=str(ROOT), window=window, script=script))
+        program.flush()
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--", program.name]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [*map(str, [*launcher, *arguments])]
+        return subprocess.run(command, text=True, capture_output=True, timeout=300, env=environment)

@@ -60,6 +60,7 @@ def held(out):
             settle(out.resolve(), work)
             yield work
         finally:
+            (work / "titles.csv").unlink(missing_ok=True)
             if not (work / "job.json").exists():
                 shutil.rmtree(work)
 
