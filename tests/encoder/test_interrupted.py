@@ -485,7 +485,7 @@ def test_two_processes_have_the_bytes_of_one(tmp_path, bert, go, whole):
     shutil.copytree(tmp_path / "two", tmp_path / "features")
     source.write_text(edit_titles(source.read_text()))
     two = torchrun("extract", *command, window=7)
-    assert two.returncode == 0 and two.stderr.count("58 titles: 56 kept, 2 new") == 1, two.stderr
+    assert two.returncode == 0 and two.stderr.count("58 titles: 56 kept, 2 to encode") == 1, two.stderr
     assert go("--data", source).code == 0
     assert contents(tmp_path / "two") == contents(tmp_path / "features")
     assert store.open_features(tmp_path / "two").manifest.machine["processes"] == 2

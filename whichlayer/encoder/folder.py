@@ -146,7 +146,6 @@ def find_sources(old, job, titles):
     kept = np.count_nonzero(sources >= 0)
     if kept < LEAST_KEPT * min(len(earlier), len(later)):
         raise cli.Problem(f"{what}, of other titles ({there.data.name}, now {job.data.name}); {remedy}")
-    cli.say(f"{cli.count(len(later), 'title')}: {kept:,} kept, {len(later) - kept:,} new")
     return sources
 
 
@@ -201,6 +200,9 @@ def lay_out(job, sources, out, work):
     os.replace(work / "titles.csv", new / "titles.csv")
     np.save(work / "sources.npy", sources)
     disk.write_json(work / "job.json", job)
+    if job.follows and job.names:
+        new = np.count_nonzero(sources < 0)
+        cli.say(f"{cli.count(len(sources), 'title')}: {len(sources) - new:,} kept, {new:,} to encode")
 
 
 # --- doing it -------------------------------------------------------------------------------------
