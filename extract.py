@@ -79,9 +79,6 @@ from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
 from whichlayer.heads.options import Options
 
-# share of tokens that stand for nothing that the encoder knows, from which on it is said
-UNKNOWN = 0.05
-
 
 # --- check ----------------------------------------------------------------------------------------
 
@@ -161,7 +158,7 @@ def encode_windows(job, done, encoder, out, work):
             write = functools.partial(folder.write, job, work, window, rows)
             disk.each(write, job.names, map(encoded.get, columns), map(earlier.get, job.names))
             # only now is all of it on the disk
-            windows.record(log, window, len(rows), tokenised.cut, tokenised.tokens, tokenised.unknown)
+            windows.record(log, window, len(rows), tokenised.cut, tokenised.tokens)
             # with what other processes have done
             bar.update(folder.counted(work).titles - bar.n)
 
@@ -170,8 +167,8 @@ def only(tokenised, rows):
     """Tokenised of some rows, (n,) int, of a window."""
     if len(rows) == len(tokenised.place):
         return tokenised
-    numbers, place = np.unique(tokenised.place[rows], return_inverse=True)
-    return replace(tokenised, ids=[tokenised.ids[number] for number in numbers], place=place)
+    ids = [tokenised.ids[number] for number in tokenised.place[rows]]
+    return replace(tokenised, ids=ids, place=np.arange(len(rows)))
 
 
 def make(job, done, encoder, out, started):
@@ -189,14 +186,18 @@ def make(job, done, encoder, out, started):
         raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
     if windows.RANK > 0:
         return None
-    found = folder.counted(work)
-    if found.unknown > UNKNOWN * found.tokens:
-        what = f"{encoder.tokenizer.unk_token}, for what the encoder's vocabulary lacks"
-        cli.say(f"{found.unknown / found.tokens:.0%} of all tokens are {what}: look for a multilingual encoder")
-    # float32 where the processor has no instructions for what the weights are rounded to
-    arithmetic = str(encoder.model.dtype).removeprefix("torch.")
-    machine = {"threads": torch.get_num_threads(), "processes": windows.WORLD, "arithmetic": arithmetic}
-    return folder.finish(job, out, work, cost(encoder, found.tokens / job.data.rows), started, **machine)
+    mean_tokens = folder.counted(work).tokens / job.data.rows
+    return folder.finish(
+        job,
+        out,
+        work,
+        cost(encoder, mean_tokens),
+        started,
+        threads=torch.get_num_threads(),
+        processes=windows.WORLD,
+        # float32 where the processor has no instructions for what the weights are rounded to
+        arithmetic=str(encoder.model.dtype).removeprefix("torch."),
+    )
 
 
 def main(args):

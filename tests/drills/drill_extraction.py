@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "encoder")]
+sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "encoder"))
 
 from conftest import write_bert, write_titles  # first: it lets the scripts be imported
 

@@ -143,12 +143,3 @@ def test_a_standard_output_that_is_closed_is_no_fault(tmp_path, bert, titles):
     line = f"exec {shlex.join(map(str, command))} >&-"
     done = subprocess.run(["sh", "-c", line], text=True, stderr=subprocess.PIPE)
     assert done.returncode == 0 and "Next: " in done.stderr and "Traceback" not in done.stderr, done.stderr
-
-
-@pytest.mark.parametrize(("title", "said"), [("how to cook the best street food", 0), ("味 the 道", 1)])
-def test_titles_that_the_vocabulary_lacks_are_named(tmp_path, bert, title, said):
-    rows = [f"{title},{name}" for name in ("art", "food") for _ in range(8)]
-    (tmp_path / "titles.csv").write_text("\n".join(["title,category", *rows]) + "\n")
-    result = call("extract", "--data", tmp_path / "titles.csv", "--model", bert, "--out", tmp_path / "features")
-    assert result.code == 0, result.err
-    assert result.err.count("40% of all tokens are [UNK], ") == said, result.err

@@ -1,4 +1,4 @@
-"""Interrupted extractions: whatever stops one, what is left is never taken for features, and the same command goes on."""
+"""Interrupted extractions: what is left is never taken for features, and the same command goes on."""
 
 import contextlib
 import functools

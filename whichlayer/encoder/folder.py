@@ -215,7 +215,6 @@ class Counted:
     titles: int = 0
     cut: int = 0  # of those titles
     tokens: int = 0  # of those titles
-    unknown: int = 0  # of those tokens, in place of what the vocabulary lacks
 
 
 def counted(work):
@@ -254,13 +253,12 @@ def finish(job, out, work, cost, started, **machine):
     sums = disk.each(disk.sha256, paths)
     new = {path.name: store.FileInfo(path.stat().st_size, total) for path, total in zip(paths, sums, strict=True)}
     files = dict(sorted((job.files | new).items()))
-    cut = counted(work).cut
-    if not new:
-        cut = job.truncated
-        cost = job.cost
+    if new:
+        job = replace(job, truncated=counted(work).cut, cost=cost)
     made = disk.provenance(started, **machine)
     made["made"].source = job.source
-    manifest = store.Manifest(job.format, job.encoder, job.data, job.settings, files, cut, cost, **made)
+    decided = (job.format, job.encoder, job.data, job.settings)
+    manifest = store.Manifest(*decided, files, job.truncated, job.cost, **made)
     # what a killed process leaves of it must not be among the features
     disk.write_json(work / "manifest.json", manifest)
     os.replace(work / "manifest.json", work / "new" / "manifest.json")
