@@ -14,7 +14,7 @@ from conftest import call, refused, write_titles
 import extract
 from whichlayer.common import cli
 from whichlayer.encoder import changes, jobs, store
-from whichlayer.report import rows
+from whichlayer.report.rows import read_tables
 
 SETTINGS = ["--dtype", "float32", "--pooling", "cls", "mean", "--max-length", "6", "--window", "16"]
 
@@ -328,7 +328,7 @@ def test_runs_of_earlier_labels_are_trained_again_and_share_no_table(tmp_path, g
     ]
 
     # the two states stand in tables of their own
-    tables = rows.read_tables(results)
+    tables = read_tables(results)
     assert sorted([row.run.folder.name for row in each.rows] for each in tables) == sorted([[name], [other]])
     assert "trained already" in train("--layers", "2").err
 

@@ -16,7 +16,9 @@ ENCODER = "{name} has {layers} layers of {hidden} dimensions, computed in {dtype
 NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `train.py --labels all` adds that."
 
 SCORED = "Out of fold, mean of {repeats}; the recommended row in bold."
-ONE_REPEAT = "Out of fold, recommended row in bold; one repeat, so intervals leave out folds and weights: `--repeats 3`."
+ONE_REPEAT = (
+    "Out of fold, recommended row in bold; one repeat, so intervals leave out folds and weights: `--repeats 3`."
+)
 FROM_REPORT = "Report: its figures, of bert-base-uncased and a split of its own, for layers as far from the top."
 TERMS = 'Terms: README, "How to read the table".'
 COLLAPSED = "Collapsed: {name} {what}; try {remedy}."

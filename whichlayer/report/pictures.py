@@ -21,8 +21,6 @@ NEAR = 0.85
 # categories up to which the whole confusion matrix is legible; of more, the most confused pairs that are shown
 MATRIX = 12
 PAIRS = 10
-# of the calibration, as in metrics.expected_calibration_error
-BINS = 15
 # the same bytes for the same picture; a dollar sign in a category is a dollar sign
 SETTINGS = {
     "svg.hashsalt": "layers",
@@ -219,11 +217,11 @@ def draw_calibration(axes, table, row):
     probabilities = row.run.calibrated
     sure = probabilities.max(1)
     right = probabilities.argmax(1) == table.labels
-    _, place, count = np.unique((sure * BINS).astype(int), return_inverse=True, return_counts=True)
+    _, place, count = np.unique((sure * metrics.BINS).astype(int), return_inverse=True, return_counts=True)
     axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":")
     x = np.bincount(place, sure) / count
     axes.scatter(x, np.bincount(place, right) / count, 8 + 250 * count / len(sure), color=COLORS[0], alpha=0.6)
-    axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right", ylim=(0, 1.02))
+    axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right", title="Calibration")
 
 
 # --- the learning curves --------------------------------------------------------------------------
