@@ -53,10 +53,12 @@ def parse_arguments(argv=None):
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
+import contextlib
 import sys
 import time
 
 from whichlayer.common import disk
+from whichlayer.encoder import changes, store
 from whichlayer.heads import baselines, runs
 from whichlayer.report import answer as answers
 from whichlayer.report import page, pictures, rows, suspects
@@ -81,6 +83,8 @@ def read(args):
         raise cli.Problem(
             f"{args.results}: no runs are there; name the folder that holds them, or train first: {train}"
         )
+    for table in tables:
+        say_outdated(table)
     check_outputs(args, tables)
     if not args.baselines:
         return tables
@@ -88,6 +92,20 @@ def read(args):
         for table in tables:
             baselines.add(table, args.results, args.features)
     return rows.read_tables(args.results)
+
+
+def say_outdated(table):
+    """Say whether the titles of a table's features have changed since, and how to train anew."""
+    own = [row.run for row in table.trained]
+    features = []
+    for place in {run.config.made.features for run in own}:
+        # of features that are gone, or not whole, nothing is known
+        with contextlib.suppress(cli.Problem, OSError):
+            features.append(store.open_features(place))
+    outdated = changes.find_outdated(own, features)
+    if outdated:
+        command = cli.one_line(outdated[0].config.made.command)
+        cli.say(f"{changes.out_of_date(outdated)}, and so is their table; train anew with: {command}")
 
 
 def check_outputs(args, tables):

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, call, refused
+from pages import evaluate, rewrite
 from synthetic import guesses, scikit_learn, write_features, write_run
-from test_evaluate import evaluate, rewrite
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import baselines, runs, splits, words

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import call
-from sklearn.metrics import f1_score
-from synthetic import chances, guesses, write_baseline, write_offsets, write_run
-from test_evaluate import (
+from pages import (
     THREE,
     evaluate,
     label_curve,
@@ -20,6 +18,8 @@ from test_evaluate import (
     tables,
     unwrapped,
 )
+from sklearn.metrics import f1_score
+from synthetic import chances, guesses, write_baseline, write_offsets, write_run
 
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers

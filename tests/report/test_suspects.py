@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 from conftest import call, refused
+from pages import evaluate, of_class
 from synthetic import chances, write_baseline, write_features, write_offsets, write_run
-from test_evaluate import evaluate, of_class
 
 from whichlayer.scores import metrics
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from conftest import call
+from pages import evaluate, tables, unwrapped
 from synthetic import write_run
-from test_evaluate import evaluate, tables, unwrapped
 
 from whichlayer.scores import thresholds
 
