@@ -50,8 +50,7 @@ def page(table, answer):
         parts.append(layout.learning_table(table))
         parts.append(" ".join(learning_sentences(table)))
     if answer and answer.recommended:
-        parts += categories(table, answer.recommended)
-        parts += accepting(table, answer.recommended)
+        parts += [*categories(table, answer.recommended), *accepting(table, answer.recommended)]
     return "\n\n".join(layout.wrap_text(part) for part in parts if part)
 
 

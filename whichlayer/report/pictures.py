@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from whichlayer.common import cli, disk
-from whichlayer.heads import naming, runs
+from whichlayer.heads import naming
 from whichlayer.report import layout
 from whichlayer.report.rows import curves
 from whichlayer.scores import metrics
@@ -53,14 +53,14 @@ def draw(path, table, answer):
 
     answer: the table's Answer; None where no row was trained on all titles: no first picture.
     """
-    figures = {}
+    drawn = []
     if answer:
-        figures[path] = draw_rows(table, answer)
+        save(draw_rows(table, answer), path)
+        drawn.append(path)
     if table.learning_curve:
-        figures[curves_path(path)] = draw_curves(table)
-    for place, figure in figures.items():
-        save(figure, place)
-    return list(figures)
+        save(draw_curves(table), curves_path(path))
+        drawn.append(curves_path(path))
+    return drawn
 
 
 def curves_path(path):
@@ -84,26 +84,19 @@ def short(name, longest=18):
     return line if len(line) <= longest else f"{line[:half]}…{line[1 - half :]}"
 
 
-def styles(table, kinds):
-    """The colour and the marker of each kind of row, a (encoder or None, name): a list of keywords.
-
-    An encoder has its colour in every picture; with one encoder, each kind has one of its own.
+def style(table, encoder, number):
+    """The colour and the marker of a kind of row: an encoder has its colour in every picture; with one
+    encoder (None), each kind has one of its own.
     """
-    encoders = list(table.encoders.values())
-    names = list(dict.fromkeys(name for _, name in kinds))
-    found = []
-    for encoder, name in kinds:
-        number = names.index(name)
-        color = encoders.index(encoder) if encoder else number
-        found.append({"color": COLORS[color % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]})
-    return found
+    color = list(table.encoders.values()).index(encoder) if encoder else number
+    return {"color": COLORS[color % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
-def draw_line(axes, x, rows, style):
+def draw_line(axes, x, rows, look):
     """The macro-F1 of some rows with their intervals."""
     if rows:
-        axes.plot(x, [row.value for row in rows], **style)
-        axes.vlines(x, *np.transpose([row.interval for row in rows]), color=style["color"])
+        axes.plot(x, [row.value for row in rows], **look)
+        axes.vlines(x, *np.transpose([row.interval for row in rows]), color=look["color"])
 
 
 def finish(axes, table):
@@ -138,15 +131,17 @@ def draw_rows(table, answer):
 def draw_scores(axes, table, answer):
     """Macro-F1: a place for each set of layers, a colour and a marker for each encoder and head."""
     x = places(axes, table)
+    heads = list(dict.fromkeys(row.head for row in table.rows))
     kinds = {}
     for row in table.rows:
         kinds.setdefault((row.encoder, row.head), []).append(row)
-    for (kind, rows), style in zip(kinds.items(), styles(table, kinds), strict=True):
-        style["label"] = short(", ".join(filter(None, kind)), LONGEST)
+    for (encoder, head), rows in kinds.items():
+        name = f"{encoder}, {head}" if encoder else head
+        look = style(table, encoder, heads.index(head)) | {"label": short(name, LONGEST)}
         single = [row for row in rows if len(row.run.layers) == 1]
         others = [row for row in rows if row not in single]
-        draw_line(axes, [x[row] for row in single], single, style)
-        draw_line(axes, [x[row] for row in others], others, style | {"linestyle": ""})
+        draw_line(axes, [x[row] for row in single], single, look)
+        draw_line(axes, [x[row] for row in others], others, look | {"linestyle": ""})
     # baselines are lines
     for row in answer.compared:
         if row.run.baseline:
@@ -233,13 +228,13 @@ def draw_curves(table):
     axes = figure.add_subplot()
     found = curves(table)
     sizes = layout.curve_sizes(found)
-    kinds = [(next(iter(curve.values())).encoder, name) for name, curve in found.items()]
-    for (name, curve), style in zip(found.items(), styles(table, kinds), strict=True):
-        if name == runs.BASELINES["tfidf"]:
-            style = {"color": GRAY, "linestyle": "--"}
+    for number, (name, curve) in enumerate(found.items()):
         x = [place for place, size in enumerate(sizes) if size in curve]
-        own = [curve[sizes[place]] for place in x]
-        draw_line(axes, x, own, style | {"label": short(name, LONGEST)})
+        rows = [curve[sizes[place]] for place in x]
+        look = style(table, rows[0].encoder, number)
+        if rows[0].run.baseline:
+            look = {"color": GRAY, "linestyle": "--"}
+        draw_line(axes, x, rows, look | {"label": short(name, LONGEST)})
     axes.set_xticks(range(len(sizes)), map(layout.size_name, sizes))
     axes.set_xlabel("labels a category")
     finish(axes, table)

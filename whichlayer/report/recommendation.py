@@ -56,14 +56,12 @@ def reason(answer):
         return CHEAPER.format(
             margin=answer.margin,
             best=answer.best.name,
-            loss=abs(answer.comparison.difference[number]),
+            loss=answer.best.value - row.value,
             bound=max(answer.comparison.loss_bound[number], 0),
             saving=saving(row, answer.best),
         )
-    usable = [each for each in answer.compared if each.run.baseline != "majority"]
-    if row.cost == min(each.cost for each in usable):
-        return NONE_CHEAPER
-    return NONE_INFERIOR.format(margin=answer.margin)
+    cheaper = [each for each in answer.compared if each.cost < row.cost and each.run.baseline != "majority"]
+    return NONE_INFERIOR.format(margin=answer.margin) if cheaper else NONE_CHEAPER
 
 
 def saving(row, best):
@@ -83,15 +81,11 @@ def titles_needed(table, answer):
     """
     needed = []
     for number, row in enumerate(answer.compared):
-        close = -answer.comparison.difference[number] < answer.margin
+        close = answer.best.value - row.value < answer.margin
         if close and row.cost < answer.best.cost and row.run.baseline != "majority":
             titles = answer.comparison.titles_needed(number, answer.margin, table.data.rows)
-            if titles:
-                needed.append((titles, row.name))
-    if not needed:
-        return []
-    titles, name = min(needed)
-    return [TITLES_NEEDED.format(titles=titles, name=name)]
+            needed += [(titles, row.name)] if titles else []
+    return [TITLES_NEEDED.format(titles=titles, name=name) for titles, name in sorted(needed)[:1]]
 
 
 def averaging(answer):

@@ -108,17 +108,13 @@ def make_table(trained, baselines):
     Problem.
     """
     first = trained[0]
-    arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
     for run in trained + baselines:
-        for name in ARRAYS:
-            file = f"{name}.npy"
-            if run.config.contents.get(file) != first.config.contents.get(file):
-                raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {first.folder}")
+        if checksums(run) != checksums(first):
+            raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {first.folder}")
+    arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
 
     # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
-    decide = "likeliest"
-    if any(run.options.decide == "macro-f1" for run in trained):
-        decide = "macro-f1"
+    decide = "macro-f1" if any(run.options.decide == "macro-f1" for run in trained) else "likeliest"
     baselines = [run for run in baselines if run.baseline != "tfidf" or run.options.decide == decide]
 
     encoders = encoder_names(trained)
@@ -141,6 +137,11 @@ def make_table(trained, baselines):
     )
 
 
+def checksums(run):
+    """Those of the files with ARRAYS."""
+    return [run.config.contents.get(f"{name}.npy") for name in ARRAYS]
+
+
 def encoder_key(run):
     """What tells a run's encoder from others."""
     return f"{run.encoder.weights} {run.encoder.tokenizer}"
@@ -152,8 +153,6 @@ def encoder_names(trained):
     """
     cheapest = sorted(trained, key=lambda run: (run.config.flop or 0, run.encoder.layers, run.encoder.name))
     found = {encoder_key(run): run.encoder for run in cheapest}
-    if len(found) == 1:
-        return {key: naming.short_encoder(encoder.name) for key, encoder in found.items()}
     short = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
     names = list(short.values())
     for key, name in short.items():
@@ -198,13 +197,9 @@ def curves(table):
     """The learning curves, {name of the row: {labels a category: Row}}, TF-IDF's last; the size
     None is all titles.
     """
+    names = {row.name for row in table.learning_curve}
     lines = {}
-    for row in table.learning_curve:
-        lines.setdefault(row.name, {})[row.run.labels_per_category] = row
-    for row in table.rows:
-        if row.name in lines:
-            lines[row.name][None] = row
-    for row in table.baselines:
-        if row.run.baseline == "tfidf":
+    for row in table.everything:
+        if row.name in names or row.run.baseline == "tfidf":
             lines.setdefault(row.name, {})[row.run.labels_per_category] = row
     return lines

@@ -72,8 +72,7 @@ def influence(labels, predictions, classes, groups=None):
     repeats = len(predictions)
 
     # one repeat after the other: its value, its scores, and what each group contributes
-    total = np.zeros(len(copies))
-    squares = 0.0
+    moved = []
     values = []
     scores = []
     chances = []
@@ -83,16 +82,14 @@ def influence(labels, predictions, classes, groups=None):
         f1 = divide(2 * hits, both)
         values.append(f1.sum() / (both > 0).sum())
         scores.append([f1, divide(hits, guessed), divide(hits, labelled)])
-        moved = np.bincount(group, title_contributions(labels, predicted, f1, both))
-        total += moved
-        squares += (moved**2).sum()
+        moved.append(np.bincount(group, title_contributions(labels, predicted, f1, both)))
         chances.append(shuffled_macro_f1(labelled, guessed))
-    mean = total / repeats
+    mean = np.mean(moved, axis=0)
 
     # the variance between repeats, without what single titles that change from one to the next add to it:
     # they are in the titles' variance already
     between = float(np.var(values, ddof=1)) / repeats if repeats > 1 else 0.0
-    noise = (squares - repeats * (mean**2).sum()) / max(repeats - 1, 1) / repeats
+    noise = ((moved - mean) ** 2).sum() / max(repeats - 1, 1) / repeats
 
     sizes = effective_sizes(labels, copies[group], classes)
     commonest = 2 * labelled.max() / (labelled.max() + labelled.sum()) / len(sizes.classes)
@@ -179,12 +176,7 @@ def interval(row, level=LEVEL):
     between = max(row.repeats_variance, 1e-3 * variance)
     freedom = max(row.repeats - 1, 1) * (variance / between) ** 2
     t = t_quantile((1 + level) / 2, max(freedom, 1.0))
-    # the ends of the interval
-    ratio = t**2 * variance / (smooth * (1 - smooth))
-    middle = row.value + ratio / 2
-    half = np.sqrt(ratio * row.value * (1 - row.value) + ratio**2 / 4)
-    low, high = np.clip((middle + np.array([-half, half])) / (1 + ratio), 0, 1)
-    return float(low), float(high)
+    return wilson(row.value, t**2 * variance / (smooth * (1 - smooth)))
 
 
 def share_interval(right, groups):
@@ -196,11 +188,14 @@ def share_interval(right, groups):
     copies = np.unique(groups, return_counts=True)[1]
     # Kish's effective sample size (1965)
     titles = copies.sum() ** 2 / (copies**2).sum()
-    share = right.mean()
-    pseudo = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2 / titles
-    middle = (share + pseudo / 2) / (1 + pseudo)
-    half = np.sqrt(pseudo * share * (1 - share) + pseudo**2 / 4) / (1 + pseudo)
-    return float(max(middle - half, 0)), float(min(middle + half, 1))
+    return wilson(right.mean(), NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2 / titles)
+
+
+def wilson(share, ratio):
+    """Wilson's interval (low, high) of a share; ratio: the squared quantile over the number of trials."""
+    half = np.sqrt(ratio * share * (1 - share) + ratio**2 / 4)
+    low, high = np.clip((share + ratio / 2 + np.array([-half, half])) / (1 + ratio), 0, 1)
+    return float(low), float(high)
 
 
 def smoothed_variance(row, smooth):
