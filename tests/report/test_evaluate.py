@@ -149,7 +149,7 @@ def test_rows_of_two_encoders_are_compared_and_the_work_decides(two_encoders):
     said = recommendation(done.out)
     assert said.startswith("**Recommended: small, layer 6 (report's head)**")
     assert "to the best one, large, layer 12 (report's head)" in said
-    assert f"It loses {scores['large'] - scores['small']:.4f}" in said and "25% of its encoder's work" in said
+    assert f"It loses {scores['large'] - scores['small']:.4f}" in said and "25% of the encoder's work" in said
     assert done.out.count("**Recommended") == 1 and done.err.count("Next:") == 1 and "small-d.csv-layers-6" in done.err
     assert "small has 6 layers of 8 dimensions, computed in float32; large has 12 layers" in unwrapped(done.out)
     # without it in some run, layers and their size are the cost
@@ -157,7 +157,7 @@ def test_rows_of_two_encoders_are_compared_and_the_work_decides(two_encoders):
     text = evaluate(folder)
     assert "GFLOP" not in text
     said = recommendation(text)
-    assert said.startswith("**Recommended: small, layer 6") and "50% of its encoder's work" in said
+    assert said.startswith("**Recommended: small, layer 6") and "50% of the encoder's work" in said
 
 
 def test_two_encoders_of_one_name_are_told_apart(tmp_path):
@@ -193,9 +193,7 @@ def test_collapsed_heads_are_said_with_a_remedy(tmp_path):
     text = evaluate(tmp_path)
     heads = {row["Head"] for row in tables(text)[0] if row["Layers"] == "1"}
     assert heads == {"report's head, collapsed", "standardised, collapsed"}
-    for row, remedy in (("report's head", "--standardize"), ("standardised", "a smaller --lr")):
-        said = f"Collapsed: layer 1 ({row}) predicts one class only in 5 of 5 heads; try {remedy}."
-        assert said in unwrapped(text)
+    assert "Collapsed heads predict one class only; try --standardize or a smaller --lr." in unwrapped(text)
 
 
 def test_categories_of_the_recommended_row_are_scored(tmp_path):
@@ -306,7 +304,7 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     label_curve(tmp_path, {8: 0.4, 32: 0.2}, {8: 0.6, 16: 0.32, 32: 0.1, None: 0.05}, layers=(2,))
     text = evaluate(tmp_path)
     assert "2" not in [row["Layers"] for row in tables(text)[0]]  # the runs on few titles are no rows of the first
-    two, one, words = tables(text)[1]
+    one, two, words = tables(text)[1]
     assert list(one) == ["Labels a category", "8", "16", "32", "all"]
     assert one["Labels a category"] == "layer 1 (probe, [CLS])" and one["32"] == two["16"] == two["all"] == ""
     for size, share in (("8", 0.5), ("16", 0.3)):

@@ -42,8 +42,7 @@ def main_table(table, answer):
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.run.depth:.0%}"
         if reported:
-            figure = report_figure(table, row)
-            line["Report"] = f"{figure:.4f}" if figure else ""
+            line["Report"] = report_figure(table, row)
         lines.append(line)
     return markdown(lines)
 
@@ -63,11 +62,11 @@ def has_report(table):
 
 
 def report_figure(table, row):
-    """The macro-F1 that the report has for such a row on its own titles, or None."""
+    """The macro-F1 that the report has for such a row on its own titles, or nothing."""
     run = row.run
-    if run.baseline or run.head != naming.REPORTS_HEAD or table.data.sha256 != data.YOUTUBE_SHA256:
-        return None
-    return REPORT.get(tuple(run.encoder.layers - layer for layer in run.layers))
+    if run.head != naming.REPORTS_HEAD or table.data.sha256 != data.YOUTUBE_SHA256:
+        return ""
+    return REPORT.get(tuple(run.encoder.layers - layer for layer in run.layers), "")
 
 
 def learning_table(table):
@@ -100,8 +99,8 @@ def category_table(names, scores, titles):
     """
     lines = []
     for number in np.argsort(scores[0], kind="stable")[:SHOWN]:
-        figures = [f"{value:.4f}" for value in scores[:, number]]
-        lines.append([cli.escape_markdown(names[number]), *figures, f"{titles[number]:,}"])
+        cells = [f"{value:.4f}" for value in scores[:, number]]
+        lines.append([cli.escape_markdown(names[number]), *cells, f"{titles[number]:,}"])
     return cli.markdown([":Category", "F1", "Precision", "Recall", "Titles"], lines)
 
 

@@ -21,7 +21,7 @@ ONE_REPEAT = (
 )
 FROM_REPORT = "Report: its figures, of bert-base-uncased and a split of its own, for layers as far from the top."
 TERMS = 'Terms: README, "How to read the table".'
-COLLAPSED = "Collapsed: {name} {what}; try {remedy}."
+COLLAPSED = "Collapsed heads predict one class only; try {remedies}."
 SCARCE = "Too few titles for intervals that hold: {names}."
 
 BEHIND = "TF-IDF is significantly behind {name} up to {size} labels."
@@ -81,11 +81,9 @@ def notes(table, answer):
     if layout.has_report(table):
         sentences.append(FROM_REPORT)
     sentences.append(TERMS)
-    for row in table.rows:
-        collapsed = runs.collapse(row.run)
-        if collapsed:
-            what, remedy = collapsed
-            sentences.append(COLLAPSED.format(name=row.name, what=what, remedy=remedy))
+    remedies = {runs.collapse(row.run)[1] for row in table.rows if row.run.figures.collapsed}
+    if remedies:
+        sentences.append(COLLAPSED.format(remedies=" or ".join(sorted(remedies))))
     scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best_of_encoder.influence.scarce]
     if scarce:
         more = ", …" if len(scarce) > 5 else ""

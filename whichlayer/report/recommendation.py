@@ -8,12 +8,11 @@ from whichlayer.report import answer as answers
 NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it."
 NONE = "**Recommended: none.** No row is shown to beat chance."
 RECOMMENDED = "**Recommended: {name}**, macro-F1 {value:.4f}: {why}."
-ONLY = "the only row shown to beat chance"
 NONE_CHEAPER = "the best row, and no row is cheaper"
 NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {margin:g}"
 CHEAPER = (
     "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
-    "with 95% confidence at most {bound:.4f}, and takes {saving}"
+    "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
 TITLES_NEEDED = "About {titles:,} titles would show whether {name} is."
 LEFT_OUT = "Not shown to beat chance, and left out: {name}, macro-F1 {value:.4f}."
@@ -49,8 +48,6 @@ def paragraph(table, answer):
 def reason(answer):
     """Why a row is recommended, in words."""
     row = answer.recommended
-    if answer.competing == 1:
-        return ONLY
     if row is not answer.best:
         number = answer.number(row)
         return CHEAPER.format(
@@ -58,21 +55,10 @@ def reason(answer):
             best=answer.best.name,
             loss=answer.best.value - row.value,
             bound=max(answer.comparison.loss_bound[number], 0),
-            saving=saving(row, answer.best),
+            share=row.expense / answer.best.expense,
         )
     cheaper = [each for each in answer.compared if each.cost < row.cost and each.run.baseline != "majority"]
     return NONE_INFERIOR.format(margin=answer.margin) if cheaper else NONE_CHEAPER
-
-
-def saving(row, best):
-    """What a row takes of what the best one does, in words."""
-    if not row.run.columns:
-        return "no encoder"
-    if row.expense < best.expense:
-        return f"{row.expense / best.expense:.0%} of its encoder's work"
-    if len(row.run.columns) == len(best.run.columns):
-        return "no words beside the encoder"
-    return f"{len(row.run.columns)} embeddings a title instead of {len(best.run.columns)}"
 
 
 def titles_needed(table, answer):
