@@ -30,7 +30,7 @@ SETTINGS = {
     "axes.spines.right": False,
     "axes.titlesize": 10,
 }
-LONGEST = 58  # characters of a name in a legend
+LONGEST = 58  # characters of a name
 
 
 def library():
@@ -77,11 +77,17 @@ def save(figure, path):
         figure.savefig(file, format=kind, dpi=150, metadata=metadata, bbox_inches="tight")
 
 
-def short(name, longest=18):
+def short(name, longest=LONGEST):
     """A name on one line, cut in the middle."""
     line = cli.one_line(name)
     half = longest // 2
     return line if len(line) <= longest else f"{line[:half]}…{line[1 - half :]}"
+
+
+def class_names(table):
+    """The names of the categories; cut, unless some of them would be the same."""
+    names = [short(name, 18) for name in table.classes]
+    return names if len(set(names)) == len(names) else [short(name) for name in table.classes]
 
 
 def style(table, encoder, number):
@@ -93,10 +99,11 @@ def style(table, encoder, number):
 
 
 def draw_line(axes, x, rows, look):
-    """The macro-F1 of some rows with their intervals."""
+    """The macro-F1 of some rows with their intervals. x: {row: x}."""
     if rows:
-        axes.plot(x, [row.value for row in rows], **look)
-        axes.vlines(x, *np.transpose([row.interval for row in rows]), color=look["color"])
+        place = [x[row] for row in rows]
+        axes.plot(place, [row.value for row in rows], **look)
+        axes.vlines(place, *np.transpose([row.interval for row in rows]), color=look["color"])
 
 
 def finish(axes, table):
@@ -121,7 +128,7 @@ def draw_rows(table, answer):
     grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(4, 3))
     draw_scores(figure.add_subplot(grid[:, 0]), table, answer)
     row = answer.recommended or answer.best_of_encoder
-    confusion = figure.add_subplot(grid[0, 1], title=short(row.name, LONGEST))
+    confusion = figure.add_subplot(grid[0, 1], title=short(row.name))
     draw_confusion = draw_matrix if len(table.classes) <= MATRIX else draw_pairs
     draw_confusion(confusion, table, row.run.predictions(table.folds))
     draw_calibration(figure.add_subplot(grid[1, 1]), table, row)
@@ -137,15 +144,15 @@ def draw_scores(axes, table, answer):
         kinds.setdefault((row.encoder, row.head), []).append(row)
     for (encoder, head), rows in kinds.items():
         name = f"{encoder}, {head}" if encoder else head
-        look = style(table, encoder, heads.index(head)) | {"label": short(name, LONGEST)}
+        look = style(table, encoder, heads.index(head)) | {"label": short(name)}
         single = [row for row in rows if len(row.run.layers) == 1]
         others = [row for row in rows if row not in single]
-        draw_line(axes, [x[row] for row in single], single, look)
-        draw_line(axes, [x[row] for row in others], others, look | {"linestyle": ""})
+        draw_line(axes, x, single, look)
+        draw_line(axes, x, others, look | {"linestyle": ""})
     # baselines are lines
     for row in answer.compared:
         if row.run.baseline:
-            name = f"{short(row.name, LONGEST)} ({row.value:.3f})"
+            name = f"{short(row.name)} ({row.value:.3f})"
             axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES[row.run.baseline])
 
     # as much of the scale as the rows near the best one take
@@ -189,7 +196,7 @@ def draw_matrix(axes, table, predictions):
     axes.imshow(percent**0.5, cmap="Blues", vmax=20, aspect="auto")
     for i, j in np.ndindex(*percent.shape):
         axes.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center")
-    names = [short(name) for name in table.classes]
+    names = class_names(table)
     axes.set_xticks(range(classes), names, rotation=40, ha="right")
     axes.set_yticks(range(classes), names)
     axes.set(xlabel="predicted, % of the category's titles", ylabel="labelled")
@@ -199,8 +206,9 @@ def draw_pairs(axes, table, predictions):
     """The most confused pairs of categories, as bars; predictions: (repeats, titles)."""
     labels = np.tile(table.labels, len(predictions))
     pairs, counts = metrics.confused_pairs(labels, predictions.ravel(), len(table.classes), PAIRS)
-    names = [" → ".join(short(table.classes[number]) for number in pair) for pair in pairs]
-    bars = axes.barh(range(len(names)), counts / len(predictions), color=COLORS[1], alpha=0.7)
+    names = class_names(table)
+    names = [f"{names[label]} → {names[predicted]}" for label, predicted in pairs]
+    bars = axes.barh(range(len(names)), counts / len(predictions))
     axes.bar_label(bars, fmt=" {:,.0f}")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
@@ -215,7 +223,7 @@ def draw_calibration(axes, table, row):
     _, place, count = np.unique((sure * metrics.BINS).astype(int), return_inverse=True, return_counts=True)
     axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":")
     x = np.bincount(place, sure) / count
-    axes.scatter(x, np.bincount(place, right) / count, 8 + 250 * count / len(sure), color=COLORS[0], alpha=0.6)
+    axes.scatter(x, np.bincount(place, right) / count, 8 + 250 * count / len(sure), alpha=0.6)
     axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right", title="Calibration")
 
 
@@ -229,12 +237,12 @@ def draw_curves(table):
     found = curves(table)
     sizes = layout.curve_sizes(found)
     for number, (name, curve) in enumerate(found.items()):
-        x = [place for place, size in enumerate(sizes) if size in curve]
-        rows = [curve[sizes[place]] for place in x]
+        x = {curve[size]: place for place, size in enumerate(sizes) if size in curve}
+        rows = list(x)
         look = style(table, rows[0].encoder, number)
         if rows[0].run.baseline:
             look = {"color": GRAY, "linestyle": "--"}
-        draw_line(axes, x, rows, look | {"label": short(name, LONGEST)})
+        draw_line(axes, x, rows, look | {"label": short(name)})
     axes.set_xticks(range(len(sizes)), map(layout.size_name, sizes))
     axes.set_xlabel("labels a category")
     finish(axes, table)
