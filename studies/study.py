@@ -38,7 +38,7 @@ from whichlayer.common import disk
 from whichlayer.encoder import store
 from whichlayer.heads import plan, splits
 from whichlayer.report import answer as answers
-from whichlayer.report import table as tables
+from whichlayer.report import rows as tables
 from whichlayer.scores import comparison, decision, metrics, thresholds
 
 # labelled titles of a set, at most; of one without a test file, at most so large a share

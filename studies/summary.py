@@ -35,7 +35,7 @@ from studies.findings import (
     trained,
 )
 from whichlayer.common import disk
-from whichlayer.report import plot
+from whichlayer.report import pictures
 
 SIZES = (8, 32, 128)  # labels a category
 FEW = RULES[2]  # what is trained with them
@@ -312,13 +312,13 @@ def page(sets):
 def draw(path, sets):
     """Draw what each layer alone loses to its encoder's best row: a panel for each encoder and pooling."""
     encoders = list(sets[0].layers)
-    figure = plot.library().figure.Figure(figsize=(10, 7), layout="constrained")
+    figure = pictures.library().figure.Figure(figsize=(10, 7), layout="constrained")
     panels = figure.subplots(2, len(encoders), sharey=True, squeeze=False)
     for column, encoder in enumerate(encoders):
         for axes, pooling in zip(panels[:, column], ("cls", "mean"), strict=True):
             for number, own in enumerate(sets):
                 lost = single_layers(own, encoder, pooling) - best_found(own, encoder)
-                style = {"color": plot.COLORS[number % 8], "marker": plot.MARKERS[number % 8], "markersize": 4}
+                style = {"color": pictures.COLORS[number % 8], "marker": pictures.MARKERS[number % 8], "markersize": 4}
                 axes.plot(range(1, len(lost) + 1), lost, label=own.name, linewidth=1.2, **style)
             axes.set_title(f"{encoder}, {'[CLS]' if pooling == 'cls' else 'mean pooling'}", loc="left")
             axes.set(axisbelow=True, ylim=(-0.3, 0.01), xticks=range(1, own.layers[encoder] + 1))
@@ -327,7 +327,7 @@ def draw(path, sets):
         axes.set_xlabel("layer")
     figure.supylabel("macro-F1 on test titles, less that of the encoder's best row", fontsize=10)
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    plot.save(figure, path)
+    pictures.save(figure, path)
 
 
 def main(args):

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import data  # noqa: E402
+from whichlayer.report import rows as tables  # noqa: E402
 from whichlayer.report import suspects  # noqa: E402
-from whichlayer.report import table as tables  # noqa: E402
 
 SHARE, SEEDS = 0.05, (0, 1, 2)
 RANKINGS = ("normalized_margin", "self_confidence")

@@ -15,7 +15,7 @@ from conftest import call, refused, write_titles
 import extract
 from whichlayer.common import cli, windows
 from whichlayer.encoder import store
-from whichlayer.report import table
+from whichlayer.report.rows import read_tables
 
 SETTINGS = ["--dtype", "float32", "--max-length", "6"]
 
@@ -268,7 +268,7 @@ def test_runs_of_earlier_labels_are_trained_again_and_share_no_table(tmp_path, g
     ]
 
     # the two states stand in tables of their own
-    tables = table.read_tables(results)
+    tables = read_tables(results)
     assert sorted([row.run.folder.name for row in each.rows] for each in tables) == sorted([[name], [other]])
     assert "trained already" in train("--layers", "2").err
 
@@ -287,7 +287,7 @@ def test_a_table_of_earlier_labels_is_called_that_until_it_is_trained_anew(tmp_p
     result = call(*evaluate)
     said = "2 runs of an earlier state of mine.csv: out of date, and so is their table; train anew with: "
     (line,) = [line for line in result.err.splitlines() if line.startswith(said)]
-    assert result.code == 0 and "linear probe" in result.out, result.err
+    assert result.code == 0 and "probe" in result.out, result.err
     script, *words = shlex.split(line.removeprefix(said))[1:]
     assert script == "train.py" and "&&" not in words and call("train", *words).code == 0
     assert "out of date" not in call(*evaluate).err

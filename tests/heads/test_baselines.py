@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest import call, refused
 from filelock import FileLock
+from pages import THREE, evaluate, of_class, recommendation, tables, unwrapped
 from synthetic import chances, guesses, scikit_learn, write_baseline, write_features, write_run
-from test_evaluate import THREE, evaluate, of_class, recommendation, tables, unwrapped
 
 from whichlayer.heads import baselines, runs, splits
 from whichlayer.heads.options import Options
@@ -105,7 +105,7 @@ def test_words_are_averaged_with_the_best_row_wherever_it_stands(tmp_path, best)
     written["words"] = write_baseline(written[1], "tfidf", chances(of_class(THREE, 0.3, 9), 3, 0.6))
     both = [runs.open_run(written[key]) for key in (best, "words")]
     mean = sum(run.calibrated for run in both) / 2
-    average = [row for row in tables(evaluate(tmp_path))[0] if row["Head"] == "report's + TF-IDF"]
+    average = [row for row in tables(evaluate(tmp_path))[0] if row["Head"] == "report's head + TF-IDF"]
     write_run(tmp_path / "mean", THREE, mean[None])
     assert average[0]["Layers"] == str(best)
     score = "F1-macro, last epoch"

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, call, refused
+from pages import evaluate
 from synthetic import guesses, scikit_learn, write_features, write_run
-from test_evaluate import evaluate, rewrite
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import baselines, runs, splits, words
@@ -234,28 +234,6 @@ def test_one_fit_on_all_titles_is_kept_with_the_temperature_of_one_fit(tmp_path)
     # not that of the mean of two repeats
     single = [metrics.fit_temperature(labels, repeat) for repeat in run.probabilities]
     assert run.figures.temperature == pytest.approx(np.exp(np.mean(np.log(single))))
-
-
-def test_tf_idf_of_an_earlier_version_is_made_again(tmp_path):
-    *_, folder = results_with_words(tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"}
-    for name in words.FILES:
-        (folder / name).unlink()
-
-    def as_it_was(config):
-        del config["features"]
-        for name in words.FILES:
-            del config["contents"][name]
-
-    rewrite(folder, as_it_was)
-    # it is in no table, and predicts nothing
-    done = call("evaluate", "--results", tmp_path / "r")
-    assert f"{folder}: TF-IDF of an earlier version; evaluate.py --baselines makes it again" in done.err
-    assert not [line for line in done.out.splitlines() if line.startswith("|") and "TF-IDF" in line]
-    line = refused(call("predict", "--run", folder, "a title"), "TF-IDF of an earlier version")
-    assert line.endswith(f"evaluate.py --results {tmp_path / 'r'} --baselines")
-    evaluate(tmp_path / "r", "--baselines")
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "config.json"} == before
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "probabilities.npy"])

@@ -8,22 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import call
-from sklearn.metrics import f1_score
-from synthetic import chances, guesses, write_baseline, write_offsets, write_run
-from test_evaluate import (
+from pages import (
     THREE,
     evaluate,
-    label_curve,
     of_class,
     recommendation,
     rewrite,
     tables,
     unwrapped,
 )
+from sklearn.metrics import f1_score
+from synthetic import chances, guesses, write_baseline, write_offsets, write_run
 
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
-from whichlayer.report import table as tables_of_runs
+from whichlayer.report.rows import read_tables
 
 # --- what differs, and what is recommended -------------------------------------------------------------------------
 
@@ -44,10 +43,10 @@ def test_the_cheapest_row_within_the_margin_is_recommended(margin):
     folder, loss = margin
     done = call("evaluate", "--results", folder)
     marks = {row["Layers"]: row["Difference"] for row in tables(done.out)[0]}
-    assert marks["4"] == "**best**" and marks["2"] == f"({-loss:+.4f})" and re.fullmatch(r"-0\.\d{4}", marks["1"])
+    assert marks["4"] == "best" and marks["2"] == f"({-loss:+.4f})" and re.fullmatch(r"-0\.\d{4}", marks["1"])
     said = recommendation(done.out)
-    assert "**Recommended: layer 2 (report's head)**" in said and "50% of the encoder instead of 100%" in said
-    assert "non-inferior within 0.01 to the best one, layer 4" in said and f"loses {loss:.4f}" in said
+    assert "**Recommended: layer 2 (report's head)**" in said and "50% of the encoder's work" in said
+    assert "non-inferior within 0.01 to the best one, layer 4" in said and f"It loses {loss:.4f}" in said
     assert loss < float(re.search(r"with 95% confidence at most (0\.\d+)", said)[1]) <= 0.01
     assert "layers-2-" in done.err and "layers-4-" not in done.err  # and the command to run next applies that row
 
@@ -56,8 +55,8 @@ def test_not_significantly_different_from_the_best_is_not_good_enough(margin):
     folder, _ = margin
     said = recommendation(evaluate(folder, "--margin", 0.004))
     assert "**Recommended: layer 4 (report's head)**" in said
-    assert "No cheaper one is shown to be non-inferior within 0.004" in said
-    titles = re.search(r"About ([\d,]+) titles would show whether layer 2 \(report's head\) is non-inferior", said)
+    assert "no cheaper one is shown to be non-inferior within 0.004" in said
+    titles = re.search(r"About ([\d,]+) titles would show whether layer 2 \(report's head\) is\.", said)
     assert int(titles[1].replace(",", "")) > 600
 
 
@@ -73,35 +72,12 @@ def test_what_is_no_finding_is_not_said(tmp_path):
     """One row has no cheaper one; the best of rows of equal cost is the cheapest; and nothing loses -0.0000."""
     write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
     said = recommendation(evaluate(tmp_path))
-    assert "the only row." in said and "cheaper" not in said
+    assert "the best row, and no row is cheaper." in said
     write_run(tmp_path, THREE, of_class(THREE, 0.1, 1), layers=(2,))
     assert "-0.0000" not in recommendation(evaluate(tmp_path))
     write_run(tmp_path / "other", THREE, of_class(THREE, 0.1, 1))
     write_run(tmp_path / "other", THREE, of_class(THREE, 0.3, 1), standardize=True)
     assert "the best row, and no row is cheaper." in recommendation(evaluate(tmp_path / "other"))
-
-
-def test_the_only_row_that_knows_something_is_not_called_the_only_row(tmp_path):
-    write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
-    write_run(tmp_path, THREE, np.zeros_like(THREE), layers=(2,))
-    said = recommendation(evaluate(tmp_path))
-    assert "the only row that is shown to know more of the categories than chance does." in said
-
-
-def test_no_line_of_any_table_is_wider_than_a_terminal(tmp_path):
-    """Twelve scattered layers with every option: names that are too long are cut, and stand whole below."""
-    options = {"standardize": True, "fusion": "concat", "reduction": "none", "hidden": 123, "epochs": 45, "lr": 0.0123}
-    for layers in ((24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2), (24,)):
-        for more in ({}, options, {"head": "linear", "poolings": ("cls", "mean")}):
-            write_run(tmp_path, THREE, of_class(THREE, 0.1, 1), layers=layers, depth=24, **more)
-    label_curve(tmp_path, dict.fromkeys((8, 16, 32, 64, 128, None), 0.2), layers=(24, 23, 21), depth=24)
-    text = evaluate(tmp_path)
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) > 12 and max(map(len, lines)) <= 120
-    for table in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
-        assert len({len(line) for line in table.splitlines()}) == 1  # columns line up
-    assert "] standardised, fusion concat, no reduction, hidden 123, epochs 45, lr 0.0123" in text
-    assert max(len(line) for line in text.splitlines() if not line.startswith(("|", "["))) <= 100
 
 
 @pytest.mark.parametrize("classes, rows", [(3, 600), (400, 400)])
@@ -112,7 +88,7 @@ def test_rows_that_know_nothing_are_not_recommended(tmp_path, classes, rows):
         write_run(tmp_path, labels, np.random.default_rng(10 + layer).permutation(labels), layers=(layer,), depth=6)
     done = call("evaluate", "--results", tmp_path)
     assert done.code == 0 and "Next:" not in done.err
-    assert recommendation(done.out).startswith("**Recommended: none.** No row is shown to know more")
+    assert recommendation(done.out).startswith("**Recommended: none.** No row is shown to beat chance.")
 
 
 def test_the_luckiest_of_many_rows_that_know_nothing_is_not_recommended(tmp_path):
@@ -132,7 +108,7 @@ def test_the_figure_of_the_best_of_equal_rows_is_optimism_corrected(tmp_path):
         write_run(tmp_path, THREE, of_class(THREE, 0.2, layer), layers=(layer,), depth=8)
     text = evaluate(tmp_path)
     scores = [float(row["F1-macro, last epoch"]) for row in tables(text)[0]]
-    corrected = float(re.search(r"of the best of 8 rows .* optimism-corrected: (0\.\d{4})", unwrapped(text))[1])
+    corrected = float(re.search(r"The best of 8 rows, optimism-corrected: (0\.\d{4})", unwrapped(text))[1])
     assert abs(corrected - 0.8) < abs(max(scores) - 0.8) and corrected < max(scores)
 
 
@@ -143,12 +119,7 @@ def test_a_row_that_may_know_nothing_does_not_keep_others_from_being_recommended
     write_run(tmp_path, THREE, guesses(THREE, 3, 0.6, 3, repeats=3), layers=(1,))
     said = recommendation(evaluate(tmp_path))
     assert said.startswith("**Recommended: layer 1 (report's head)**")
-    assert "not shown to know more than chance does: layer 2 (report's head), macro-F1 0.7" in said
-
-
-def test_one_repeat_says_what_its_bound_leaves_out(margin):
-    folder, _ = margin
-    assert "With one repeat, the choice of folds and first weights is not in this" in recommendation(evaluate(folder))
+    assert "Not shown to beat chance, and left out: layer 2 (report's head), macro-F1 0.7" in said
 
 
 def test_a_log_loss_is_never_printed_as_nothing(tmp_path):
@@ -165,27 +136,13 @@ def decided(folder, offset, **options):
     return run
 
 
-def test_the_table_follows_the_decision_and_says_what_it_brought(tmp_path):
+def test_the_table_follows_the_decision(tmp_path):
     decided(tmp_path, 9.0)  # the first category is never named
-    text = unwrapped(evaluate(tmp_path))
-    named = np.where(chances(guesses(THREE, 3, 0.7), 3, 0.5)[0].argmax(1) == 0, 1, guesses(THREE, 3, 0.7)[0])
     rows = tables(evaluate(tmp_path))
-    likeliest = f1_score(THREE, guesses(THREE, 3, 0.7)[0], average="macro")
-    reached = f1_score(THREE, named, average="macro")
+    likeliest = guesses(THREE, 3, 0.7)[0]
+    named = np.where(likeliest == 0, 1, likeliest)
+    assert rows[0][0]["F1-macro"] == f"{f1_score(THREE, named, average='macro'):.4f}"
     assert next(row for row in rows[1] if row["Category"] == "c0")["F1"] == "0.0000"
-    gain = re.search(r"that brought (-0\.\d+) of macro-F1 \(95% interval (\S+) to (\S+)\)", text)
-    assert float(gain[1]) == pytest.approx(reached - likeliest, abs=1e-4)
-    assert float(gain[2]) < float(gain[1]) < float(gain[3]) < 0
-    decided(tmp_path / "same", 0.0)
-    assert "For layer 1 (linear probe, [CLS]), that changed nothing." in unwrapped(evaluate(tmp_path / "same"))
-
-
-def test_penalties_at_an_end_of_the_grid_are_said_below_the_table(tmp_path):
-    for layer, ends in ((1, 3), (2, 0), (3, 5), (4, 1)):
-        write_run(tmp_path, THREE, THREE, layers=(layer,), depth=4, head="linear", results={"grid_ends": ends})
-    said = "(C 1e-05 or 100): 1 of 5 heads of layer 4 (linear probe, [CLS]), 5 of 5 heads of layer 3 "
-    text = unwrapped(evaluate(tmp_path))
-    assert said in text and "(linear probe, [CLS]) and 1 more." in text
 
 
 # --- words, and averages with them --------------------------------------------------------------------------------
@@ -194,17 +151,17 @@ SCORE = "F1-macro, last epoch"
 MAJORITY = np.full(600, np.bincount(THREE).argmax())
 
 
-def unsure_of(part):
-    """Probabilities that are right, and sure, but for one fifth of the titles, where they are wrong and unsure."""
-    unsure = np.arange(600) % 5 == part
+def unsure_of(part, labels=THREE, parts=5):
+    """Probabilities that are right, and sure, but for a part of the titles, where they are wrong and unsure."""
+    unsure = np.arange(len(labels)) % parts == part
     sure = np.where(unsure, 0.55, 0.98).astype(np.float32)
-    named = np.where(unsure, (THREE + 1) % 3, THREE)
+    named = np.where(unsure, (labels + 1) % 3, labels)
     return np.where(np.arange(3) == named[:, None], sure[:, None], (1 - sure[:, None]) / 2)[None]
 
 
 def compare(folder, margin=0.01):
     """The only table of a folder of results, and its answer."""
-    (found,) = tables_of_runs.read_tables(Path(folder))
+    (found,) = read_tables(Path(folder))
     return found, answers.compare(found, margin)
 
 
@@ -222,14 +179,14 @@ def next_command(done):
 
 def test_how_far_words_get_is_said_and_how_the_best_row_differs_from_them(tmp_path):
     run = write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
-    assert "`--baselines` adds TF-IDF" in unwrapped(evaluate(tmp_path))
+    assert "How far do words alone get? `--baselines` adds them." in unwrapped(evaluate(tmp_path))
     words = of_class(THREE, 0.3, 2)
     write_baseline(run, "tfidf", words)
     text = unwrapped(evaluate(tmp_path))
     own, other = (f1_score(THREE, each, average="macro") for each in (of_class(THREE, 0.1, 1), words))
     said = re.search(
-        r"Words alone \(TF-IDF of words and characters\) reach (\S+); the best row of an encoder, layer 1 \(report's "
-        r"head\), differs from that by (\S+) \(95% interval (\S+) to (\S+)\): the encoder is significantly better\.",
+        r"Words alone \(TF-IDF\) reach (\S+); against them, layer 1 \(report's head\) has (\S+) \((\S+) to (\S+); "
+        r"significantly better\)\.",
         text,
     )
     assert said[1] == f"{other:.4f}" and said[2] == f"{own - other:+.4f}"
@@ -241,11 +198,11 @@ def test_words_that_win_are_recommended_and_cost_nothing(tmp_path):
     words = write_baseline(run, "tfidf", of_class(THREE, 0.05, 2))
     done = call("evaluate", "--results", tmp_path)
     assert recommendation(done.out).startswith("**Recommended: TF-IDF**, macro-F1 0.9")
-    assert "words are significantly better." in unwrapped(done.out)
+    assert "significantly worse" in unwrapped(done.out)
     assert next_command(done)[1:] == ["predict.py", "--run", str(words), "a title of your own"]
     table, answer = compare(tmp_path)
     assert answer.recommended is answer.words and answer.best_of_encoder is table.rows[0]
-    assert [row.name for row in answer.references] == ["TF-IDF", "layer 1 (report's head + TF-IDF)"]
+    assert [row.name for row in answer.compared[1:]] == ["TF-IDF", "layer 1 (report's head + TF-IDF)"]
 
 
 def test_words_that_lose_next_to_nothing_are_recommended_for_what_they_save(tmp_path):
@@ -258,7 +215,7 @@ def test_words_that_lose_next_to_nothing_are_recommended_for_what_they_save(tmp_
     write_baseline(run, "tfidf", words)
     said = recommendation(evaluate(tmp_path, "--margin", 0.02))
     assert said.startswith("**Recommended: TF-IDF**") and "the cheapest row that is non-inferior within 0.02" in said
-    assert "and takes no encoder at all." in said
+    assert "and takes 0% of the encoder's work." in said
     assert recommendation(evaluate(tmp_path, "--margin", 0.001)).startswith("**Recommended: layer 1 (report's head)**")
 
 
@@ -268,17 +225,17 @@ def test_an_average_that_is_better_is_recommended_with_the_command_for_both(tmp_
     words = write_baseline(run, "tfidf", unsure_of(1))
     done = call("evaluate", "--results", tmp_path)
     said = recommendation(done.out)
-    assert said.startswith("**Recommended: layer 1 (report's head + TF-IDF)**, macro-F1 1.0000: the best row.")
-    assert "No cheaper one is shown to be non-inferior within 0.01." in said
+    assert said.startswith("**Recommended: layer 1 (report's head + TF-IDF)**, macro-F1 1.0000: the best row;")
+    assert "no cheaper one is shown to be non-inferior within 0.01." in said
     assert next_command(done)[2:5] == ["--run", str(run), str(words)]
-    (row,) = [row for row in tables(done.out)[0] if row["Head"] == "report's + TF-IDF"]
-    assert (row["Layers"], row[SCORE], row["Difference"]) == ("1", "1.0000", "**best**")
+    (row,) = [row for row in tables(done.out)[0] if row["Head"] == "report's head + TF-IDF"]
+    assert (row["Layers"], row[SCORE], row["Difference"]) == ("1", "1.0000", "best")
     _, answer = compare(tmp_path)
     assert [row.run.parts[0].folder for row in answer.averages] == [run]
 
 
 @pytest.mark.parametrize(
-    "other, verdict", [(1, "significantly better"), (0, "not significantly different"), (None, "significantly worse")]
+    "other, verdict", [(1, "significantly better"), (0, "not significant"), (None, "significantly worse")]
 )
 def test_what_an_average_would_bring_is_said_where_something_else_is_recommended(tmp_path, other, verdict):
     """With a margin of a half, the cheaper row is recommended: alone it is as deep, and one run less."""
@@ -294,14 +251,12 @@ def test_what_an_average_would_bring_is_said_where_something_else_is_recommended
     else:
         found = recommendation(evaluate(tmp_path, "--margin", 0.5))
         assert found.startswith("**Recommended: TF-IDF**")
-    said = re.search(
-        r"Averaged with (.*?), its probabilities reach (\S+), (\S+) \(95% interval (\S+) to (\S+)\): (.*?)\.", found
-    )
+    said = re.search(r"Averaged with (.*?) it reaches (\S+), (\S+) \((\S+) to (\S+); (.*?)\)", found)
     assert said[1] == ("TF-IDF" if other is None else "layer 1 (report's head)")
     assert said[6] == verdict, found
     low, gain, high = float(said[4]), float(said[3]), float(said[5])
     assert low <= gain <= high
-    command = f"That is `predict.py --run {run} {words}`."
+    command = f"`predict.py --run {run} {words}`."
     assert (command in found) == (gain > 0)
     if other == 1:
         assert said[2] == "1.0000" and low > 0.1
@@ -320,7 +275,7 @@ def test_of_two_rows_the_cheaper_one_is_averaged_too(tmp_path):
     assert [[part.folder for part in row.run.parts] for row in answer.averages] == [[deep, words], [cheap, words]]
     assert next_command(done)[3:5] == [str(cheap), str(words)]
     said = recommendation(done.out)
-    assert said.startswith("**Recommended: layer 2 (report's head + TF-IDF)**") and "50% of the encoder" in said
+    assert said.startswith("**Recommended: layer 2 (report's head + TF-IDF)**") and "50% of the encoder's work" in said
     assert "Averaged with" not in said
 
 
@@ -332,7 +287,7 @@ def test_the_majority_class_and_words_that_know_nothing_never_compete(tmp_path):
     write_baseline(run, "majority", MAJORITY)
     after = evaluate(tmp_path, "--margin", 0.9)
     # what is corrected rests on random draws
-    assert recommendation(after)[:-5] == before[:-5] and "**Recommended: layer 1 (" in before
+    assert recommendation(after)[:160] == before[:160] and "**Recommended: layer 1 (" in before
     assert [row["Head"] for row in tables(after)[0]][-1] == "majority class"
     write_baseline(run, "tfidf", np.random.default_rng(3).permutation(THREE))
     _, answer = compare(tmp_path, 0.9)
@@ -379,7 +334,7 @@ def test_the_average_of_the_table_is_that_of_calibrated_probabilities_by_a_plain
         named.append((np.log(mean) - own).argmax(1))
         scores.append(f1_score(THREE, named[-1], average="macro"))
         assert (named[-1] != mean.argmax(1)).sum() > 10
-    np.testing.assert_array_equal(average.predictions, named)
+    np.testing.assert_array_equal(average.run.predictions(folds), named)
     assert average.value == pytest.approx(np.mean(scores)) == average.run.figures.macro_f1
     (line,) = [line for line in tables(evaluate(tmp_path))[0] if line["Head"].endswith("+ TF-IDF")]
     assert line["F1-macro"] == f"{np.mean(scores):.4f}" and line["Layers"] == "1"
@@ -396,35 +351,17 @@ def test_of_equal_rows_the_cheapest_is_the_best(tmp_path):
     assert recommendation(evaluate(tmp_path / "rows")).startswith("**Recommended: TF-IDF**")
 
 
-@pytest.mark.parametrize("kind", ["words", "average", "row"])
-def test_the_command_for_what_is_recommended_works_when_pasted(kept, tmp_path, kind):
-    """Runs that can be applied, whose probabilities out of fold were exchanged so that each in turn is recommended."""
-    folder = tmp_path / "my results"
+def test_the_command_for_an_average_works_when_pasted(kept, tmp_path):
+    """Runs that can be applied; their probabilities were exchanged so that the average is always right."""
     labels = np.load(kept.linear / "labels.npy")
-    copies = {}
-    for name in ("linear", "words"):
-        copies[name] = folder / name
-        shutil.copytree(getattr(kept, name), copies[name])
-    good, bad = of_class(labels, 0, 1), np.where(np.arange(90) % 2, (labels + 1) % 3, labels)
-    values = {
-        "words": {"linear": bad, "words": good},
-        "row": {"linear": good, "words": bad},
-        "average": {"linear": None, "words": None},
-    }[kind]
-    for part, (name, predictions) in enumerate(values.items()):
-        if predictions is None:
-            unsure = np.arange(90) % 3 == part
-            named = np.where(unsure, (labels + 1) % 3, labels)
-            out = np.where(np.arange(3) == named[:, None], np.where(unsure, 0.5, 0.98)[:, None], 0)
-            out = np.where(out == 0, (1 - out.max(1, keepdims=True)) / 2, out)[None]
-        else:
-            out = chances(predictions, 3)
-        np.save(copies[name] / "probabilities.npy", out.astype(np.float32))
-        rewrite(copies[name], lambda content: content["contents"].pop("offsets.npy", None), "probabilities.npy")
-    done = call("evaluate", "--results", folder)
+    copies = [tmp_path / "my results" / "linear", tmp_path / "my results" / "words"]
+    for part, (run, copy) in enumerate(zip((kept.linear, kept.words), copies, strict=True)):
+        shutil.copytree(run, copy)
+        np.save(copy / "probabilities.npy", unsure_of(part, labels, 3).astype(np.float32))
+        rewrite(copy, lambda content: content["contents"].pop("offsets.npy", None), "probabilities.npy")
+    done = call("evaluate", "--results", tmp_path / "my results")
     assert done.code == 0, done.err
-    wanted = {"words": ["words"], "row": ["linear"], "average": ["linear", "words"]}[kind]
     python, script, *arguments = next_command(done)
-    assert arguments == ["--run", *(str(copies[name]) for name in wanted), "a title of your own"], done.out
+    assert arguments == ["--run", *map(str, copies), "a title of your own"], done.out
     applied = call(Path(script).stem, *arguments)
     assert applied.code == 0 and applied.out.count("\n") == 1 and "a title of your own" in applied.out, applied.err

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import call, refused
+from pages import tables, unwrapped
 from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall_fscore_support
-from test_evaluate import tables, unwrapped
 from test_predict import changed, read, with_offsets
 
 import predict

@@ -1,9 +1,9 @@
 """Intervals, verdicts and advice hold on simulated titles whose truth is known; `make drill` repeats it at length."""
 
 import conftest  # noqa: F401  puts the scripts on the path
-import drill_comparison as drill
 import numpy as np
 import pytest
+from drills import drill_comparison as drill
 
 from whichlayer.scores import comparison, metrics
 
@@ -17,11 +17,6 @@ def fewer_draws(monkeypatch):
 def test_interval_covers_titles_and_repeats(repeats, seeds):
     _, covered, _ = drill.coverage(3599, repeats, seeds, drill.ALIKE, 300, before=False)
     assert 0.925 <= covered <= 0.985
-
-
-def test_interval_that_knew_of_titles_only_would_not_cover_repeats():
-    before, _, _ = drill.coverage(3599, 1, 0.0045, drill.ALIKE, 30)
-    assert before < 0.9
 
 
 @pytest.mark.parametrize("case", list(drill.SMALL))
@@ -43,16 +38,10 @@ def test_rows_of_equal_truth_are_seldom_told_apart(titles, rows, repeats, seeds)
     assert wrong <= 0.075  # in the long run at most 5%
 
 
-@pytest.mark.parametrize(("repeats", "seeds"), [(1, 0), (3, 0.0045)])
-def test_rows_of_two_encoders_are_compared_as_truly(repeats, seeds):
-    _, wrong = drill.false_alarms(600, 12, repeats, seeds, 100, before=False, encoders=2)
-    intervals, bounds = drill.encoder_coverage(600, repeats, seeds, 100)
+def test_rows_of_two_encoders_are_compared_as_truly():
+    _, wrong = drill.false_alarms(600, 12, 3, 0.0045, 80, before=False, encoders=2)
+    intervals, bounds = drill.encoder_coverage(600, 3, 0.0045, 80)
     assert wrong <= 0.09 and intervals >= 0.9 and bounds >= 0.9  # in the long run at most 5%, at least 95%
-
-
-def test_the_rows_used_to_be_told_apart_wrongly():
-    before, _ = drill.false_alarms(600, 12, 1, 0, 20)
-    assert before > 0.5
 
 
 def test_real_differences_are_found():

@@ -12,7 +12,7 @@ CLASSES = 4
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # scikit-learn warns of classes that never occur
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(6))
 def test_figures_of_classes_equal_scikit_learn(seed):
     random = np.random.default_rng(seed)
     classes = int(random.integers(2, 9))
@@ -37,9 +37,7 @@ def test_figures_of_classes_equal_scikit_learn(seed):
 
 def test_classes_that_never_occur_and_are_never_predicted_do_not_count():
     assert metrics.macro_f1([0, 1, 1], [0, 1, 1], 2) == metrics.macro_f1([0, 1, 1], [0, 1, 1], 9) == 1.0
-
-
-def test_class_that_is_predicted_but_never_occurs_counts_as_zero():
+    # but one that is predicted does
     assert metrics.macro_f1([0, 0, 1, 1], [0, 0, 1, 2], 3) == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
@@ -110,18 +108,6 @@ def test_standard_errors_are_those_of_a_plain_bootstrap(copies):
     assert copies == 1 or single < 0.5 * found[0].titles_variance  # copies taken for titles of their own say too much
 
 
-def test_order_of_titles_classes_repeats_and_group_numbers_changes_nothing():
-    random = np.random.default_rng(3)
-    labels, predictions, groups = simulated(random, 300, 3)
-    titles, names = random.permutation(len(labels)), random.permutation(CLASSES)
-    row = comparison.influence(labels, predictions, CLASSES, groups)
-    moved = comparison.influence(
-        names[labels[titles]], names[predictions[::-1, titles]], CLASSES, 1000 - 3 * groups[titles]
-    )
-    np.testing.assert_allclose(comparison.interval(moved), comparison.interval(row), rtol=1e-9)
-    np.testing.assert_allclose(moved.contributions[::-1], row.contributions, atol=1e-15)
-
-
 @pytest.mark.parametrize("freedom", [1, 1.3, 2, 3.7, 10, 80, 999, 1e7])
 @pytest.mark.parametrize("probability", [0.5, 0.8, 0.95, 0.975, 0.995])
 def test_quantile_of_student_is_scipys(probability, freedom):
@@ -148,20 +134,6 @@ def test_class_of_two_titles_that_is_never_predicted():
     assert row.scarce == [2]
     even = np.repeat(np.arange(8), 5)
     assert comparison.influence(even, [even], 8).scarce == []
-
-
-def test_few_repeats_that_differ_widen_the_interval():
-    random = np.random.default_rng(4)
-    labels = random.integers(0, 4, 3000)
-    wrong = np.argsort(random.random(3000))
-
-    def width(*errors):
-        rows = [np.where(np.isin(np.arange(3000), wrong[:e]), (labels + 1) % 4, labels) for e in errors]
-        low, high = comparison.interval(comparison.influence(labels, rows, 4))
-        return high - low
-
-    assert width(100) == pytest.approx(width(100, 100, 100))
-    assert width(50, 100, 150) > 1.5 * width(50, 150, 100, 50, 150, 100) > 1.5 * width(100)
 
 
 @pytest.mark.filterwarnings("error")
@@ -227,24 +199,6 @@ def test_titles_needed_are_enough_and_not_many_more():
     assert noisy.titles_needed(0, 0.01, 1000) is None  # repeats differ too much for any number of titles
 
 
-def test_verdicts_do_not_depend_on_the_draws(monkeypatch):
-    random = np.random.default_rng(8)
-    labels, predictions, groups = simulated(random, 400)
-    rows = [
-        comparison.influence(labels, np.where(random.random(predictions.shape) < p, 1, predictions), CLASSES, groups)
-        for p in np.linspace(0, 0.15, 20)
-    ]
-    results = []
-    for draws in (20_000, 10_000, 40_000):
-        monkeypatch.setattr(comparison, "DRAWS", draws)
-        results.append(comparison.compare(rows, 0))
-    for other in results[1:]:
-        half = (results[0].high - results[0].low) / 2  # a verdict may change where 5% more or less would change it
-        close = np.abs(np.abs(results[0].difference) - half) < 0.05 * half
-        np.testing.assert_array_equal((results[0].significant != other.significant) & ~close, False)
-        np.testing.assert_allclose(results[0].loss_bound, other.loss_bound, rtol=0.015)
-
-
 def drawn(random, titles, classes=4):
     """Probabilities, and labels drawn from them: perfectly calibrated."""
     probabilities = random.dirichlet(np.full(classes, 0.3), titles)
@@ -305,12 +259,6 @@ def test_titles_that_are_all_told_apart_do_not_make_probabilities_certain(titles
     assert 0.02 / titles < 1 - calibrated.max() < 2 / titles
 
 
-def test_temperature_of_titles_that_are_all_wrong_stays_within_bounds():
-    labels = np.arange(400) % 4
-    wrong = np.eye(4)[(labels + 1) % 4] * 0.96 + 0.01
-    assert metrics.fit_temperature(labels, wrong) == pytest.approx(20, rel=0.01)
-
-
 def noisy_heads(random, titles, heads, noise=1.5):
     """Labels and the probabilities of heads, (heads, titles, 4), each of which adds noise of its own to the truth."""
     truth = 2 * random.normal(size=(titles, 4))
@@ -329,45 +277,20 @@ def test_the_temperature_of_a_larger_pool_follows_from_those_of_smaller_ones():
     assert metrics.temperature_of_all(one, one, 1, 5) == one  # one repeat does not show what a pool would do
 
 
-def cross_fitted(labels, probabilities, folds):
-    """The Figures, and the log loss of each fold's titles after the temperature that the others choose."""
-    found = figures.measure(labels, probabilities, folds, 4)
-    pooled = metrics.pool(probabilities)
-    values = np.empty_like(pooled)
-    for fold in range(5):
-        own = folds[0] == fold
-        values[own] = metrics.sharpen(pooled[own], metrics.fit_temperature(labels[~own], pooled[~own]))
-    return found, values
-
-
-def test_a_temperature_is_kept_only_where_it_helps_titles_that_did_not_choose_it():
+def test_calibration_is_of_titles_that_did_not_choose_the_temperature_and_only_where_it_helps_them():
     folds = np.stack([np.arange(60) % 5] * 2)
     kept = []
     for seed in range(8):
         labels, exact = drawn(np.random.default_rng(seed), 60)
-        stored = np.stack([metrics.sharpen(exact, 0.8)] * 2)  # hardly too sure: sometimes 60 titles say so
-        found, values = cross_fitted(labels, stored, folds)
-        after = metrics.log_loss(labels, values)
-        kept.append(after < found.log_loss_before)
+        pooled = metrics.sharpen(exact, 0.8)  # hardly too sure: sometimes 60 titles say so
+        found = figures.measure(labels, np.stack([pooled] * 2), folds, 4)
+        values = np.empty_like(pooled)
+        for fold in range(5):
+            own = folds[0] == fold
+            values[own] = metrics.sharpen(pooled[own], metrics.fit_temperature(labels[~own], pooled[~own]))
+        kept.append(metrics.log_loss(labels, values) < metrics.log_loss(labels, pooled))
         assert (found.pooled_temperature != 1) == (found.temperature != 1) == kept[-1]
-        assert found.log_loss == pytest.approx(min(after, found.log_loss_before))
-        chosen = values if kept[-1] else metrics.pool(stored)
-        error = metrics.expected_calibration_error(labels, chosen)
-        assert found.calibration_error == pytest.approx(error)
+        chosen = values if kept[-1] else pooled
+        assert found.log_loss == pytest.approx(metrics.log_loss(labels, chosen))
+        assert found.calibration_error == pytest.approx(metrics.expected_calibration_error(labels, chosen))
     assert 0 < sum(kept) < 8
-
-
-def test_calibration_figures_are_of_titles_that_did_not_choose_the_temperature():
-    """Each fold is too sure in a way of its own, so what it chooses itself would suit it better."""
-    random = np.random.default_rng(6)
-    labels, exact = drawn(random, 500)
-    folds = np.stack([np.arange(500) % 5] * 2)
-    sharpness = np.array([0.2, 0.3, 0.5, 0.8, 1.2])[folds[0]]
-    logs = np.log(exact) / sharpness[:, None]
-    uneven = np.exp(logs - logs.max(1, keepdims=True))
-    uneven /= uneven.sum(1, keepdims=True)
-    found, values = cross_fitted(labels, np.stack([uneven] * 2), folds)
-    own = metrics.sharpen(uneven, found.pooled_temperature)
-    assert found.log_loss == pytest.approx(metrics.log_loss(labels, values))
-    assert found.calibration_error == pytest.approx(metrics.expected_calibration_error(labels, values))
-    assert found.log_loss > metrics.log_loss(labels, own)

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import call
+from pages import evaluate, tables, unwrapped
 from synthetic import write_run
-from test_evaluate import evaluate, tables, unwrapped
 
 from whichlayer.scores import thresholds
 
@@ -39,17 +38,6 @@ def test_a_threshold_is_the_smallest_that_does_it(wanted, digits):
         sure, right = calibrated(random, 300)
         sure = sure.round(digits)
         assert thresholds.choose(sure, right, wanted) == smallest(sure, right, wanted)
-
-
-def test_titles_of_one_probability_are_answered_together():
-    """Whatever their order: the right ones first, or the wrong ones."""
-    sure = np.repeat([0.9, 0.6], [50, 50])
-    for order in (1, -1):
-        right = np.concatenate([np.ones(50, bool), np.repeat([True, False], 25)[::order]])
-        assert thresholds.choose(sure, right, 0.9) == 0.9
-    right = np.repeat([True, False], 25)
-    for order in (1, -1):
-        assert thresholds.choose(np.full(50, 0.7), right[::order], 0.9) is None
 
 
 def test_a_few_answers_that_happen_to_be_right_promise_nothing():
@@ -146,7 +134,7 @@ def write_sure(folder, titles=1000):
 def test_the_table_says_what_to_accept_and_what_held_out_titles_show(tmp_path):
     right = write_sure(tmp_path)
     text = evaluate(tmp_path)
-    assert "From which probability on may its answers be accepted (`predict.py --at-least`)?" in unwrapped(text)
+    assert "When to accept its answers (`predict.py --at-least`)" in unwrapped(text)
     rows = tables(text)[2]
     assert [row["To be right in"] for row in rows] == ["90%", "95%", "98%", "99%"]
     accept = [row["accept from"] for row in rows if row["accept from"] not in ("any", "not reachable")]
@@ -174,10 +162,3 @@ def test_where_all_answers_can_be_accepted_or_none_that_is_said(tmp_path):
     text = unwrapped(evaluate(tmp_path / "none"))
     assert "No probability is known from which on its answers are right in 90% of the titles." in text
     assert "accept from" not in text
-
-
-def test_no_row_to_recommend_has_no_threshold(tmp_path):
-    labels = np.arange(600) % 3
-    write_run(tmp_path, labels, np.random.default_rng(10).permutation(labels))
-    done = call("evaluate", "--results", tmp_path)
-    assert "Recommended: none" in done.out and "at-least" not in done.out

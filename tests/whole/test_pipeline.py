@@ -173,7 +173,7 @@ def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
             ["extract", "--data", {titles!r}, "--model", {bert!r}],
             ["train", "--epochs", "1", "--repeats", "1", "--layers", "2"],
             ["train", "--survey", "--repeats", "1", "--labels", "8", "all"],
-            ["evaluate", "--plot", "p.png", "--baselines", "--suspects", "s.csv", "--verify"],
+            ["evaluate", "--plot", "p.png", "--baselines", "--suspects", "s.csv"],
             ["predict", "--run", "results/{Path(bert).name}-titles.csv-layers-2-linear-repeats-1", "a title"],
         ):
             sys.argv = [script + ".py", *arguments]

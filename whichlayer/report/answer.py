@@ -3,13 +3,13 @@
 Rows of an encoder, words, and the average of both compete: whatever stands in a table can be kept.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from whichlayer.report import ensemble
-from whichlayer.report.table import Row, make_row
-from whichlayer.scores import comparison, decision
+from whichlayer.report.rows import Row, make_row
+from whichlayer.scores import comparison
 
 
 @dataclass(eq=False)
@@ -129,12 +129,3 @@ def gain(first, second):
     """
     found = comparison.compare([first.influence, second.influence], 0)
     return found.difference[1], found.low[1], found.high[1]
-
-
-def decision_gain(table, row):
-    """What deciding for macro-F1 brought a row against naming the likeliest: (gain, low, high), see
-    gain.
-    """
-    likeliest = decision.predictions(row.run.probabilities, table.folds)
-    influence = comparison.influence(table.labels, likeliest, len(table.classes), table.groups)
-    return gain(replace(row, influence=influence), row)

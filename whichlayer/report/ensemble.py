@@ -29,16 +29,15 @@ def average(parts, labels, folds):
 
     classes = len(first.classes)
     predictions = decision.predictions(probabilities, folds, offsets)
-    # with the temperatures of the parts, and without
     pools = [metrics.pool(part.probabilities) for part in parts]
-    before = sum(pools) / count
-    after = sum(figures.cross_fitted(labels, pooled, folds) for pooled in pools) / count
+    sharpened = sum(figures.cross_fitted(labels, pooled, folds) for pooled in pools) / count
     measured = figures.Figures(
         **metrics.score(labels, predictions, folds, classes),
         # there is nothing left to sharpen
         temperature=1.0,
         pooled_temperature=1.0,
-        **figures.calibration(labels, before, after),
+        log_loss=metrics.log_loss(labels, sharpened),
+        calibration_error=metrics.expected_calibration_error(labels, sharpened),
     )
     config = replace(first.config, baseline="average", results=measured, contents=None)
     return runs.Run(None, config, probabilities, offsets, list(parts))

@@ -4,6 +4,7 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs
+from whichlayer.report import answer as answers
 from whichlayer.scores import decision, metrics
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
@@ -24,15 +25,16 @@ def ensemble(table, answer):
     rows = table.rows or table.learning_curve
     sound = [row for row in rows if not row.run.figures.collapsed] or rows
     best = min(sound, key=lambda row: row.run.figures.log_loss)
-    # candidates: one row, all of them, and both with words
-    voices = {best.name: [best]}
+    # candidates, by name: one row, all of them, and both with words
+    all_of_them = f"the average of {len(sound)} rows"
+    voices = {best.name: [[best]]}
     if len(sound) > 1:
-        voices[f"the average of {len(sound)} rows"] = sound
-    found = {name: average(table, [own]) for name, own in voices.items()}
+        voices[all_of_them] = [sound]
     if answer and answer.words:
-        words = [answer.words]
-        for name, own in voices.items():
-            found[f"{name} with {runs.BASELINES['tfidf']}"] = average(table, [own, words])
+        voices[answers.average_row(table, best, answer.words).name] = [[best], [answer.words]]
+        if len(sound) > 1:
+            voices[f"{all_of_them} with {answer.words.name}"] = [sound, [answer.words]]
+    found = {name: average(table, parts) for name, parts in voices.items()}
     source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
     return *found[source], source
 
@@ -52,13 +54,11 @@ def average(table, parts):
 
 def check_path(path):
     """Refuse to replace a file that is no list of suspects: it may be the user's only copy."""
-    if path.suffix.lower() != ".csv":
-        raise cli.Problem(f"--suspects {path}: the name must end in .csv")
-    if path.is_file():
+    cli.check_output("--suspects", path)
+    if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:
             if file.readline().strip() != ",".join(COLUMNS):
-                there = "it is there already, and no list of suspects"
-                raise cli.Problem(f"--suspects {path}: {there}; name another file")
+                raise cli.Problem(f"--suspects {path}: it is there already, and no list of suspects")
 
 
 def write(path, table, answer, features):
@@ -81,19 +81,9 @@ def write(path, table, answer, features):
     frame = frame.sort_values("probability_of_label", kind="stable").round(4)
     # and as a file
     escaped = frame[["title", "label", "predicted"]].map(cli.escape_cell)
-    changed = int((escaped["title"] != frame["title"]).sum())
     with disk.atomic(path, "w", encoding="utf-8", newline="") as file:
-        # with both signs at the ends of lines, a lone return in a title gets quotes
+        # carriage returns in titles, too, get quotes
         frame.assign(**escaped).to_csv(file, index=False, lineterminator="\r\n")
-    say(path, frame, source, changed)
-
-
-def say(path, frame, source, changed):
-    """Say what stands in the file of suspects.
-
-    frame: its rows; source: whose probabilities they are; changed: titles with an apostrophe in
-    front.
-    """
     counts = [(frame.probability_of_label < limit).sum() for limit in LEVELS]
     below = [f"{count:,} below {limit:g}" for count, limit in zip(counts, LEVELS, strict=True)]
     cli.say(
@@ -101,6 +91,3 @@ def say(path, frame, source, changed):
         f"the label's probability is {', '.join(below)} (out of fold, by {source}, which has the "
         "lowest log loss here). Row 1 is the first title below the header."
     )
-    if changed:
-        titles = cli.count(changed, "title")
-        cli.say(f"{path}: {titles} that a spreadsheet would run got an apostrophe in front")

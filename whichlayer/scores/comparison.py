@@ -18,6 +18,8 @@ from whichlayer.scores.metrics import class_counts, divide
 DRAWS = 20_000
 # effective titles of a class below which intervals cover too seldom
 ENOUGH = 12
+# confidence of intervals and bounds
+LEVEL = 0.95
 # effective titles whose weight the binomial variance has in that of a row
 PRIOR = 30
 
@@ -70,26 +72,24 @@ def influence(labels, predictions, classes, groups=None):
     repeats = len(predictions)
 
     # one repeat after the other: its value, its scores, and what each group contributes
-    total = np.zeros(len(copies))
-    squares = 0.0
+    moved = []
     values = []
     scores = []
     chances = []
     for predicted in predictions:
-        moved = np.bincount(group, title_contributions(labels, predicted, classes))
-        total += moved
-        squares += (moved**2).sum()
         hits, labelled, guessed = class_counts(labels, predicted, classes)
-        f1 = divide(2 * hits, labelled + guessed)
-        values.append(f1.sum() / (labelled + guessed > 0).sum())
+        both = labelled + guessed
+        f1 = divide(2 * hits, both)
+        values.append(f1.sum() / (both > 0).sum())
         scores.append([f1, divide(hits, guessed), divide(hits, labelled)])
+        moved.append(np.bincount(group, title_contributions(labels, predicted, f1, both)))
         chances.append(shuffled_macro_f1(labelled, guessed))
-    mean = total / repeats
+    mean = np.mean(moved, axis=0)
 
     # the variance between repeats, without what single titles that change from one to the next add to it:
     # they are in the titles' variance already
     between = float(np.var(values, ddof=1)) / repeats if repeats > 1 else 0.0
-    noise = (squares - repeats * (mean**2).sum()) / max(repeats - 1, 1) / repeats
+    noise = ((moved - mean) ** 2).sum() / max(repeats - 1, 1) / repeats
 
     sizes = effective_sizes(labels, copies[group], classes)
     commonest = 2 * labelled.max() / (labelled.max() + labelled.sum()) / len(sizes.classes)
@@ -106,17 +106,14 @@ def influence(labels, predictions, classes, groups=None):
     )
 
 
-def title_contributions(labels, predicted, classes):
+def title_contributions(labels, predicted, f1, both):
     """How far each title moves macro-F1, (n,) float64: the derivative by its weight; over all
-    titles it sums to 0.
+    titles it sums to 0. f1, both: (classes,), F1 and n + p of each class.
 
     With h hits, n titles and p predictions of a class, F is the mean of f = 2h/(n + p) over K
     classes. A title with label y and prediction q moves it by (2·[y = q]/(n_y + p_y) - f_y/(n_y +
     p_y) - f_q/(n_q + p_q)) / K.
     """
-    hits, labelled, guessed = class_counts(labels, predicted, classes)
-    both = labelled + guessed
-    f1 = divide(2 * hits, both)
     share = divide(1, both * (both > 0).sum())
     right = labels == predicted
     return 2 * share[labels] * right - (share * f1)[labels] - (share * f1)[predicted]
@@ -163,7 +160,7 @@ def t_quantile(probability, freedom):
     return float(np.sqrt(freedom) * np.tan(reached))
 
 
-def interval(row, level=0.95):
+def interval(row, level=LEVEL):
     """The interval (low, high), within 0 … 1, of a row's macro-F1 over the choice of titles and of
     repeats.
 
@@ -179,15 +176,10 @@ def interval(row, level=0.95):
     between = max(row.repeats_variance, 1e-3 * variance)
     freedom = max(row.repeats - 1, 1) * (variance / between) ** 2
     t = t_quantile((1 + level) / 2, max(freedom, 1.0))
-    # the ends of the interval
-    ratio = t**2 * variance / (smooth * (1 - smooth))
-    middle = row.value + ratio / 2
-    half = np.sqrt(ratio * row.value * (1 - row.value) + ratio**2 / 4)
-    low, high = np.clip((middle + np.array([-half, half])) / (1 + ratio), 0, 1)
-    return float(low), float(high)
+    return wilson(row.value, t**2 * variance / (smooth * (1 - smooth)))
 
 
-def share_interval(right, groups, level=0.95):
+def share_interval(right, groups):
     """The interval (low, high) of a share, such as accuracy: Wilson's (1927), for as many
     independent titles as there would be if copies were always right or wrong together.
 
@@ -196,11 +188,14 @@ def share_interval(right, groups, level=0.95):
     copies = np.unique(groups, return_counts=True)[1]
     # Kish's effective sample size (1965)
     titles = copies.sum() ** 2 / (copies**2).sum()
-    share = right.mean()
-    pseudo = NormalDist().inv_cdf((1 + level) / 2) ** 2 / titles
-    middle = (share + pseudo / 2) / (1 + pseudo)
-    half = np.sqrt(pseudo * share * (1 - share) + pseudo**2 / 4) / (1 + pseudo)
-    return float(max(middle - half, 0)), float(min(middle + half, 1))
+    return wilson(right.mean(), NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2 / titles)
+
+
+def wilson(share, ratio):
+    """Wilson's interval (low, high) of a share; ratio: the squared quantile over the number of trials."""
+    half = np.sqrt(ratio * share * (1 - share) + ratio**2 / 4)
+    low, high = np.clip((share + ratio / 2 + np.array([-half, half])) / (1 + ratio), 0, 1)
+    return float(low), float(high)
 
 
 def smoothed_variance(row, smooth):
@@ -261,7 +256,7 @@ class Comparison:
         return int(np.ceil(needed / digits) * digits)
 
 
-def compare(rows, best, candidates=None, level=0.95):
+def compare(rows, best, candidates=None):
     """The Comparison of rows, a list of Influence on the same titles, groups and repeats.
 
     best: number of the best candidate; candidates: (rows,) bool, those that compete for it
@@ -280,7 +275,7 @@ def compare(rows, best, candidates=None, level=0.95):
 
     # what differs by more than chance would let any of the rows differ
     draws = gaussian_draws(titles + np.diag(repeated))
-    two_sided, one_sided = critical_values(draws, error, chosen, level)
+    two_sided, one_sided = critical_values(draws, error, chosen)
     half = two_sided * error[best]
 
     # What a row may lose. Few titles that two rows agree on do not show that they always do: the variance of one
@@ -344,7 +339,7 @@ def gaussian_draws(covariance):
     return np.concatenate([half, -half])
 
 
-def critical_values(draws, error, chosen, level):
+def critical_values(draws, error, chosen):
     """What a difference over its standard error exceeds by chance, whichever candidate is best:
     two- and one-sided.
 
@@ -353,12 +348,12 @@ def critical_values(draws, error, chosen, level):
     Hsu's comparison with the best (1984).
     """
     largest = np.zeros(len(draws))
-    one_sided = NormalDist().inv_cdf(level)
+    one_sided = NormalDist().inv_cdf(LEVEL)
     for row in chosen:
         t = divide(draws - draws[:, [row]], error[row])
         largest = np.maximum(largest, np.abs(t).max(1))
-        one_sided = max(one_sided, np.quantile(t[:, chosen].max(1), level))
-    return np.quantile(largest, level), one_sided
+        one_sided = max(one_sided, np.quantile(t[:, chosen].max(1), LEVEL))
+    return np.quantile(largest, LEVEL), one_sided
 
 
 def corrected_best(value, errors):

@@ -61,7 +61,5 @@ def predictions(probabilities, folds, offsets=None):
     """The category that is named for each title in each repeat, (repeats, titles) ints."""
     if offsets is None:
         return np.stack([repeat.argmax(1) for repeat in probabilities])
-    named = []
-    for repeat, own, fold_of in zip(probabilities, offsets, folds, strict=True):
-        named.append(decide(repeat, own[fold_of]))
-    return np.stack(named)
+    parts = zip(probabilities, offsets, folds, strict=True)
+    return np.stack([decide(repeat, own[fold_of]) for repeat, own, fold_of in parts])

@@ -20,9 +20,7 @@ class Figures:
     temperature: float  # what sharpens the probabilities that all heads pool, as predict.py does
     pooled_temperature: float  # the same where one head of each repeat is pooled, as out of fold
     log_loss: float  # in nats, out of fold, after the temperature, cross-fitted over folds
-    log_loss_before: float  # before the temperature
     calibration_error: float  # expected calibration error after the temperature, cross-fitted
-    calibration_error_before: float  # before the temperature
     layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
     penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
     grid_ends: int | None = None  # heads whose C is the smallest or the largest of the grid
@@ -50,7 +48,8 @@ def measure(labels, probabilities, folds, classes, offsets=None, heads=None):
         **metrics.score(labels, decision.predictions(probabilities, folds, offsets), folds, classes),
         temperature=of_all,
         pooled_temperature=temperature,
-        **calibration(labels, pooled, sharpened),
+        log_loss=metrics.log_loss(labels, sharpened),
+        calibration_error=metrics.expected_calibration_error(labels, sharpened),
     )
 
 
@@ -68,15 +67,3 @@ def cross_fitted(labels, pooled, folds):
     gained = metrics.log_loss(labels, pooled) - metrics.log_loss(labels, sharpened)
     # more than rounding
     return sharpened if gained > 1e-6 else pooled
-
-
-def calibration(labels, before, after):
-    """The figures of probabilities, (titles, classes), before and after the temperature, by their
-    names in Figures.
-    """
-    return {
-        "log_loss": metrics.log_loss(labels, after),
-        "log_loss_before": metrics.log_loss(labels, before),
-        "calibration_error": metrics.expected_calibration_error(labels, after),
-        "calibration_error_before": metrics.expected_calibration_error(labels, before),
-    }

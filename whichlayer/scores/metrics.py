@@ -8,6 +8,8 @@ import numpy as np
 
 # a probability of 0 would make the log loss infinite
 TINY = 1e-12
+# of the top probability, in which calibration is looked at
+BINS = 15
 # titles with a random label that are added where a temperature is fitted
 PSEUDO_TITLES = 1
 # probabilities by which a temperature is fitted, where there are twice as many
@@ -19,7 +21,7 @@ SAMPLE = 1 << 21
 
 def confusion_matrix(labels, predictions, classes):
     """(classes, classes) int64 counts; the row is the true class, the column the predicted one."""
-    cells = np.asarray(labels, dtype=np.int64) * classes + np.asarray(predictions)
+    cells = np.asarray(labels, dtype=np.int64) * classes + predictions
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
@@ -28,20 +30,16 @@ def class_counts(labels, predictions, classes):
     predicted as it.
     """
     labels = np.asarray(labels)
-    predictions = np.asarray(predictions)
-    hits = np.bincount(labels[labels == predictions], minlength=classes)
-    labelled = np.bincount(labels, minlength=classes)
-    predicted = np.bincount(predictions, minlength=classes)
-    return hits, labelled, predicted
+    right = labels[labels == predictions]
+    return tuple(np.bincount(numbers, minlength=classes) for numbers in (right, labels, predictions))
 
 
 def confused_pairs(labels, predictions, classes, most):
     """The most confused pairs of classes, (pairs, 2) int of the true one and the predicted one, and how
     often each occurs, (pairs,) int; the most frequent first, at most `most`.
     """
-    labels = np.asarray(labels, dtype=np.int64)
     wrong = labels != predictions
-    cells = labels[wrong] * classes + np.asarray(predictions)[wrong]
+    cells = labels[wrong].astype(np.int64) * classes + predictions[wrong]
     pairs, counts = np.unique(cells, return_counts=True)
     first = np.argsort(-counts, kind="stable")[:most]
     return np.stack(np.divmod(pairs[first], classes), axis=1), counts[first]
@@ -69,8 +67,7 @@ def fold_scores(labels, predictions, folds, classes):
     """Macro-F1 of each fold's titles: (repeats, folds) float64. labels: (n,) int; predictions,
     folds: (repeats, n).
     """
-    count = int(np.max(folds)) + 1
-    scores = np.empty((len(folds), count))
+    scores = np.empty((len(folds), int(np.max(folds)) + 1))
     for repeat, fold in np.ndindex(scores.shape):
         test = folds[repeat] == fold
         scores[repeat, fold] = macro_f1(labels[test], predictions[repeat][test], classes)
@@ -78,20 +75,16 @@ def fold_scores(labels, predictions, folds, classes):
 
 
 def score(labels, predictions, folds, classes):
-    """The figures of a run that need no probabilities, under the names that runs.Figures has for
+    """The figures of a run that need no probabilities, under the names that figures.Figures has for
     them.
 
     labels: (n,) int; predictions, folds: (repeats, n) int.
     """
-    labels = np.asarray(labels)
-    predictions = np.atleast_2d(predictions)
-    folds = np.atleast_2d(folds)
     whole = [macro_f1(labels, predicted, classes) for predicted in predictions]
     parts = fold_scores(labels, predictions, folds, classes)
     collapsed = []
     for repeat, fold in np.ndindex(parts.shape):
-        test = folds[repeat] == fold
-        if len(np.unique(predictions[repeat][test])) == 1:
+        if len(np.unique(predictions[repeat][folds[repeat] == fold])) == 1:
             collapsed.append([repeat, fold])
     return {
         "macro_f1": float(np.mean(whole)),
@@ -110,19 +103,19 @@ def log_loss(labels, probabilities):
     """Mean of -log of the probability of the true class, in nats; labels (n,), probabilities (n,
     classes).
     """
-    own = np.asarray(probabilities)[np.arange(len(labels)), labels].astype(np.float64)
+    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     # never -0.0
     return float(0.0 - np.log(np.maximum(own, TINY)).mean())
 
 
-def expected_calibration_error(labels, probabilities, bins=15):
-    """Mean gap between how sure and how often right, over equal-width bins of the top probability
-    (Guo et al. 2017).
+def expected_calibration_error(labels, probabilities):
+    """Mean gap between how sure and how often right, over BINS of equal width of the top
+    probability (Guo et al. 2017).
     """
     sure = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
-    bin_of = np.minimum((sure * bins).astype(np.int64), bins - 1)
-    gaps = np.bincount(bin_of, sure - right, bins)
+    bin_of = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
+    gaps = np.bincount(bin_of, sure - right)
     return float(np.abs(gaps).sum() / len(sure))
 
 

@@ -40,19 +40,15 @@ def find(sure, right, folds, wanted):
     sure: (titles,) float, the probability of the category that is named; right: (titles,) bool;
     folds: (titles,) int.
     """
-    answered = np.zeros(len(sure), bool)
-    count = int(folds.max()) + 1
-    without = 0
-    for fold in range(count):
-        own = folds == fold
-        chosen = choose(sure[~own], right[~own], wanted)
-        if chosen is None:
-            without += 1
-        else:
-            answered[own] = sure[own] >= chosen
+    levels = []
+    for fold in range(int(folds.max()) + 1):
+        others = folds != fold
+        levels.append(choose(sure[others], right[others], wanted))
+    # a level that is not reached is above all
+    answered = sure >= np.array([2 if level is None else level for level in levels])[folds]
     probability = choose(sure, right, wanted)
     # what half of the folds do not reach is no promise
-    if probability is None or 2 * without >= count or not answered.any():
+    if probability is None or 2 * levels.count(None) >= len(levels) or not answered.any():
         return Threshold(wanted, None)
     return Threshold(wanted, probability, answered.mean(), right[answered].mean())
 

@@ -1,4 +1,4 @@
-"""Runs as tables: which runs belong together, and what a row of a table knows of its run."""
+"""Runs as rows of tables: which runs belong together, and what a row knows of its run."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,9 @@ class Row:
 
     run: runs.Run
     name: str  # layers and head in words, or the baseline; with its encoder where there are several
+    head: str  # the head, or the baseline, in words
     encoder: str | None  # the encoder's short name where there are several, and the row has one
     expense: float  # FLOP a title; where some run does not know them, layers to run · hidden size²
-    depth: float  # share of the encoder's layers that have to run
-    predictions: np.ndarray  # (repeats, titles) ints, out of fold
     influence: comparison.Influence
     interval: tuple[float, float]  # 95%, of macro-F1
 
@@ -65,45 +64,38 @@ class Table:
         return self.trained + self.baselines
 
     @property
+    def title(self):
+        """Its encoders and titles, as a heading says it."""
+        return f"{cli.listing(self.encoders.values())} on {self.data.name}"
+
+    @property
     def arrays(self):
         """ARRAYS by name."""
         return {name: getattr(self, name) for name in ARRAYS}
-
-    def measure(self, probabilities, offsets, heads=None):
-        """The Figures of a run on these titles; see figures.measure."""
-        return figures.measure(self.labels, probabilities, self.folds, len(self.classes), offsets, heads)
 
     @property
     def has_flop(self):
         """Whether all rows know what their encoder computes for a title."""
         return all(row.run.config.flop is not None for row in self.trained)
 
+    def measure(self, probabilities, offsets, heads=None):
+        """The Figures of a run on these titles; see figures.measure."""
+        return figures.measure(self.labels, probabilities, self.folds, len(self.classes), offsets, heads)
+
 
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_tables(results, say=cli.say):
-    """The Tables of all runs below a folder, one for each set of titles and protocol.
-
-    say: called with a line on each leftover and each copy of a run, which are left out.
+def read_tables(results):
+    """The Tables of all runs below a folder, one for each set of titles and protocol; what is no run
+    of train.py, such as an encoder, is left out.
     """
-    for folder in sorted(results.glob(".*/")):
-        say(f"{folder}: a training that was stopped, or still runs; ignored")
     trained = {}
     baselines = {}
-    first = {}
     for path in sorted(results.glob("[!.]*/config.json")):
         if disk.is_foreign(path):
-            say(f"{path.parent}: no run of train.py; ignored")
             continue
         run = runs.open_run(path.parent)
-        if run.outdated:
-            say(f"{path.parent}: TF-IDF of an earlier version; evaluate.py --baselines makes it again")
-            continue
-        other = first.setdefault(run.identity, run)
-        if other is not run:
-            say(f"{run.folder}: left out, as it is a copy of {other.folder}")
-            continue
         kind = baselines if run.baseline else trained
         kind.setdefault((run.config.data.titles, run.options.protocol), []).append(run)
     # the one with most runs first: a stray run is not what somebody wants to see
@@ -115,23 +107,16 @@ def make_table(trained, baselines):
     """The Table of runs that share titles and protocol; one with other labels, groups or folds is a
     Problem.
     """
-    # the titles and folds, which have to be the same for all
     first = trained[0]
-    arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
     for run in trained + baselines:
-        for name in ARRAYS:
-            file = f"{name}.npy"
-            if run.config.contents.get(file) != first.config.contents.get(file):
-                others = first.config.made.command
-                raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {others}")
+        if checksums(run) != checksums(first):
+            raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {first.folder}")
+    arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
 
     # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
-    decide = "likeliest"
-    if any(run.options.decide == "macro-f1" for run in trained):
-        decide = "macro-f1"
+    decide = "macro-f1" if any(run.options.decide == "macro-f1" for run in trained) else "likeliest"
     baselines = [run for run in baselines if run.baseline != "tfidf" or run.options.decide == decide]
 
-    # the rows, in their order
     encoders = encoder_names(trained)
     has_flop = all(run.config.flop is not None for run in trained)
     trained = sorted(trained, key=lambda run: order(run, list(encoders)))
@@ -152,6 +137,11 @@ def make_table(trained, baselines):
     )
 
 
+def checksums(run):
+    """Those of the files with ARRAYS."""
+    return [run.config.contents.get(f"{name}.npy") for name in ARRAYS]
+
+
 def encoder_key(run):
     """What tells a run's encoder from others."""
     return f"{run.encoder.weights} {run.encoder.tokenizer}"
@@ -163,8 +153,6 @@ def encoder_names(trained):
     """
     cheapest = sorted(trained, key=lambda run: (run.config.flop or 0, run.encoder.layers, run.encoder.name))
     found = {encoder_key(run): run.encoder for run in cheapest}
-    if len(found) == 1:
-        return {key: naming.short_encoder(encoder.name) for key, encoder in found.items()}
     short = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
     names = list(short.values())
     for key, name in short.items():
@@ -174,7 +162,7 @@ def encoder_names(trained):
 
 
 def order(run, encoders):
-    """Where a run stands among others: by encoder, the report's rows first, then one kind of head
+    """Where a run stands among others: by encoder, the report's head first, then one kind of head
     after another.
 
     encoders: the keys of the table's encoders.
@@ -185,12 +173,13 @@ def order(run, encoders):
 
 
 def make_row(run, arrays, encoders, has_flop):
-    """The Row of a run: of its probabilities, only the predictions are kept.
+    """The Row of a run.
 
     arrays: ARRAYS by name; encoders: see Table; has_flop: whether all runs of the table know
     theirs.
     """
-    name = run.name
+    head = run.head.replace("linear probe", "probe")
+    name = naming.layers_in_words(run.columns, head) if run.columns else head
     encoder = None
     expense = 0.0
     if run.columns:
@@ -198,39 +187,19 @@ def make_row(run, arrays, encoders, has_flop):
         expense = run.config.flop if has_flop else max(run.layers) * run.encoder.hidden**2
         if len(encoders) > 1:
             encoder = encoders[encoder_key(run)]
-            name = f"{encoder}, {run.name}"
-    classes = len(run.classes)
-    # a table of a million titles holds the predictions of many runs
-    kind = np.min_scalar_type(classes)
-    predictions = run.predictions(arrays["folds"]).astype(kind)
-    influence = comparison.influence(arrays["labels"], predictions, classes, arrays["groups"])
-    return Row(run, name, encoder, expense, run.depth, predictions, influence, comparison.interval(influence))
-
-
-# --- parts of a table -----------------------------------------------------------------------------
+            name = f"{encoder}, {name}"
+    predictions = run.predictions(arrays["folds"])
+    influence = comparison.influence(arrays["labels"], predictions, len(run.classes), arrays["groups"])
+    return Row(run, name, head, encoder, expense, influence, comparison.interval(influence))
 
 
 def curves(table):
     """The learning curves, {name of the row: {labels a category: Row}}, TF-IDF's last; the size
     None is all titles.
     """
+    names = {row.name for row in table.learning_curve}
     lines = {}
-    for row in table.learning_curve:
-        lines.setdefault(row.name, {})[row.run.labels_per_category] = row
-    for row in table.rows:
-        if row.name in lines:
-            lines[row.name][None] = row
-    for row in table.baselines:
-        if row.run.baseline == "tfidf":
+    for row in table.everything:
+        if row.name in names or row.run.baseline == "tfidf":
             lines.setdefault(row.name, {})[row.run.labels_per_category] = row
     return lines
-
-
-def kind(row):
-    """What rows are drawn alike by: (encoder or None, head)."""
-    return row.encoder, row.run.head
-
-
-def title(table):
-    """The encoders and the titles of a table, as a heading says it."""
-    return f"{cli.listing(table.encoders.values())} on {table.data.name}"

@@ -1,0 +1,127 @@
+"""What evaluate.py prints of a table: the recommendation and the tables, as markdown."""
+
+import numpy as np
+
+from whichlayer.common import cli
+from whichlayer.heads import runs
+from whichlayer.report import answer as answers
+from whichlayer.report import layout, recommendation
+from whichlayer.report.rows import curves, encoder_key
+from whichlayer.scores import thresholds
+
+# --- the sentences, as they are printed -----------------------------------------------------------
+
+PROTOCOL = "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. {encoders}."
+ENCODER = "{name} has {layers} layers of {hidden} dimensions, computed in {dtype}"
+NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `train.py --labels all` adds that."
+
+SCORED = "Out of fold, mean of {repeats}; the recommended row in bold."
+ONE_REPEAT = (
+    "Out of fold, recommended row in bold; one repeat, so intervals leave out folds and weights: `--repeats 3`."
+)
+FROM_REPORT = "Report: its figures, of bert-base-uncased and a split of its own, for layers as far from the top."
+TERMS = 'Terms: README, "How to read the table".'
+COLLAPSED = "Collapsed heads predict one class only; try {remedies}."
+SCARCE = "Too few titles for intervals that hold: {names}."
+
+BEHIND = "TF-IDF is significantly behind {name} up to {size} labels."
+NOT_BEHIND = "TF-IDF is not significantly behind {name}."
+LAST_STEP = "The step from {before} to {after} labels brought {difference}."
+
+CATEGORIES = "By category, {name}, lowest F1 first{more}:"
+THRESHOLDS = "When to accept its answers (`predict.py --at-least`), as other folds chose:"
+NO_THRESHOLD = "No probability is known from which on its answers are right in {least:.0%} of the titles."
+
+
+def page(table, answer):
+    """A table with its heading and the recommendation, how many labels it takes, and how good the
+    recommended row is, as markdown.
+
+    answer: the Answer of answer.compare, or None for a table without rows trained on all titles.
+    """
+    parts = [f"## {cli.escape_markdown(table.title)}", protocol(table)]
+    if answer:
+        parts.append(recommendation.paragraph(table, answer))
+        parts.append(layout.main_table(table, answer))
+        parts.append(" ".join(notes(table, answer)))
+    else:
+        parts.append(NOTHING_TO_COMPARE)
+    if table.learning_curve:
+        parts.append(layout.learning_table(table))
+        parts.append(" ".join(learning_sentences(table)))
+    if answer and answer.recommended:
+        parts += [*categories(table, answer.recommended), *accepting(table, answer.recommended)]
+    return "\n\n".join(layout.wrap_text(part) for part in parts if part)
+
+
+def protocol(table):
+    """What was compared, and how: a sentence."""
+    encoders = {}
+    for row in table.trained:
+        encoder = row.run.encoder
+        name = cli.escape_markdown(table.encoders[encoder_key(row.run)])
+        dtype = row.run.config.settings.dtype
+        encoders[ENCODER.format(name=name, layers=encoder.layers, hidden=encoder.hidden, dtype=dtype)] = True
+    options = table.options
+    return PROTOCOL.format(
+        titles=cli.count(table.data.rows, "title"),
+        classes=len(table.classes),
+        folds=options.folds,
+        split=options.split,
+        repeats=cli.count(options.repeats, "repeat"),
+        seed=options.seed,
+        encoders="; ".join(encoders),
+    )
+
+
+def notes(table, answer):
+    """What the table rests on, and what is wrong with some rows: a list of sentences."""
+    repeats = table.options.repeats
+    sentences = [SCORED.format(repeats=cli.count(repeats, "repeat")) if repeats > 1 else ONE_REPEAT]
+    if layout.has_report(table):
+        sentences.append(FROM_REPORT)
+    sentences.append(TERMS)
+    remedies = {runs.collapse(row.run)[1] for row in table.rows if row.run.figures.collapsed}
+    if remedies:
+        sentences.append(COLLAPSED.format(remedies=" or ".join(sorted(remedies))))
+    scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best_of_encoder.influence.scarce]
+    if scarce:
+        more = ", …" if len(scarce) > 5 else ""
+        sentences.append(SCARCE.format(names=", ".join(scarce[:5]) + more))
+    return sentences
+
+
+def learning_sentences(table):
+    """Up to how many labels TF-IDF is behind the best curve, and whether that one still rises: a
+    list of sentences.
+    """
+    found = curves(table)
+    tfidf = found.pop(runs.BASELINES["tfidf"], {})
+    name, best = max(found.items(), key=lambda item: max(row.value for row in item[1].values()))
+    steps = [size for size in layout.curve_sizes(found) if size in best]
+    sentences = []
+    if all(size in tfidf for size in steps):  # else `--baselines` has not been asked for since
+        behind = [size for size in steps if answers.gain(tfidf[size], best[size])[1] > 0]
+        template = BEHIND if behind else NOT_BEHIND
+        sentences.append(template.format(name=name, size=layout.size_name(behind[-1]) if behind else ""))
+    if len(steps) > 1:
+        before, after = steps[-2:]
+        names = {"before": layout.size_name(before), "after": layout.size_name(after)}
+        sentences.append(LAST_STEP.format(**names, difference=recommendation.difference(best[before], best[after])))
+    return sentences
+
+
+def categories(table, row):
+    """The table of categories with what stands above it: a list of paragraphs."""
+    titles = np.bincount(table.labels, minlength=len(table.classes))
+    more = f", {layout.SHOWN} of {len(table.classes):,}" if len(table.classes) > layout.SHOWN else ""
+    said = CATEGORIES.format(name=row.name, more=more)
+    return [said, layout.category_table(table.classes, row.influence.scores, titles)]
+
+
+def accepting(table, row):
+    """From which probability on a row's answers may be accepted: a list of paragraphs."""
+    found = thresholds.of_run(row.run, table.labels, table.folds)
+    if all(each.probability is None for each in found):
+        return [NO_THRESHOLD.format(least=thresholds.WANTED[0])]
+    return [THRESHOLDS, layout.threshold_table(found)]
