@@ -123,7 +123,7 @@ def read(args):
         return found
     with disk.locked(args.results, "a training"):
         for table in found:
-            baselines.add(table, args.results, args.features)
+            baselines.add(table, found, args.results, args.features)
     # what is left out has been said
     return tables.read_tables(args.results, say=lambda line: None)
 

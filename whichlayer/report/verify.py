@@ -27,7 +27,7 @@ def verify(table, features):
         # probabilities are what heads and features give
         weights = None
         if run.baseline:
-            again = baselines.out_of_fold(run.baseline, titles, table, run.options)[0]
+            again = baselines.out_of_fold(run.baseline, words.count(titles, table.labels), table, run.options)[0]
         else:
             again, weights = from_heads(run, opened, table.folds)
         stored = run.probabilities
@@ -83,9 +83,9 @@ def check_words(run, titles, table):
     """Raise a Problem unless the TF-IDF that a run keeps, if any, is what the titles give."""
     if words.FILES[0] not in run.config.contents:
         return
-    fitted = words.fit(titles, table.labels, len(table.classes))
+    fitted = words.fit(words.count(titles, table.labels))
     stored = words.read(run)
-    same = stored.words + stored.characters == fitted.words + fitted.characters
+    same = stored.terms == fitted.terms
     if not same or not np.allclose(stored.weights, fitted.weights, rtol=0, atol=1e-4):
         raise cli.Problem(f"{run.folder}/weights.safetensors: not the weights that all titles give")
 
