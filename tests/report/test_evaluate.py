@@ -314,7 +314,7 @@ def test_baselines_where_a_class_is_in_no_training_fold(tmp_path):
 
 
 def test_without_scikit_learn_or_matplotlib_one_line_says_what_to_install(results, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    monkeypatch.setitem(sys.modules, "sklearn.feature_extraction.text", None)
     refused(call("evaluate", "--results", results, "--baselines", "--quiet"), "scikit-learn", "pip install")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = call("evaluate", "--results", results, "--plot", tmp_path / "p.png")
@@ -450,7 +450,9 @@ def test_verify_finds_weights_that_other_titles_gave(results):
     evaluate(results, "--baselines")
     (folder,) = [path for path in results.glob("*-tfidf-*") if "labels" not in path.name]
     assert call("evaluate", "--results", results, "--verify", "--quiet").code == 0
-    for name, content in words.files(words.fit([f"title {i}" for i in range(90)], np.arange(90) % 3, 3)).items():
+    for name, content in words.files(
+        words.fit(words.count([f"title {i}" for i in range(90)], np.arange(90) % 3))
+    ).items():
         (folder / name).write_bytes(content)
     rewrite(folder, lambda config: None, *words.FILES)
     refused(call("evaluate", "--results", results, "--verify", "--quiet"), folder.name, "weights.safetensors")
