@@ -52,10 +52,18 @@ def terms_in(title):
     found = [WORD + word for word in words]
     found += [f"{WORD}{first} {second}" for first, second in itertools.pairwise(words)]
     for part in text.split():
-        padded = f" {part} "
-        # one character has two spaces beside it: no run is longer than that
-        for length in range(1, min(LONGEST, len(padded)) + 1):
-            found += [padded[start : start + length] for start in range(len(padded) - length + 1)]
+        found += characters_in(part)
+    return found
+
+
+@functools.lru_cache(1 << 14)  # most parts recur
+def characters_in(part):
+    """All runs of one to four characters in a part of a text, with a space at both ends."""
+    padded = f" {part} "
+    found = []
+    # one character has two spaces beside it: no run is longer than that
+    for length in range(1, min(LONGEST, len(padded)) + 1):
+        found += [padded[start : start + length] for start in range(len(padded) - length + 1)]
     return found
 
 
