@@ -12,7 +12,7 @@ import torch
 
 import model
 from whichlayer.heads import logistic, newton
-from whichlayer.heads.logistic import Scale, standardization
+from whichlayer.heads.logistic import Scale
 from whichlayer.scores import decision
 
 # The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
@@ -45,10 +45,8 @@ def rescale(x):
     digits only: what is learned is standardised by what each head may see, so held-out titles don't
     matter.
     """
-    everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
-    scale = standardization(x.flatten(1), everyone)
-    mean = scale.mean.view(x.shape[1:])
-    deviation = scale.deviation.view(x.shape[1:])
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    deviation = logistic.without_constant(mean, variance.sqrt())
     for block in x.split(max(256, logistic.PART // mean.numel())):
         block.sub_(mean).div_(deviation)
         # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
@@ -166,7 +164,7 @@ def fit_together(x, labels, draws, classes, decide, report):
 
 
 def leave_out_unused(x, labels, draws):
-    """x and labels without the titles that no head learns from, where a copy is small, and parts.
+    """x and labels without the titles that no head learns from, where these are many, and parts.
 
     parts: (heads, titles) int8, -1 for titles that a head may not learn from, else the part with
     which a title is held out.
@@ -175,11 +173,10 @@ def leave_out_unused(x, labels, draws):
     for own, draw in zip(parts, draws, strict=True):
         own[draw.rows] = draw.parts
     used = np.flatnonzero((parts >= 0).any(0))
-    if len(used) < len(x) and len(used) * x.shape[1] < logistic.COPY:
-        x = x[used]
-        labels = labels[used]
-        parts = parts[:, used]
-    return x, labels, torch.from_numpy(parts).to(x.device)
+    # a copy of nearly all of them would take too much memory
+    if 2 * len(used) > len(x):
+        used = slice(None)
+    return x[used], labels[used], torch.from_numpy(parts[:, used]).to(x.device)
 
 
 def choose_penalty(training, scoring, heads, report):
