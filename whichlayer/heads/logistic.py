@@ -158,12 +158,11 @@ def choose_rough(x):
     return torch.float32
 
 
-def each_group(problems, work):
-    """[work(numbers, Problems)] for all problems, so many at a time, in their order."""
+def groups(problems):
+    """The numbers of problems that are solved together: a list of tensors."""
     rows = min(ROWS[problems.sketch.rough.dtype], KEPT // len(problems.x))
-    together = max(1, rows // len(problems.shares))
     everyone = torch.arange(len(problems.penalty), device=problems.x.device)
-    return [work(numbers, problems.only(numbers)) for numbers in everyone.split(together)]
+    return everyone.split(max(1, rows // len(problems.shares)))
 
 
 def log_probabilities(problems, theta, number):

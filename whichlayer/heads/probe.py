@@ -5,7 +5,6 @@ Each head is a logistic regression, solved to convergence; logistic.py does that
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,15 +26,6 @@ FEW = 2000
 STATE = 48_000_000
 # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 SEARCH = 50_000
-
-
-@dataclass
-class Choice:
-    """What a head chose on titles that it learns from, but that were held out for the choice."""
-
-    c: float  # inverse strength of the penalty
-    labels: np.ndarray | None  # (titles,) int, of the titles that were held out, for the decision
-    probabilities: np.ndarray | None  # (titles, classes) of these titles
 
 
 def rescale(x):
@@ -69,13 +59,10 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
     together = len(draws)
     if 2 * len(draws[0].rows) < len(x):
         together = len(draws) // len(folds)
-    thetas = []
-    choices = []
-    for first in range(0, len(draws), together):
-        group = draws[first : first + together]
-        fitted, chosen = fit_together(x.flatten(1), targets, group, classes, decide, report)
-        thetas += fitted
-        choices += chosen
+    groups = [draws[first : first + together] for first in range(0, len(draws), together)]
+    flat = x.flatten(1)
+    found = [fit_together(flat, targets, group, classes, decide, report) for group in groups]
+    thetas, penalties, offsets = zip(*found, strict=True)
     # heads first, as they are kept
     theta = torch.cat(thetas, 1).transpose(0, 1)
 
@@ -84,25 +71,14 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
         head = model.Probe(*x.shape[1:], classes)
     probabilities = model.held_out_probabilities(head, probe_state(theta), x, folds)
 
-    flat = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
-    unscaled = torch.stack([undo_scale(own.double(), flat).float() for own in theta]).cpu()
+    before = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
+    unscaled = undo_scale(theta.double(), before).float().cpu()
     state = {name: value.contiguous() for name, value in probe_state(unscaled).items()}
-    penalties = np.reshape([choice.c for choice in choices], (len(folds), -1)).tolist()
-    offsets = None
+    by_repeat = np.reshape(np.concatenate(penalties), (len(folds), -1)).tolist()
+    kept = None
     if decide == "macro-f1":
-        offsets = choose_offsets(choices, draws, labels, classes)
-        offsets = offsets.reshape(len(folds), -1, classes)
-    return model.Trained(state, probabilities, penalties=penalties, offsets=offsets)
-
-
-def choose_offsets(choices, draws, labels, classes):
-    """The offsets of each head's decision, (heads, classes) float32; labels: those of all titles."""
-    offsets = []
-    for choice, draw in zip(choices, draws, strict=True):
-        learned = labels[draw.rows]
-        tau = decision.choose_tau(choice.labels, choice.probabilities, learned, classes)
-        offsets.append(decision.offsets_of(tau, learned, classes))
-    return np.stack(offsets).astype(np.float32)
+        kept = np.float32(np.concatenate(offsets)).reshape(len(folds), -1, classes)
+    return model.Trained(state, probabilities, penalties=by_repeat, offsets=kept)
 
 
 def probe_state(theta):
@@ -120,9 +96,9 @@ def undo_scale(theta, scale):
 def fit_together(x, labels, draws, classes, decide, report):
     """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
 
-    x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes,
-    heads, dimensions + 1) float32, of so many heads at a time, and a list with the Choice of each
-    head.
+    x: (titles, dimensions); labels: (titles,) int64. Returns theta for x, (classes,
+    heads, dimensions + 1) float32; C of each head; and the offsets of their decisions, a list, empty
+    where the likeliest category is named.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
     sketch = logistic.make_sketch(x)
@@ -144,11 +120,14 @@ def fit_together(x, labels, draws, classes, decide, report):
     # as many heads at a time as memory allows
     numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
     thetas = []
-    choices = []
+    penalties = []
+    offsets = []
     for chunk in parts.split(max(1, STATE // numbers)):
         training, scoring = split_off(*few, chunk[:, sample], classes, turns)
         best, c = choose_penalty(training, scoring, len(chunk), report)
-        choices += held_out(scoring, best, c, decide)
+        penalties += c.tolist()
+        if decide == "macro-f1":
+            offsets += choose_offsets(scoring, best, labels, chunk >= 0, classes)
 
         # from the solutions of the first turn, which knows nothing of a category that it held out
         learn = chunk >= 0
@@ -160,7 +139,7 @@ def fit_together(x, labels, draws, classes, decide, report):
             problems = logistic.make_problems(x.to(kind), sketch, labels, learn, penalty, classes)
             theta = newton.minimise(problems, theta.to(kind), tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
-    return thetas, choices
+    return torch.cat(thetas, 1), penalties, offsets
 
 
 def leave_out_unused(x, labels, draws):
@@ -220,22 +199,23 @@ def choose_penalty(training, scoring, heads, report):
     return best, torch.where(held_titles > 0, chosen, ALONE)
 
 
-def held_out(scoring, theta, chosen, decide):
-    """The Choice of each head, with what it predicts of held-out titles where its decision needs it.
+def choose_offsets(scoring, theta, labels, learn, classes):
+    """The offsets of each head's decision, chosen by what its problems say of held-out titles: a
+    list of (classes,).
 
-    scoring: see split_off; theta: its solutions; chosen: C of each head.
+    scoring: see split_off; theta: its solutions; labels: (titles,) int64; learn: (heads, titles)
+    bool, the titles that each head learns from in the end.
     """
-    heads = len(chosen)
-    choices = [Choice(c, None, None) for c in chosen.tolist()]
-    if decide == "likeliest":
-        return choices
-    for head, choice in enumerate(choices):
-        numbers = range(head, theta.shape[1], heads)
-        labels = [scoring.labels[scoring.learn[number]] for number in numbers]
-        values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
-        choice.labels = torch.cat(labels).cpu().numpy()
-        choice.probabilities = torch.cat(values).cpu().numpy()
-    return choices
+    offsets = []
+    for head, titles in enumerate(learn):
+        numbers = range(head, theta.shape[1], len(learn))
+        held = torch.cat([scoring.labels[scoring.learn[number]] for number in numbers])
+        found = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
+        likely = torch.cat(found).cpu().numpy()
+        learned = labels[titles].cpu().numpy()
+        tau = decision.choose_tau(held.cpu().numpy(), likely, learned, classes)
+        offsets.append(decision.offsets_of(tau, learned, classes))
+    return offsets
 
 
 def start_from_shares(problems):
