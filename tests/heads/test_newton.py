@@ -37,17 +37,6 @@ def test_probabilities_are_scikit_learns_with_either_type_of_products(made, kind
     np.testing.assert_allclose(solved.probabilities, oracle(x, labels, solved), atol=2e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_problem_is_solved_as_well_with_either_type_of_products(kind, monkeypatch):
-    monkeypatch.setattr(logistic, "choose_rough", lambda x: kind)
-    x, labels = alike()
-    problems = problems_of(x, labels, penalty=1e-4)
-    start = torch.zeros(4, 1, x.shape[2] + 1)
-    theta = newton.minimise(problems, start, 0.01)
-    point = logistic.evaluate(problems, theta)
-    assert newton.within(point.gradient, newton.enough(problems, point, 0.01)).all()
-
-
 def test_directions_are_those_of_the_covariance(monkeypatch):
     monkeypatch.setattr(logistic, "choose_rough", lambda x: torch.float32)
     features = problems_of(*alike(rows=600, hidden=240), penalty=1.0).x
