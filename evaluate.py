@@ -90,7 +90,7 @@ def read(args):
         return tables
     with disk.locked(args.results, "a training"):
         for table in tables:
-            baselines.add(table, args.results, args.features)
+            baselines.add(table, tables, args.results, args.features)
     return rows.read_tables(args.results)
 
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import FeatureUnion
 
 from whichlayer.common import disk
 from whichlayer.encoder import store
-from whichlayer.heads import naming, runs, words
+from whichlayer.heads import naming, runs
 from whichlayer.heads.options import Options
 from whichlayer.scores import figures
 
@@ -133,8 +133,7 @@ def write_baseline(run, kind, probabilities, size=None):
         other.config,
         baseline=kind,
         options=dataclasses.replace(other.options, head="mlp", labels=size, decide=decide),
-        **dict.fromkeys(("columns", "encoder", "settings", "files", "contents")),
-        features=words.IDENTITY if kind == "tfidf" else None,
+        **dict.fromkeys(("columns", "encoder", "settings", "features", "files", "contents")),
         results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes), heads=1),
     )
     place = run.parent / f"baseline-{kind}-{size}"

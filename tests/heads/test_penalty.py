@@ -17,8 +17,8 @@ SIZES = {
     "4 of 150, 10 of 4": [150] * 4 + [4] * 10,
     "600 to 4": [600, 200, 60, 20, 8, 4],
     "1,000, 100 and 10": [1000, 100, 10],
-    "400, 400 and 8": [400, 400, 8],
     "40 of 3": [3] * 40,
+    "8 labels each": [200] * 5,
 }
 
 
@@ -72,7 +72,7 @@ def held_out_losses(x, labels, draw):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_the_choice_is_the_best_of_the_whole_grid(sizes, noise):
     x, labels = made(SIZES[sizes], noise)
-    found, folds, draws = trained(x, labels)
+    found, folds, draws = trained(x, labels, size=8 if "labels" in sizes else None)
     losses = held_out_losses(x.astype(np.float64), labels, draws[0])
     chosen = np.argmin(np.abs(np.array(probe.GRID) - found.penalties[0][0]))
     assert losses[chosen] <= 1.02 * losses.min()
@@ -83,15 +83,6 @@ def test_the_choice_is_the_best_of_the_whole_grid(sizes, noise):
     ours = found.probabilities[0, held].argmax(1)
     reached = [f1_score(labels[held], named, average="macro") for named in (ours, theirs)]
     assert reached[0] >= reached[1] - 0.01
-
-
-@pytest.mark.parametrize("noise", [0.5, 3.0])
-def test_the_choice_is_the_best_of_the_whole_grid_with_few_labels(noise):
-    x, labels = made([200] * 5, noise)
-    found, _, draws = trained(x, labels, size=8)
-    losses = held_out_losses(x.astype(np.float64), labels, draws[0])
-    chosen = np.argmin(np.abs(np.array(probe.GRID) - found.penalties[0][0]))
-    assert losses[chosen] <= 1.02 * losses.min()
 
 
 def test_a_valley_behind_a_rise_is_found():
@@ -143,13 +134,8 @@ def test_a_category_of_two_titles_in_training_does_not_decide_the_penalty():
 def test_rare_categories_are_named_where_macro_f1_wants_it():
     """With offsets, which no title has chosen that is scored by them, the rare category is found more often."""
     x, labels = made([600, 60, 30], noise=4.0)
-    found, folds, draws = trained(x, labels, folds=5, decide="macro-f1")
+    found, folds, _ = trained(x, labels, folds=5, decide="macro-f1")
     likeliest = found.probabilities[0].argmax(1)
     decided = decision.predictions(found.probabilities, folds, found.offsets)[0]
     assert f1_score(labels, decided, average="macro") > f1_score(labels, likeliest, average="macro") + 0.03
     assert (decided == 2).sum() > (likeliest == 2).sum()
-    for head, draw in enumerate(draws):
-        shares = np.bincount(labels[draw.rows]) / len(draw.rows)
-        tau = found.offsets[0, head] / np.log(shares)
-        np.testing.assert_allclose(tau, tau[0], rtol=1e-5)  # τ · log prior, of the head's own titles
-        assert np.isclose(tau[0], decision.TAUS, atol=1e-6).any()

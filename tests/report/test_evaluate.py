@@ -273,7 +273,9 @@ def test_baselines_of_odd_titles(tmp_path, titles, labels, limits):
     assert limits[0] <= float(row[SCORE]) <= limits[1]
 
 
-@pytest.mark.parametrize("module, option", [("sklearn.linear_model", "--baselines"), ("matplotlib", "--plot=p.png")])
+@pytest.mark.parametrize(
+    "module, option", [("sklearn.feature_extraction.text", "--baselines"), ("matplotlib", "--plot=p.png")]
+)
 def test_without_a_library_one_line_says_what_to_install(results, monkeypatch, module, option):
     monkeypatch.setitem(sys.modules, module, None)
     done = call("evaluate", "--results", results, option, "--quiet")

@@ -5,8 +5,7 @@ on together because nearly all of the cost, the products with the features, is t
 are solved is the matter of newton.py, how penalties are chosen that of probe.py.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,11 +14,6 @@ import torch
 ROWS = {torch.float32: 128, torch.bfloat16: 300}
 # probabilities that are kept for problems that are solved together, at a point and at the next: 200 MB
 KEPT = 24_000_000
-# groups that are worked on side by side, where there are at most so many titles
-SIDE_BY_SIDE = 4
-SMALL = 10_000
-# numbers of the features that are copied where few titles count: 130 MB
-COPY = 1 << 25
 # numbers of the features, or logits, worked on at a time: 16 MB
 BLOCK = 1 << 22
 # the same, once in all, where large blocks gain nothing: 4 MB, 8 in float64
@@ -44,24 +38,26 @@ class Scale:
 def standardization(x, learn):
     """The Scale of each problem's titles, in x's type.
 
-    x: (titles, dimensions); learn: (problems, titles) bool. Sums are taken about the overall mean
-    and in float64, so that nothing is lost.
+    x: (titles, dimensions), rescaled (see probe.rescale), so that float64 loses nothing; learn:
+    (problems, titles) bool.
     """
     block = max(256, PART // x.shape[1])
-    center = sum(part.sum(0, dtype=torch.float64) for part in x.split(block)) / len(x)
     sums = x.new_zeros(len(learn), x.shape[1], dtype=torch.float64)
     squares = torch.zeros_like(sums)
     for part, members in zip(x.split(block), learn.split(block, dim=1), strict=True):
-        centered = part.double() - center
+        values = part.double()
         counted = members.double()
-        sums += counted @ centered
-        squares += counted @ centered.square_()
+        sums += counted @ values
+        squares += counted @ values.square()
     titles = learn.sum(1, keepdim=True)
     mean = sums / titles
     deviation = (squares / titles - mean.square()).clamp(min=0).sqrt()
-    varies = deviation > 1e-7 * (1 + center.abs())
-    deviation = torch.where(varies, deviation, 1.0)
-    return Scale((center + mean).to(x.dtype), deviation.to(x.dtype))
+    return Scale(mean.to(x.dtype), without_constant(mean, deviation).to(x.dtype))
+
+
+def without_constant(mean, deviation):
+    """Deviations, with 1 for dimensions that vary by no more than rounding."""
+    return torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, 1.0)
 
 
 @dataclass
@@ -89,9 +85,9 @@ def make_sketch(x):
     Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
     """
     sample = x[:: max(1, len(x) // TELLING)]
-    dimensions = x.shape[1]
     generator = torch.Generator(x.device).manual_seed(0)
-    basis = torch.randn(dimensions, min(dimensions, DRAWN), generator=generator, device=x.device)
+    shape = (x.shape[1], min(x.shape[1], DRAWN))
+    basis = torch.randn(shape, generator=generator, device=x.device)
     for _ in range(3):
         basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
     inside = sample @ basis
@@ -99,16 +95,12 @@ def make_sketch(x):
     basis = (basis @ turned.to(x.dtype))[:, -DIRECTIONS:]
 
     # where each title lies
-    others = max(1, dimensions - basis.shape[1])
+    others = max(1, x.shape[1] - basis.shape[1])
+    inside = (x @ basis).square_()
+    outside = torch.linalg.vector_norm(x, dim=1).square() - inside.sum(1)
+    squares = torch.cat([inside, outside[:, None].clamp(min=0) / others], 1)
     kind = choose_rough(x)
-    squares = torch.empty(len(x), basis.shape[1] + 1, dtype=kind, device=x.device)
-    block = max(256, PART // dimensions)
-    for part, own in zip(x.split(block), squares.split(block), strict=True):
-        inside = part @ basis
-        outside = part - inside @ basis.T
-        own[:, :-1] = inside.square()
-        own[:, -1] = outside.square().sum(1) / others
-    return Sketch(x.to(kind), basis, squares)
+    return Sketch(x.to(kind), basis, squares.to(kind))
 
 
 # --- the loss -------------------------------------------------------------------------------------
@@ -134,15 +126,13 @@ class Problems:
 
     def only(self, some):
         """Some of the problems. some: (problems,) bool, or their numbers."""
-        return Problems(
-            x=self.x,
-            labels=self.labels,
+        return replace(
+            self,
             learn=self.learn[some],
             title_weight=self.title_weight[some],
             penalty=self.penalty[some],
             scale=Scale(self.scale.mean[some], self.scale.deviation[some]),
             shares=self.shares[:, some],
-            sketch=self.sketch,
         )
 
 
@@ -168,45 +158,11 @@ def choose_rough(x):
     return torch.float32
 
 
-def each_group(problems, work):
-    """[work(numbers, Problems)] for all problems, so many at a time, in their order.
-
-    Groups of few titles are worked on side by side: a product of few rows gains little from several
-    threads.
-    """
+def groups(problems):
+    """The numbers of problems that are solved together: a list of tensors."""
     rows = min(ROWS[problems.sketch.rough.dtype], KEPT // len(problems.x))
-    together = max(1, rows // len(problems.shares))
     everyone = torch.arange(len(problems.penalty), device=problems.x.device)
-    groups = everyone.split(together)
-
-    def one(numbers):
-        return work(numbers, group_of(problems, numbers))
-
-    threads = torch.get_num_threads()
-    workers = min(threads, SIDE_BY_SIDE, len(groups))
-    if workers == 1 or len(problems.x) > SMALL or problems.x.is_cuda:
-        return list(map(one, groups))
-    each = {"initializer": torch.set_num_threads, "initargs": (threads // workers,)}
-    try:
-        with ThreadPoolExecutor(workers, **each) as pool:
-            return list(pool.map(one, groups))
-    finally:
-        # threads that begin later take what was set last
-        torch.set_num_threads(threads)
-
-
-def group_of(problems, numbers):
-    """Some of the Problems, without the titles that count for none of them, where these are many
-    and a copy of the others is small.
-    """
-    group = problems.only(numbers)
-    titles = group.learn.any(0).nonzero().flatten()
-    if len(titles) < 0.8 * len(group.x) and len(titles) * group.x.shape[1] <= COPY:
-        group.x = group.x[titles]
-        group.sketch = group.sketch.only(titles)
-        group.labels = group.labels[titles]
-        group.learn = group.learn[:, titles]
-    return group
+    return everyone.split(max(1, rows // len(problems.shares)))
 
 
 def log_probabilities(problems, theta, number):

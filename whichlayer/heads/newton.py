@@ -14,11 +14,9 @@ NOISE = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 def minimise(problems, theta, tolerance):
     """Solve every problem from theta on; returns the new theta. tolerance: see enough."""
-
-    def solve(some, group):
-        return minimise_group(group, theta[:, some], tolerance)
-
-    return torch.cat(logistic.each_group(problems, solve), 1)
+    groups = logistic.groups(problems)
+    solved = [minimise_group(problems.only(some), theta[:, some], tolerance) for some in groups]
+    return torch.cat(solved, 1)
 
 
 def minimise_group(problems, theta, tolerance, most=200):

@@ -5,14 +5,13 @@ Each head is a logistic regression, solved to convergence; logistic.py does that
 
 import dataclasses
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 import model
 from whichlayer.heads import logistic, newton
-from whichlayer.heads.logistic import Scale, standardization
+from whichlayer.heads.logistic import Scale
 from whichlayer.scores import decision
 
 # The inverse strength of the L2 penalty, C in scikit-learn's LogisticRegression, strongest first
@@ -29,15 +28,6 @@ STATE = 48_000_000
 SEARCH = 50_000
 
 
-@dataclass
-class Choice:
-    """What a head chose on titles that it learns from, but that were held out for the choice."""
-
-    c: float  # inverse strength of the penalty
-    labels: np.ndarray | None  # (titles,) int, of the titles that were held out, for the decision
-    probabilities: np.ndarray | None  # (titles, classes) of these titles
-
-
 def rescale(x):
     """Bring every layer and dimension of x to mean 0 and deviation 1, in place.
 
@@ -45,10 +35,8 @@ def rescale(x):
     digits only: what is learned is standardised by what each head may see, so held-out titles don't
     matter.
     """
-    everyone = torch.ones(1, len(x), dtype=torch.bool, device=x.device)
-    scale = standardization(x.flatten(1), everyone)
-    mean = scale.mean.view(x.shape[1:])
-    deviation = scale.deviation.view(x.shape[1:])
+    variance, mean = torch.var_mean(x, 0, correction=0)
+    deviation = logistic.without_constant(mean, variance.sqrt())
     for block in x.split(max(256, logistic.PART // mean.numel())):
         block.sub_(mean).div_(deviation)
         # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
@@ -71,13 +59,10 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
     together = len(draws)
     if 2 * len(draws[0].rows) < len(x):
         together = len(draws) // len(folds)
-    thetas = []
-    choices = []
-    for first in range(0, len(draws), together):
-        group = draws[first : first + together]
-        fitted, chosen = fit_together(x.flatten(1), targets, group, classes, decide, report)
-        thetas += fitted
-        choices += chosen
+    groups = [draws[first : first + together] for first in range(0, len(draws), together)]
+    flat = x.flatten(1)
+    found = [fit_together(flat, targets, group, classes, decide, report) for group in groups]
+    thetas, penalties, offsets = zip(*found, strict=True)
     # heads first, as they are kept
     theta = torch.cat(thetas, 1).transpose(0, 1)
 
@@ -86,25 +71,14 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
         head = model.Probe(*x.shape[1:], classes)
     probabilities = model.held_out_probabilities(head, probe_state(theta), x, folds)
 
-    flat = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
-    unscaled = torch.stack([undo_scale(own.double(), flat).float() for own in theta]).cpu()
+    before = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
+    unscaled = undo_scale(theta.double(), before).float().cpu()
     state = {name: value.contiguous() for name, value in probe_state(unscaled).items()}
-    penalties = np.reshape([choice.c for choice in choices], (len(folds), -1)).tolist()
-    offsets = None
+    by_repeat = np.reshape(np.concatenate(penalties), (len(folds), -1)).tolist()
+    kept = None
     if decide == "macro-f1":
-        offsets = choose_offsets(choices, draws, labels, classes)
-        offsets = offsets.reshape(len(folds), -1, classes)
-    return model.Trained(state, probabilities, penalties=penalties, offsets=offsets)
-
-
-def choose_offsets(choices, draws, labels, classes):
-    """The offsets of each head's decision, (heads, classes) float32; labels: those of all titles."""
-    offsets = []
-    for choice, draw in zip(choices, draws, strict=True):
-        learned = labels[draw.rows]
-        tau = decision.choose_tau(choice.labels, choice.probabilities, learned, classes)
-        offsets.append(decision.offsets_of(tau, learned, classes))
-    return np.stack(offsets).astype(np.float32)
+        kept = np.float32(np.concatenate(offsets)).reshape(len(folds), -1, classes)
+    return model.Trained(state, probabilities, penalties=by_repeat, offsets=kept)
 
 
 def probe_state(theta):
@@ -122,9 +96,9 @@ def undo_scale(theta, scale):
 def fit_together(x, labels, draws, classes, decide, report):
     """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
 
-    x: (titles, dimensions); labels: (titles,) int64. Returns a list of theta for x, (classes,
-    heads, dimensions + 1) float32, of so many heads at a time, and a list with the Choice of each
-    head.
+    x: (titles, dimensions); labels: (titles,) int64. Returns theta for x, (classes,
+    heads, dimensions + 1) float32; C of each head; and the offsets of their decisions, a list, empty
+    where the likeliest category is named.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
     sketch = logistic.make_sketch(x)
@@ -146,11 +120,14 @@ def fit_together(x, labels, draws, classes, decide, report):
     # as many heads at a time as memory allows
     numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
     thetas = []
-    choices = []
+    penalties = []
+    offsets = []
     for chunk in parts.split(max(1, STATE // numbers)):
         training, scoring = split_off(*few, chunk[:, sample], classes, turns)
         best, c = choose_penalty(training, scoring, len(chunk), report)
-        choices += held_out(scoring, best, c, decide)
+        penalties += c.tolist()
+        if decide == "macro-f1":
+            offsets += choose_offsets(scoring, best, labels, chunk >= 0, classes)
 
         # from the solutions of the first turn, which knows nothing of a category that it held out
         learn = chunk >= 0
@@ -162,11 +139,11 @@ def fit_together(x, labels, draws, classes, decide, report):
             problems = logistic.make_problems(x.to(kind), sketch, labels, learn, penalty, classes)
             theta = newton.minimise(problems, theta.to(kind), tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
-    return thetas, choices
+    return torch.cat(thetas, 1), penalties, offsets
 
 
 def leave_out_unused(x, labels, draws):
-    """x and labels without the titles that no head learns from, where a copy is small, and parts.
+    """x and labels without the titles that no head learns from, where these are many, and parts.
 
     parts: (heads, titles) int8, -1 for titles that a head may not learn from, else the part with
     which a title is held out.
@@ -175,11 +152,10 @@ def leave_out_unused(x, labels, draws):
     for own, draw in zip(parts, draws, strict=True):
         own[draw.rows] = draw.parts
     used = np.flatnonzero((parts >= 0).any(0))
-    if len(used) < len(x) and len(used) * x.shape[1] < logistic.COPY:
-        x = x[used]
-        labels = labels[used]
-        parts = parts[:, used]
-    return x, labels, torch.from_numpy(parts).to(x.device)
+    # a copy of nearly all of them would take too much memory
+    if 2 * len(used) > len(x):
+        used = slice(None)
+    return x[used], labels[used], torch.from_numpy(parts[:, used]).to(x.device)
 
 
 def choose_penalty(training, scoring, heads, report):
@@ -223,22 +199,23 @@ def choose_penalty(training, scoring, heads, report):
     return best, torch.where(held_titles > 0, chosen, ALONE)
 
 
-def held_out(scoring, theta, chosen, decide):
-    """The Choice of each head, with what it predicts of held-out titles where its decision needs it.
+def choose_offsets(scoring, theta, labels, learn, classes):
+    """The offsets of each head's decision, chosen by what its problems say of held-out titles: a
+    list of (classes,).
 
-    scoring: see split_off; theta: its solutions; chosen: C of each head.
+    scoring: see split_off; theta: its solutions; labels: (titles,) int64; learn: (heads, titles)
+    bool, the titles that each head learns from in the end.
     """
-    heads = len(chosen)
-    choices = [Choice(c, None, None) for c in chosen.tolist()]
-    if decide == "likeliest":
-        return choices
-    for head, choice in enumerate(choices):
-        numbers = range(head, theta.shape[1], heads)
-        labels = [scoring.labels[scoring.learn[number]] for number in numbers]
-        values = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
-        choice.labels = torch.cat(labels).cpu().numpy()
-        choice.probabilities = torch.cat(values).cpu().numpy()
-    return choices
+    offsets = []
+    for head, titles in enumerate(learn):
+        numbers = range(head, theta.shape[1], len(learn))
+        held = torch.cat([scoring.labels[scoring.learn[number]] for number in numbers])
+        found = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
+        likely = torch.cat(found).cpu().numpy()
+        learned = labels[titles].cpu().numpy()
+        tau = decision.choose_tau(held.cpu().numpy(), likely, learned, classes)
+        offsets.append(decision.offsets_of(tau, learned, classes))
+    return offsets
 
 
 def start_from_shares(problems):

@@ -2,7 +2,7 @@
 
 config.json             options, columns, classes, figures, checksums of the files below
 heads.safetensors       the heads of all repeats and folds, stacked (runs that train.py made)
-weights.safetensors     with terms.json and idf.npy: TF-IDF, fitted to all titles, see words.py
+weights.safetensors     with terms.json: TF-IDF, fitted to all titles, see words.py
 history.csv             loss and macro-F1 of every epoch of every head (the report's head)
 probabilities.npy       (repeats, titles, classes) float32, out of fold
 offsets.npy             (repeats, folds, classes) float32, where it decides for macro-F1
@@ -30,7 +30,7 @@ from whichlayer.scores.figures import Figures
 
 FORMAT = 3  # raised when older runs can no longer be read
 CHANGED = "titles or labels"
-BASELINES = {"majority": "majority class", "tfidf": "TF-IDF"}
+BASELINES = {kind: baseline.name for kind, baseline in words.BASELINES.items()}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Config:
     columns: list[tuple[str, int]] | None = None  # (pooling, layer) of the features, as they stand side by side
     encoder: store.EncoderInfo | None = None
     settings: store.Settings | None = None
-    features: str | None = None  # digest of what decides the features' values, see store.identity, words.IDENTITY
+    features: str | None = None  # digest of what decides the features' values, see store.identity
     files: dict[str, str] | None = None  # name and sha256 of the feature files
     flop: float | None = None  # floating-point operations of the encoder for a title of mean length
     tokens: float | None = None  # that mean length
@@ -91,11 +91,6 @@ class Run:
     def baseline(self):
         """A key of BASELINES, "average", or None for a run that train.py made."""
         return self.config.baseline
-
-    @property
-    def outdated(self):
-        """Whether it is TF-IDF as an earlier version made it: of other terms, and not kept."""
-        return self.baseline == "tfidf" and self.config.features != words.IDENTITY
 
     @property
     def identity(self):
@@ -289,11 +284,6 @@ def find(place):
         if run.baseline == "majority":
             kept = "the majority class, which says the same of every title"
             raise cli.Problem(f"--run {folder}: {kept}; name another run")
-        if run.outdated:
-            again = cli.command("evaluate.py", "--baselines", results=(folder.parent, None))
-            raise cli.Problem(
-                f"--run {folder}: TF-IDF of an earlier version, which kept no weights; make it again: {again}"
-            )
         if run.baseline and run.labels_per_category:
             kept = "TF-IDF with few labels, measured for the table only"
             raise cli.Problem(f"--run {folder}: {kept}; name the run with all titles")

@@ -1,66 +1,34 @@
-"""TF-IDF of words and characters with logistic regression: fit, keep, apply.
+"""What needs no encoder: the majority class, and TF-IDF of words and characters with logistic
+regression.
 
-terms.json            the words and word pairs, then the characters: the rows of the weights
-idf.npy               (terms,) float64
-weights.safetensors   weight (terms, classes) float32, bias (classes,) float64
+terms.json            the terms, which are the rows of the weights: words and pairs, then characters
+weights.safetensors   idf (terms,) float64, weight (terms, classes) float32, bias (classes,) float64
 
 Terms are words, pairs of neighbouring words, and one to four characters within what spaces
-separate; so it works in scripts that write no spaces, too. What is learned is what scikit-learn's
-TfidfVectorizer and LogisticRegression learn; it is applied with numpy alone.
+separate; so it works in scripts that write no spaces, too. scikit-learn learns (CountVectorizer,
+TfidfTransformer, LogisticRegression); what it has learned is applied with numpy alone.
 """
 
+import collections
 import functools
-import io
 import itertools
 import json
 import re
 import unicodedata
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from whichlayer.common import cli, disk
+from whichlayer.common import cli
 
-NAME = "TF-IDF of words and characters"
-# what decides what is learned: a run that was made with something else is made again
 PENALTY = 30.0  # scikit-learn's C
 LONGEST = 4  # characters
-SETTINGS = {"terms": "words, pairs, characters within words", "longest": LONGEST, "C": PENALTY}
-IDENTITY = disk.digest(SETTINGS)
-# parts of titles of which the characters are kept at hand, and their length
-MOST_KEPT = 1 << 16
-LONGEST_KEPT = 24
-FILES = ("terms.json", "idf.npy", "weights.safetensors")
-
-
-@dataclass(eq=False)
-class Words:
-    """What was learned from titles with categories."""
-
-    words: list[str]  # the words, and pairs of them with a space between
-    characters: list[str]  # one to four; a space where a word begins or ends
-    idf: np.ndarray  # (terms,) float64, of the words first; 0 for a term that no title had
-    weights: np.ndarray  # (terms, classes) float32
-    bias: np.ndarray  # (classes,) float64; -infinity for a category that no title had
-
-    @functools.cached_property
-    def vocabulary(self):
-        """The Vocabulary of its terms."""
-        return Vocabulary(self.words, self.characters)
-
-
-@dataclass(eq=False)
-class Counts:
-    """How often each term stands in each of some titles."""
-
-    words: list[str]
-    characters: list[str]
-    starts: np.ndarray  # (titles + 1,) int64: where each title's terms begin; then where all end
-    terms: np.ndarray  # int32 numbers of the terms, ascending within a title
-    counts: np.ndarray  # int64, of the same length
+FILES = ("terms.json", "weights.safetensors")
+WORD = "\t"  # marks a term that is a word or a pair: no run of characters has a tab in it
 
 
 # --- terms ----------------------------------------------------------------------------------------
@@ -77,17 +45,20 @@ def word_pattern():
     return re.compile(rf"\w[\w{marks}]*")
 
 
-def words_in(text):
-    """The words of a text in lower case, then the pairs of neighbours."""
+def terms_in(title):
+    """All terms of a title, as often as they occur."""
+    text = title.lower()
     words = word_pattern().findall(text)
-    pairs = [f"{first} {second}" for first, second in itertools.pairwise(words)]
-    return words + pairs
+    found = [WORD + word for word in words]
+    found += [f"{WORD}{first} {second}" for first, second in itertools.pairwise(words)]
+    for part in text.split():
+        found += characters_in(part)
+    return found
 
 
+@functools.lru_cache(1 << 14)  # most parts recur
 def characters_in(part):
-    """All runs of one to four characters in a part of a text between spaces, with a space at both
-    ends.
-    """
+    """All runs of one to four characters in a part of a text, with a space at both ends."""
     padded = f" {part} "
     found = []
     # one character has two spaces beside it: no run is longer than that
@@ -96,190 +67,177 @@ def characters_in(part):
     return found
 
 
-class Vocabulary:
-    """The numbers of terms: words first, then characters. Several threads may share it."""
-
-    def __init__(self, words, characters):
-        self.words = {word: number for number, word in enumerate(words)}
-        self.characters = {run: number for number, run in enumerate(characters, len(words))}
-        self.parts = {}  # numbers of the characters of a part that has been seen, since most recur
-
-    def count(self, title):
-        """(numbers of the terms in a title, ascending; how often each occurs), int32 and int64;
-        unknown ones are left out.
-        """
-        text = title.lower()
-        found = [self.words[word] for word in words_in(text) if word in self.words]
-        for part in text.split():
-            found += self.parts.get(part) or self.of_part(part)
-        return np.unique(np.array(found, dtype=np.int32), return_counts=True)
-
-    def of_part(self, part):
-        """The numbers of the known characters in a part of a text that has no space in it."""
-        known = self.characters
-        found = [known[run] for run in characters_in(part) if run in known]
-        # memory stays bounded
-        if len(part) <= LONGEST_KEPT and len(self.parts) < MOST_KEPT:
-            self.parts[part] = found
-        return found
+# --- learning -------------------------------------------------------------------------------------
 
 
-def count(titles):
-    """The Counts of titles, with all terms that they have."""
-    words = set()
-    parts = set()
-    for title in titles:
-        text = title.lower()
-        words.update(words_in(text))
-        parts.update(text.split())
-    words = sorted(words)
-    characters = sorted({run for part in parts for run in characters_in(part)})
-    vocabulary = Vocabulary(words, characters)
-    counted = [vocabulary.count(title) for title in titles]
-    return Counts(
-        words,
-        characters,
-        starts=np.cumsum([0, *(len(terms) for terms, _ in counted)]),
-        terms=np.concatenate([terms for terms, _ in counted]),
-        counts=np.concatenate([counts for _, counts in counted]),
-    )
+@dataclass(eq=False)
+class Counts:
+    """How often each term stands in each of some titles, and their labels."""
+
+    terms: list[str]  # words and pairs, then characters
+    words: int  # how many of them are words and pairs
+    matrix: "scipy.sparse.csr_matrix"  # noqa: F821  (titles, terms) float64
+    labels: np.ndarray  # (titles,) int; each category has a title
 
 
-def weigh(terms, counts, idf, first):
-    """The values of a title's terms: (1 + log count) · idf, with length 1 for words and for
-    characters.
-
-    first: number of the first term that is characters.
-    """
-    values = (1 + np.log(counts)) * idf[terms]
-    place = np.searchsorted(terms, first)
-    for part in (values[:place], values[place:]):
-        length = np.sqrt(part @ part)
-        if length:
-            part /= length
-    return values
-
-
-# --- fitting --------------------------------------------------------------------------------------
-
-
-def fit(titles, labels, classes):
-    """The Words that learned from titles, a list of str, with their labels, (titles,) int below
-    `classes`.
-    """
-    return fit_rows(count(titles), np.arange(len(titles)), labels, classes)
-
-
-def fit_rows(counts, rows, labels, classes):
-    """The Words that learned from some rows of Counts, without what only other rows have.
-
-    rows: (rows,) int; labels: (rows,) int, of these rows.
-    """
-    # how many of the rows have each term
-    parts = [slice(counts.starts[row], counts.starts[row + 1]) for row in rows]
-    terms = np.concatenate([counts.terms[part] for part in parts])
-    first = len(counts.words)
-    total = first + len(counts.characters)
-    having = np.bincount(terms, minlength=total)
-    idf = np.where(having, np.log((1 + len(rows)) / (1 + having)) + 1, 0)
-
-    # without anything to learn from, or to tell apart, it is the categories' shares
-    weights = np.zeros((total, classes), dtype=np.float32)
-    bias = np.full(classes, -np.inf)
-    present, number = np.unique(labels, return_counts=True)
-    if len(terms) == 0 or len(present) < 2:
-        bias[present] = np.log(number / len(labels))
-    else:
-        values = [weigh(counts.terms[part], counts.counts[part], idf, first) for part in parts]
-        known = np.flatnonzero(having)
-        places = np.searchsorted(known, terms)
-        weights[np.ix_(known, present)], bias[present] = solve(values, places, labels)
-    return Words(counts.words, counts.characters, idf, weights, bias)
-
-
-def solve(values, places, labels):
-    """(weights, bias) of logistic regression: (columns, categories) and (categories,), of the
-    categories that are there.
-
-    values: an array for each title; places: (all values,) int, their columns; labels: (titles,).
-    """
+def count(titles, labels):
+    """The Counts of titles, a list of str, with their labels, (titles,) int."""
     try:
-        from scipy.sparse import csr_matrix
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.feature_extraction.text import CountVectorizer
     except ImportError:
         remedy = "pip install scikit-learn"
         raise cli.Problem(f"--baselines: TF-IDF needs scikit-learn: {remedy}") from None
-    starts = np.cumsum([0, *map(len, values)])
-    matrix = csr_matrix((np.concatenate(values), places, starts))
+    vectorizer = CountVectorizer(analyzer=terms_in, dtype=np.float64)
+    matrix = vectorizer.fit_transform(titles)
+    columns = vectorizer.vocabulary_
+    terms = sorted(columns, key=lambda term: (not is_word(term), term))
+    ordered = matrix[:, [columns[term] for term in terms]]
+    return Counts(terms, sum(map(is_word, terms)), ordered, labels)
+
+
+def is_word(term):
+    """Whether a term is a word or a pair, not characters."""
+    return term[0] == WORD
+
+
+def learn(matrix, words, labels):
+    """scikit-learn's Pipeline that has learned labels from a matrix of counts, (titles, terms), of
+    which so many columns are words.
+    """
+    from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
+
+    pipeline = make_pipeline(
+        TfidfTransformer(norm=None, sublinear_tf=True),
+        FunctionTransformer(normalize_parts, kw_args={"words": words}),
+        LogisticRegression(C=PENALTY, max_iter=1000),
+    )
     # many categories of few titles are no mistake
     with warnings.catch_warnings(action="ignore"):
-        model = LogisticRegression(C=PENALTY, max_iter=1000).fit(matrix, labels)
+        return pipeline.fit(matrix, labels)
+
+
+def normalize_parts(matrix, words):
+    """Give each title's words length 1, and its characters, too."""
+    from scipy.sparse import hstack
+    from sklearn.preprocessing import normalize
+
+    parts = [matrix[:, :words], matrix[:, words:]]
+    return hstack([normalize(part) for part in parts if part.shape[1]], format="csr")
+
+
+# --- baselines ------------------------------------------------------------------------------------
+
+
+def majority(counts, rows, test):
+    """The shares of the categories among some rows of Counts, the same for each test row.
+
+    rows, test: numbers of titles. Returns (test, classes) float64 probabilities, as all baselines.
+    """
+    shares = np.bincount(counts.labels[rows], minlength=counts.labels.max() + 1)
+    return np.tile(shares / len(rows), (len(test), 1))
+
+
+def tfidf(counts, rows, test):
+    """What TF-IDF that learns from some rows of Counts predicts of test rows; see majority."""
+    probabilities = majority(counts, rows, test)
+    present = np.unique(counts.labels[rows])
+    if len(present) > 1:
+        # terms that none of these rows has are unknown
+        own = counts.matrix[rows]
+        known = np.flatnonzero(own.getnnz(0))
+        words = np.searchsorted(known, counts.words)
+        pipeline = learn(own[:, known], words, counts.labels[rows])
+        probabilities[:, present] = pipeline.predict_proba(counts.matrix[test][:, known])
+    return probabilities
+
+
+@dataclass
+class Baseline:
+    """A kind of baseline."""
+
+    name: str  # in tables
+    predict: Callable  # see majority
+    reads: bool  # whether what titles say matters: if so, also how many there are
+
+
+BASELINES = {
+    "majority": Baseline("majority class", majority, reads=False),
+    "tfidf": Baseline("TF-IDF", tfidf, reads=True),
+}
+
+
+# --- TF-IDF that is kept --------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Words:
+    """TF-IDF that learned from titles with categories."""
+
+    terms: list[str]  # see Counts
+    idf: np.ndarray  # (terms,) float64
+    weights: np.ndarray  # (terms, classes) float32
+    bias: np.ndarray  # (classes,) float64
+
+    @functools.cached_property
+    def numbers(self):
+        """The number of each term."""
+        return {term: number for number, term in enumerate(self.terms)}
+
+    @functools.cached_property
+    def words(self):
+        """How many terms are words and pairs."""
+        return sum(map(is_word, self.terms))
+
+
+def fit(counts):
+    """The Words that learn from all titles of some Counts."""
+    weigher, _, model = learn(counts.matrix, counts.words, counts.labels)
     weights = model.coef_
     bias = model.intercept_
     # of two categories, scikit-learn has the weights of the second one only
     if len(bias) == 1:
         weights = np.concatenate([np.zeros_like(weights), weights])
-        bias = np.concatenate([[0.0], bias])
-    return weights.T, bias
-
-
-# --- applying -------------------------------------------------------------------------------------
+        bias = np.append(0.0, bias)
+    return Words(counts.terms, weigher.idf_, weights.T.astype(np.float32, order="C"), bias)
 
 
 def probabilities(words, titles):
     """The probability of each category for titles, a list of str: (titles, classes) float64."""
-    return apply(words, [words.vocabulary.count(title) for title in titles])
-
-
-def row_probabilities(words, counts, rows):
-    """The same for rows of the Counts that Words learned from."""
-    parts = [slice(counts.starts[row], counts.starts[row + 1]) for row in rows]
-    return apply(words, [(counts.terms[part], counts.counts[part]) for part in parts])
-
-
-def apply(words, counted):
-    """Probabilities of titles of which the terms are counted, as Vocabulary.count does it."""
-    logits = np.tile(words.bias, (len(counted), 1))
-    for logit, (terms, counts) in zip(logits, counted, strict=True):
-        values = weigh(terms, counts, words.idf, len(words.words))
+    logits = np.tile(words.bias, (len(titles), 1))
+    for logit, title in zip(logits, titles, strict=True):
+        found = collections.Counter(map(words.numbers.get, terms_in(title)))
+        # unknown terms
+        found.pop(None, None)
+        terms = np.fromiter(found.keys(), int)
+        values = (1 + np.log(np.fromiter(found.values(), float))) * words.idf[terms]
+        are_words = terms < words.words
+        for part in (are_words, ~are_words):
+            values[part] /= np.linalg.norm(values[part]) or 1.0
         logit += values @ words.weights[terms]
-    powers = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
+    powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
-
-
-# --- keeping --------------------------------------------------------------------------------------
 
 
 def files(words):
     """What a run keeps of Words: {name of the file: bytes}."""
-    terms = {"words": words.words, "characters": words.characters}
-    idf = io.BytesIO()
-    np.save(idf, words.idf, allow_pickle=False)
-    contents = (
-        json.dumps(terms, ensure_ascii=False).encode(),
-        idf.getvalue(),
-        save({"weight": words.weights, "bias": words.bias}),
-    )
+    tensors = {"idf": words.idf, "weight": words.weights, "bias": words.bias}
+    contents = (json.dumps(words.terms, ensure_ascii=False).encode(), save(tensors))
     return dict(zip(FILES, contents, strict=True))
 
 
 def read(run):
     """The Words that a run keeps; files that are gone, changed or do not fit are a cli.Problem."""
-    terms, idf, weights = map(run.file, FILES)
+    terms, weights = map(run.file, FILES)
     try:
-        lists = json.loads(terms.read_text(encoding="utf-8"))
         tensors = load(weights.read_bytes())
-        found = Words(
-            words=lists["words"],
-            characters=lists["characters"],
-            idf=np.load(idf, allow_pickle=False),
-            weights=tensors["weight"],
-            bias=tensors["bias"],
-        )
-        total = len(found.words) + len(found.characters)
-        shapes = (found.idf.shape, found.weights.shape, found.bias.shape)
-        fits = shapes == ((total,), (total, len(run.classes)), (len(run.classes),))
-    except (SafetensorError, ValueError, TypeError, KeyError, EOFError):
+        listed = json.loads(terms.read_text(encoding="utf-8"))
+        found = Words(listed, tensors["idf"], tensors["weight"], tensors["bias"])
+        shapes = found.idf.shape + found.bias.shape, found.weights.shape
+        fits = shapes == ((len(listed), len(run.classes)),) * 2
+    except (SafetensorError, ValueError, KeyError):
         fits = False
     if not fits:
         wrong = "these are not the weights that config.json describes"
