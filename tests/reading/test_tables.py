@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 import data
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
-from whichlayer.reading import records, tables
+from whichlayer.reading import tables
 
 PAIRS = [["Pasta in Rome", "food"], ["The fall of Troy", "history"], ["Cake, twice", "food"]]
 
@@ -37,9 +37,10 @@ def save(folder, content, name="titles.csv"):
 def read(path, columns=("title", "category")):
     """The header, the cells of all rows and the notes of a table; row numbers must count from 1."""
     table = tables.open_table(path, columns)
-    rows = list(table.rows)
-    assert [number for number, _ in rows] == list(range(1, len(rows) + 1))
-    return table.header, [cells for _, cells in rows], table.notes
+    frames = list(table.frames)
+    rows = [cells for frame in frames for cells in frame.to_numpy().tolist()]
+    assert [number for frame in frames for number in frame.index] == list(range(1, len(rows) + 1))
+    return table.header, rows, []
 
 
 def refused(path, *words, columns=("title", "category")):

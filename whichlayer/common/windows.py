@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from whichlayer.common import cli
 
+# titles worked on, written and recorded together
+WINDOW = 4096
 # of all processes, and which of them this is
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
 RANK = int(os.environ.get("RANK", "0"))
