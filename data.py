@@ -72,16 +72,11 @@ def download(url, path, checksum):
 
 
 def read_table(path, columns):
-    """Yield the header of a file of titles, then (row number, cells) for each row, from row 1 on.
-
-    The files are those that tables.open_table reads; `columns` are in the header by these names.
+    """Yield `columns`, then (row number, their cells) for each row of a file of titles, from row 1
+    on. The files are those that tables.open_table reads.
     """
-    table = tables.open_table(path, columns)
-    header = list(table.header)
-    for place, column in zip(table.places, columns, strict=True):
-        header[place] = column
-    yield header
-    for frame in table.frames:
+    yield list(columns)
+    for frame in tables.open_table(path, columns, others=False).frames:
         yield from zip(frame.index, frame.to_numpy().tolist(), strict=True)
 
 
@@ -127,7 +122,7 @@ def copy_titles(path, text_column, label_column, out, least=2):
     hasher = hashlib.sha256()
     table = tables.open_table(path, [text_column, label_column], others=False)
     for frame in table.frames:
-        frame = frame[table.places].set_axis(["title", "label"], axis=1)
+        frame = frame.set_axis(["title", "label"], axis=1)
         frame["label"] = [" ".join(label.split()) for label in frame["label"]]
         # with both signs at the ends of lines, a lone one in a title gets quotes
         text = frame.to_csv(index=False, header=not labels, lineterminator="\r\n").encode()

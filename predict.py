@@ -57,9 +57,9 @@ import numpy as np
 
 import data
 from whichlayer.apply import bulk, output
-from whichlayer.apply.classifier import Item, batches_of, by_encoder, load, predict
-from whichlayer.common import disk, windows
-from whichlayer.common.windows import WINDOW
+from whichlayer.apply.classifier import Item, Window, batches_of, by_encoder, load, predict
+from whichlayer.common import disk
+from whichlayer.common.windows import WINDOW, WORLD
 from whichlayer.heads import runs, splits
 from whichlayer.reading import tables
 from whichlayer.report import score
@@ -88,11 +88,19 @@ def table(classifier, titles):
     titles = list(titles)
     # the last one is there where there are no titles, too
     batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
-    parts = [window for _, window in predict(classifier, batches)]
-    probabilities = np.concatenate([part.probabilities for part in parts])
-    named = np.concatenate([part.named for part in parts])
-    predicted = output.columns(classifier.classes, probabilities, named)
+    whole = joined([window for _, window in predict(classifier, batches)])
+    predicted = output.columns(classifier.classes, whole.probabilities, whole.named)
     return pandas.DataFrame({"title": titles, **predicted}, index=index)
+
+
+def joined(parts):
+    """The Window of all titles of several."""
+    return Window(
+        items=[item for part in parts for item in part.items],
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        named=np.concatenate([part.named for part in parts]),
+        cut=sum(part.cut for part in parts),
+    )
 
 
 # --- titles that somebody types --------------------------------------------------------------------
@@ -154,32 +162,29 @@ def score_file(args, own):
     score.check_labels(f"{args.csv}: column {cli.quote(args.label_column)}", checked.classes, own[0].classes)
     training = training_keys(own, args.features)
     table = tables.open_table(args.csv, columns)
-    target = bulk.target_of(args, table, own[0].classes) if args.out else None
+    style = output.style_of(args, table, own[0].classes) if args.out else None
     classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
 
-    outcome = bulk.Outcome()
-    parts = []
-    labels = []
     batches = ((frame, bulk.items_of(frame, table)) for _, frame in bulk.frames_of(table))
+    frames = []
+    windows = []
     with cli.progress(checked.rows, " titles", desc="predict") as bar:
         for frame, window in predict(classifier, batches):
-            parts.append((frame, window))
-            labels += [" ".join(label.split()) for label in frame[table.places[1]]]
-            outcome.add(window, args.at_least or 0.0)
+            frames.append(frame)
+            windows.append(window)
             bar.update(len(frame))
     # nothing is written before all of it is predicted
-    if target:
+    if style:
         with disk.atomic(args.out) as file:
-            file.write(target.header)
-            for frame, window in parts:
-                file.write(output.csv_rows(frame, window, target.style, target.delimiter))
-    known = score.Known(
-        titles=[item.title for _, window in parts for item in window.items],
-        labels=labels,
-        probabilities=np.concatenate([window.probabilities for _, window in parts]),
-        named=np.concatenate([window.named for _, window in parts]),
-    )
-    print(score.report(own, known, training, args.at_least))
+            file.write(style.header)
+            for frame, window in zip(frames, windows, strict=True):
+                file.write(output.csv_rows(frame, window, style))
+    whole = joined(windows)
+    titles = [item.title for item in whole.items]
+    labels = [" ".join(label.split()) for frame in frames for label in frame[table.places[1]]]
+    print(score.report(own, titles, labels, whole, training, args.at_least))
+    outcome = bulk.Outcome()
+    outcome.add(whole, args.at_least or 0.0)
     return outcome
 
 
@@ -230,7 +235,7 @@ def check_arguments(args, own):
         (args.csv or not args.text_column, "--text-column needs --csv"),
         (args.label_column or not args.features, "--features needs --label-column"),
         (not args.csv or is_file, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
-        (windows.WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
+        (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
         (by_encoder(own) or not encoder_options, "words need no encoder; leave out --model, --dtype and --device"),
     ]
     for holds, otherwise in rules:

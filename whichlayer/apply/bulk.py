@@ -37,22 +37,12 @@ class Outcome:
         self.unsure += int((window.sure < least).sum())
 
 
-@dataclass
-class Target:
-    """The file that is written."""
-
-    path: str
-    style: output.Style
-    header: bytes
-    delimiter: str
-
-
 def predict_file(args, own):
     """Write args.csv with the predictions of some runs to args.out: an Outcome, or None in all
     processes but the first.
     """
     table = tables.open_table(args.csv, [args.text_column or "title"])
-    target = target_of(args, table, own[0].classes)
+    style = output.style_of(args, table, own[0].classes)
     work = workplace(args.out)
     with windows.meeting(), contextlib.ExitStack() as stack:
         if windows.RANK == 0:
@@ -61,7 +51,7 @@ def predict_file(args, own):
         try:
             classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
             windows.wait()
-            predict_windows(classifier, table, target, work)
+            predict_windows(classifier, table, style, work)
         except cli.Problem:
             # what is wrong will be put right, and then it is another job
             if windows.WORLD == 1 and not total(work).titles:
@@ -74,21 +64,8 @@ def predict_file(args, own):
         if windows.RANK > 0:
             return None
         outcome = total(work)
-        join(target, work)
+        join(args.out, style, work)
     return outcome
-
-
-def target_of(args, table, classes):
-    """The Target that the options ask for; a table with a column of predictions is refused."""
-    style = output.Style(classes, args.top, args.at_least or 0.0)
-    added = output.added_names(style)
-    taken = sorted(set(table.header) & set(added))
-    if taken:
-        wrong = f"rename its column {cli.quote(taken[0])}; predictions would add one of that name"
-        raise cli.Problem(f"{args.csv}: {wrong}")
-    delimiter = output.delimiter_of(args.out, table.form)
-    header = output.csv_header(table.header + added, delimiter, table.form.mark)
-    return Target(args.out, style, header, delimiter)
 
 
 def frames_of(table):
@@ -149,7 +126,7 @@ def part_of(work, window):
     return work / f"part-{window:08d}"
 
 
-def predict_windows(classifier, table, target, work):
+def predict_windows(classifier, table, style, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     done = windows.recorded(work).keys()
     frames = (each for each in frames_of(table) if each[0] % windows.WORLD == windows.RANK)
@@ -159,19 +136,19 @@ def predict_windows(classifier, table, target, work):
         for (number, frame), window in predict(classifier, batches):
             part = part_of(work, number)
             with disk.atomic(part) as file:
-                file.write(output.csv_rows(frame, window, target.style, target.delimiter))
+                file.write(output.csv_rows(frame, window, style))
             counted = Outcome()
-            counted.add(window, target.style.least)
+            counted.add(window, style.least)
             windows.record(log, number, *vars(counted).values(), disk.sha256(part))
             # with what other processes have done
             bar.update(total(work).titles - bar.n)
 
 
-def join(target, work):
+def join(out, style, work):
     """Make the file of all parts, and delete them; one that is gone or changed is a Problem."""
     recorded = windows.recorded(work)
-    with disk.atomic(target.path) as file:
-        file.write(target.header)
+    with disk.atomic(out) as file:
+        file.write(style.header)
         for window in range(len(recorded)):
             part = part_of(work, window)
             checksum = recorded.get(window, [None])[-1]

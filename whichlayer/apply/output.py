@@ -9,17 +9,16 @@ import numpy as np
 
 from whichlayer.common import cli
 
-# lone signs of both kinds, too, get quotes where both end a line
-LINE_END = "\r\n"
-
 
 @dataclass
 class Style:
-    """What is written of predictions."""
+    """What is written of predictions, and how."""
 
     classes: list[str]
     top: int | None  # so many categories; None: all of them
     least: float  # no category is named whose probability is lower
+    delimiter: str = ","  # of CSV
+    header: bytes = b""  # what stands above the rows
 
 
 def columns(classes, probabilities, named, top=None, least=0.0):
@@ -58,29 +57,27 @@ def ranked(probabilities, named, top):
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def added_names(style):
-    """The names of the columns that are added to a table."""
-    return list(columns(style.classes, np.empty((0, len(style.classes))), [], style.top))
-
-
-def delimiter_of(out, form):
-    """What stands between the cells of a file that is written: as in the source, but tabs in .tsv
-    only. form: the formats.Form of the source.
+def style_of(args, table, classes):
+    """The Style of args.out: with the delimiter and the byte order mark of the table that is read,
+    but tabs in .tsv only. A table with a column of predictions is a Problem.
     """
-    if str(out).lower().endswith(".tsv"):
-        return "\t"
-    return "," if form.delimiter == "\t" else form.delimiter
-
-
-def csv_header(names, delimiter, mark):
-    """The bytes above the rows. mark: whether a byte order mark is among them."""
     import pandas as pd
 
-    line = pd.DataFrame(columns=names).to_csv(sep=delimiter, index=False, lineterminator=LINE_END)
-    return line.encode("utf-8-sig" if mark else "utf-8")
+    style = Style(classes, args.top, args.at_least or 0.0)
+    added = list(columns(classes, np.empty((0, len(classes))), [], args.top))
+    taken = sorted(set(table.header) & set(added))
+    if taken:
+        wrong = f"rename its column {cli.quote(taken[0])}; predictions would add one of that name"
+        raise cli.Problem(f"{args.csv}: {wrong}")
+    style.delimiter = "," if table.form.delimiter == "\t" else table.form.delimiter
+    if args.out.lower().endswith(".tsv"):
+        style.delimiter = "\t"
+    line = as_csv(pd.DataFrame([table.header + added]), style)
+    style.header = (b"\xef\xbb\xbf" if table.form.mark else b"") + line
+    return style
 
 
-def csv_rows(frame, window, style, delimiter):
+def csv_rows(frame, window, style):
     """The bytes of rows of a table with the predictions behind them. frame: of the table; window:
     the classifier.Window of the same titles.
     """
@@ -89,7 +86,14 @@ def csv_rows(frame, window, style, delimiter):
         # categories that a spreadsheet would run
         cells = [cli.escape_cell(value) if isinstance(value, str) else value for value in values]
         frame = frame.assign(**{name: cells})
-    form = {"sep": delimiter, "index": False, "header": False, "lineterminator": LINE_END}
+    return as_csv(frame, style)
+
+
+def as_csv(frame, style):
+    """The rows of a DataFrame as bytes; lone signs of both kinds, too, get quotes where both end a
+    line.
+    """
+    form = {"sep": style.delimiter, "index": False, "header": False, "lineterminator": "\r\n"}
     return frame.to_csv(float_format="%.6f", **form).encode()
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import data
 from whichlayer.common import cli
 from whichlayer.heads import splits
-from whichlayer.report import ensemble
 from whichlayer.report.layout import SHOWN, category_table, wrap
 from whichlayer.scores import comparison, metrics
 
@@ -15,7 +14,7 @@ from whichlayer.scores import comparison, metrics
 PAIRS = 5
 
 IN_TRAINING = (
-    "Of these titles, {seen:,} were in training, as they are or as copies; out of fold the {what} has {value:.4f}."
+    "Of these titles, {seen:,} were in training, as they are or as copies; out of fold the {run} has {value:.4f}."
 )
 SOME_IN_TRAINING = "Of the {titles:,} titles, {seen:,} were in training, as they are or as copies."
 NOTHING_NEW = "None of them is new, so this says nothing of new titles."
@@ -33,16 +32,6 @@ ABSENT = (
 SCARCE = "Too few titles for the interval to be trusted: {names}."
 BY_CATEGORY = "By category{which}, the lowest F1 first:"
 CONFUSED = "Most confused{which}, label → prediction: {pairs}."
-
-
-@dataclass
-class Known:
-    """Titles of a test file, with what was predicted for them."""
-
-    titles: list[str]
-    labels: list[str]  # their true categories, by name
-    probabilities: np.ndarray  # (titles, classes of the run), calibrated
-    named: np.ndarray  # (titles,) int: the class that is named
 
 
 @dataclass
@@ -87,21 +76,31 @@ def differently_spelled(labels, classes):
     return "; ".join([f"{label!r:.60} for {meant!r:.60}" for label, meant in pairs if meant][:3])
 
 
-def report(own, known, training, least=None):
+def report(own, titles, labels, window, training, least=None):
     """Markdown that says how good the predictions for a test file are.
 
-    own: the runs that are applied, or averaged; known: its titles; training: the splits.group_key
-    of what was in training; least: the probability below which no category is named.
+    own: the runs that are applied; titles, labels: lists of str; window: the classifier.Window of
+    them all; training: the splits.group_key of what was in training; least: the probability below
+    which no category is named.
     """
     # what is known of the titles
-    keys = [splits.group_key(title) for title in known.titles]
+    keys = list(map(splits.group_key, titles))
     seen = np.array([key in training for key in keys])
-    everyone = numbered(own[0].classes, known, splits.numbered(keys))
+    names = [*own[0].classes, *sorted(set(labels) - set(own[0].classes))]
+    number = {name: i for i, name in enumerate(names)}
+    everyone = Test(
+        names=names,
+        classes=len(own[0].classes),
+        labels=np.array([number[label] for label in labels]),
+        predicted=window.named,
+        probabilities=window.probabilities,
+        groups=splits.numbered(keys),
+    )
     parts = []
     # a figure that looks like a result, and is none, is not the first thing to be read
     if seen.mean() > 0.5:
-        what, value = out_of_fold(own)
-        text = IN_TRAINING.format(seen=seen.sum(), what=what, value=value)
+        run = "run" if len(own) == 1 else "first run"
+        text = IN_TRAINING.format(seen=seen.sum(), run=run, value=own[0].figures.macro_f1)
         parts.append(f"{text} {NOTHING_NEW}" if seen.all() else text)
     elif training:
         parts.append(SOME_IN_TRAINING.format(titles=len(seen), seen=seen.sum()))
@@ -124,28 +123,6 @@ def report(own, known, training, least=None):
     parts += by_category(test, which)
     parts += confused(test, which)
     return "\n\n".join(part if part.startswith("|") else wrap(part) for part in parts)
-
-
-def numbered(classes, known, groups):
-    """The Test of some Known titles."""
-    names = [*classes, *sorted(set(known.labels) - set(classes))]
-    number = {name: i for i, name in enumerate(names)}
-    labels = np.array([number[label] for label in known.labels])
-    return Test(names, len(classes), labels, known.named, known.probabilities, groups)
-
-
-def out_of_fold(own):
-    """(whose, macro-F1 out of fold): that of a run, or of the average of several on the same titles
-    and folds; of others, that of the first one.
-    """
-    first = own[0]
-    if len(own) == 1:
-        return "run", first.figures.macro_f1
-    measured = [[run.config.contents.get(name) for name in ("labels.npy", "folds.npy")] for run in own]
-    if measured.count(measured[0]) < len(own):
-        return "first run", first.figures.macro_f1
-    averaged = ensemble.average(own, first.array("labels"), first.array("folds"))
-    return "average", averaged.figures.macro_f1
 
 
 def figures(test, name):
