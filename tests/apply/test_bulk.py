@@ -5,7 +5,7 @@ from conftest import call, refused, write_titles
 from killing import die_at, forked, torchrun
 
 import predict
-from whichlayer.apply import bulk, frozen
+from whichlayer.apply import bulk
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +51,10 @@ def stopped(ask, tmp_path, whole, monkeypatch):
     return tmp_path / "out.csv"
 
 
-def test_a_prediction_killed_at_any_step_ends_with_the_same_bytes(kept, bert, tmp_path, monkeypatch):
-    loaded = frozen.load_encoder(bert, "cpu", "float32", 128, ("cls", "mean"))
-    monkeypatch.setattr(frozen, "load_encoder", lambda *_: loaded)
+def test_a_prediction_killed_at_any_step_ends_with_the_same_bytes(kept, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk, "WINDOW", 40)
     out = tmp_path / "out.csv"
-    given = ["--run", kept.linear, "--csv", kept.titles, "--out", out]
+    given = ["--run", kept.words, "--csv", kept.titles, "--out", out]
     assert forked(predict, given).code == 0
     whole = out.read_bytes()
     for step in range(1, 200):

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import itertools
 import json
 import lzma
@@ -61,7 +62,7 @@ def check_header(header):
     """Refuse a header that is empty or no text."""
     wrong = fault("".join(header))
     if wrong:
-        raise cli.Problem(f"the first line holds {wrong}; save the file as CSV in UTF-8")
+        raise cli.Problem(f"the header holds {wrong}; save the file as CSV in UTF-8")
     if not "".join(header).strip():
         raise cli.Problem("is empty; its first line must hold the column names")
 
@@ -74,7 +75,7 @@ def place_of(column, header):
     name = formats.folded(column)
     if names.count(name) != 1:
         there = ", ".join(map(cli.quote, header[:20])) + (", …" if len(header) > 20 else "")
-        must = f"the first line must name the column {cli.quote(column)} once; the names are {there}"
+        must = f"the header must name the column {cli.quote(column)} once; the names are {there}"
         raise cli.Problem(f"{must}; pass --text-column and --label-column")
     return names.index(name)
 
@@ -145,8 +146,8 @@ def reported(path):
     except cli.Problem as error:
         raise cli.Problem(f"{path}: {error}") from None
     except DAMAGE as error:
-        # such as a disk that is not there any more
-        if isinstance(error, OSError) and error.errno is not None:
+        # such as a disk that is not there any more; a wrong place in an archive is damage
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         why = f"damaged, or not to be read here ({cli.one_line(error)[:200]})"
         raise cli.Problem(f"{path}: {why}; copy it again, or save it as CSV in UTF-8") from None
