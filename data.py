@@ -149,8 +149,9 @@ def copy_titles(path, text_column, label_column, out, least=2):
 def check_classes(where, classes, least):
     """Refuse a column from whose categories nothing can be learned. classes: {name: titles}."""
     if len(classes) < least:
-        there = f"one category only ({cli.quote(*classes)})" if classes else "no row below the header"
-        raise cli.Problem(f"{where} holds {there}; at least {least} needed")
+        none = "no category, as there is no row below the header"
+        there = f"one category only ({cli.quote(*classes)})" if classes else none
+        raise cli.Problem(f"{where} holds {there}; needed: at least {least}")
     if least > 1 and max(classes.values()) == 1:
         wrong = "no category in it has two titles, so nothing can be learned"
         raise cli.Problem(f"{where}: {wrong}; name another --label-column")
