@@ -112,28 +112,9 @@ def test_tables_that_spreadsheets_write_are_read(tmp_path, name, content):
     assert info.classes == {"food": 2, "history": 1}
 
 
-TEXTS = [
-    "42",
-    "1e5",
-    "007",
-    "NA",
-    "null",
-    "nan",
-    "None",
-    "-",
-    "🎸🔥",
-    "👩\u200d👩\u200d👧",
-    '"',
-    ",",
-    "=SUM(A1)",
-    "'",
-    "ﬁne",
-    "नमस्ते",
-    "\\",
-    "a\\",
-]
-TEXTS += ["two\nlines", "two\r\nlines", "one\rtwo", " spaces around ", 'the "best" one', "a | b", "# title"]
-TEXTS += ["\ufeffmark", "a\u2028b", "a\x85b", "a\x1cb"]
+TEXTS = ["42", "1e5", "007", "NA", "null", "nan", "None", "-", "🎸🔥", "👩‍👩‍👧", '"', ",", "=SUM(A1)", "'"]
+TEXTS += ["ﬁne", "नमस्ते", "\\", "a\\", "two\nlines", "two\r\nlines", "one\rtwo", " spaces around "]
+TEXTS += ['the "best" one', "a | b", "# title", "\ufeffmark", "a\u2028b", "a\x85b", "a\x1cb"]
 
 
 def test_titles_stay_the_text_that_they_are(tmp_path):
@@ -192,11 +173,11 @@ def test_json_values_become_text(tmp_path):
     path = save(tmp_path, lines + '{"category": true, "title": "no more keys"}\n', "t.jsonl")
     pairs = [("42", "1.5"), ("half a \\ud83d\\ude00 pair", "true"), ("no more keys", "true")]
     assert copy(path, tmp_path / "copy.csv")[1] == pairs
-    columns = ["title", "probability", "probabilities"]
+    columns = ["title", "probability"]
     header, (row, cells), *rest = data.read_table(path, columns)
     assert header == columns
-    assert (row, cells) == (1, ["42", "0.5", '{"a": [0.5], "b": null}'])
-    assert [row for row, _ in rest] == [2, 3] and rest[1][1] == ["no more keys", "", ""]
+    assert (row, cells) == (1, ["42", "0.5"])
+    assert [row for row, _ in rest] == [2, 3] and rest[1][1] == ["no more keys", ""]
 
 
 # --- tables that work, but may hold a mistake ---------------------------------------------------------------------
