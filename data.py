@@ -110,6 +110,8 @@ def copy_titles(path, text_column, label_column, out, least=2):
     `out` as CSV, and return Checked. Empty cells, fewer than `least` classes, and classes of one
     title each, from which nothing can be learned, are a Problem.
     """
+    import pandas as pd
+
     if text_column == label_column:
         both = f"both {cli.quote(text_column)}"
         raise cli.Problem(f"--text-column and --label-column are {both}; name two columns")
@@ -122,18 +124,20 @@ def copy_titles(path, text_column, label_column, out, least=2):
     hasher = hashlib.sha256()
     table = tables.open_table(path, [text_column, label_column], others=False)
     for frame in table.frames:
-        frame = frame.set_axis(["title", "label"], axis=1)
-        frame["label"] = [" ".join(label.split()) for label in frame["label"]]
+        titles = frame[0].tolist()
+        names = [" ".join(label.split()) for label in frame[1]]
+        checked = pd.DataFrame({"title": titles, "label": names}, dtype=object)
         # with both signs at the ends of lines, a lone one in a title gets quotes
-        text = frame.to_csv(index=False, header=not labels, lineterminator="\r\n").encode()
+        text = checked.to_csv(index=False, header=not labels, lineterminator="\r\n").encode()
         hasher.update(text)
         out.write(text)
-        parts = " ".join(frame["title"]).split()
+        parts = " ".join(titles).split()
         words += len(parts)
         characters += sum(map(len, parts))
-        hashes.extend(map(hash, frame["title"]))
-        labels.extend(numbers.setdefault(label, len(numbers)) for label in frame["label"])
-        empty += frame.index[frame["title"].map(is_blank) | frame["label"].map(is_blank)].tolist()
+        hashes.extend(map(hash, titles))
+        labels.extend(numbers.setdefault(name, len(numbers)) for name in names)
+        rows = zip(frame.index, titles, names, strict=True)
+        empty += [row for row, title, name in rows if is_blank(title) or is_blank(name)]
 
     if empty:
         names = f"no {cli.quote(text_column)} or no {cli.quote(label_column)}"

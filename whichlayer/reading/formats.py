@@ -126,10 +126,14 @@ def csv_rows(lines, form):
     try:
         header = next(filter(None, reader), [])
         yield header
+        last = header[-1].strip(AROUND)
         ends = reader.line_num
         place = "row 1"
         for row, cells in enumerate(filter(None, reader), 2):
-            check_row(cells, header, reader.line_num - ends > 1 and form.delimiter)
+            # looked at more closely where something may be wrong
+            over_lines = reader.line_num > ends + 1
+            if len(cells) != len(header) or last in cells[-1] or over_lines:
+                check_row(cells, header, form.delimiter, over_lines)
             yield cells
             ends = reader.line_num
             place = f"row {row:,}"
@@ -144,19 +148,17 @@ class Fault(Exception):
     """What is wrong with a row, in words."""
 
 
-def check_row(cells, header, over_lines):
+def check_row(cells, header, delimiter, over_lines):
     """Refuse a row of another length, the header once more, and rows that a quote has swallowed.
 
-    over_lines: the delimiter of a row that runs over several lines, else False.
+    over_lines: whether it may run over several lines.
     """
     if len(cells) != len(header):
         raise Fault(f"has {len(cells)}, not {len(header)} cells; look for a missing quote")
-    # looked at more closely where it may be
-    is_again = header[-1].strip(AROUND) in cells[-1] and bare(cells) == bare(header)
-    if is_again and (len(header) > 1 or cells[0].startswith("\ufeff")):
+    if bare(cells) == bare(header) and (len(header) > 1 or cells[0].startswith("\ufeff")):
         raise Fault(JOINED)
     # tables with tabs or pipes are mostly written without quotes
-    if over_lines and over_lines in "\t|" and any(over_lines in cell and BREAK.search(cell) for cell in cells):
+    if over_lines and delimiter in "\t|" and any(delimiter in cell and BREAK.search(cell) for cell in cells):
         raise Fault("runs over lines that may be rows; look for a missing quote")
 
 
