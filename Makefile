@@ -63,7 +63,7 @@ bench: .venv/ready
 drill: .venv/ready
 	EXAMPLES=2000 $(PY) -m pytest -q tests/whole/test_bad_input.py tests/heads/test_splits.py
 	( $(PY) tests/encoder/test_interrupted.py 200 && echo && $(PY) tests/encoder/test_interrupted.py 200 changed && echo && \
-	  $(PY) tests/drills/drill_training.py && echo && $(PY) tests/apply/test_bulk.py 50 ) > results/kills.md.new
+	  $(PY) tests/drills/drill_training.py && echo && $(PY) tests/drills/drill_prediction.py 50 ) > results/kills.md.new
 	mv results/kills.md.new results/kills.md
 	( $(PY) tests/drills/drill_comparison.py; [ -z '$(SETS)' ] || $(PY) tests/drills/drill_coverage.py '$(SETS)' ) > results/comparison.md.new
 	mv results/comparison.md.new results/comparison.md

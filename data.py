@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import re
 import time
-import types
 import unicodedata
 import urllib.request
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from whichlayer.common import cli, disk
-from whichlayer.reading import records, tables, unpack
+from whichlayer.reading import tables
 
 HERE = Path(__file__).resolve().parent
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"
@@ -39,10 +38,8 @@ def find_titles(data):
         wrong = "not the report's data set (its sha256 differs)"
         raise cli.Problem(f"{path}: {wrong}; delete it, or give it another name")
     # a pipe can be read once only, and we read more often
-    if not path.is_file() and not records.parquet_parts(path):
+    if not path.is_file() and not path.is_dir():
         wrong = "there is no such file, or it is not a plain file"
-        if path.is_dir():
-            wrong = "this is a folder without *.parquet in it, not a plain file"
         remedy = "name a file of titles, or use `youtube` or `sample`"
         raise cli.Problem(f"--data {data}: {wrong}; {remedy}")
     return path
@@ -75,21 +72,20 @@ def download(url, path, checksum):
 
 
 def read_table(path, columns):
-    """Yield the header of a file of titles, then (row number, cells) for each row, from row 1 on.
-
-    The files are those that tables.open_table reads; `columns` are in the header by these names.
+    """Yield `columns`, then (row number, their cells) for each row of a file of titles, from row 1
+    on. The files are those that tables.open_table reads.
     """
-    table = tables.open_table(path, columns)
-    header = list(table.header)
-    for place, column in zip(table.places, columns, strict=True):
-        header[place] = column
-    yield header
-    yield from table.rows
+    yield list(columns)
+    for frame in tables.open_table(path, columns, others=False).frames:
+        yield from zip(frame.index, frame.to_numpy().tolist(), strict=True)
+
+
+# --- checks ---------------------------------------------------------------------------------------
 
 
 def fault(text):
     """What keeps a text from being one, or None."""
-    return unpack.fault(text)
+    return tables.fault(text)
 
 
 def is_blank(text):
@@ -104,124 +100,102 @@ class Checked:
     rows: int
     titles: str  # sha256 of what was written
     classes: dict[str, int]  # titles of each category, by name
-    notes: list[str]  # sentences on likely mistakes, and on how the file was read
+    notes: list[str]  # sentences on likely mistakes
     words: int = 0  # of all titles, as spaces part them
     characters: int = 0  # of these words
 
 
 def copy_titles(path, text_column, label_column, out, least=2):
     """Check a file of titles, write titles and labels (without spaces around) to the binary file
-    `out` as CSV, and return Checked. Empty cells or fewer than `least` classes are a Problem.
+    `out` as CSV, and return Checked. Empty cells, fewer than `least` classes, and classes of one
+    title each, from which nothing can be learned, are a Problem.
     """
-    text_name = cli.quote(text_column)
-    label_name = cli.quote(label_column)
-    if text_column == label_column:
-        raise cli.Problem(f"--text-column and --label-column are both {text_name}; name two columns")
+    import pandas as pd
 
-    # copy row by row: no more than a few bytes of each row stay in memory
+    if text_column == label_column:
+        both = f"both {cli.quote(text_column)}"
+        raise cli.Problem(f"--text-column and --label-column are {both}; name two columns")
+    # a few bytes of each row stay in memory
     hashes = array.array("q")  # of titles
     labels = array.array("i")  # numbers of categories
     numbers = {}  # by name
     empty = []  # rows that lack something
-    words = 0
-    characters = 0
+    words = characters = 0
     hasher = hashlib.sha256()
-
-    def write(text):
-        encoded = text.encode()
-        hasher.update(encoded)
-        out.write(encoded)
-
-    write_row = tables.row_writer(types.SimpleNamespace(write=write), tables.Form())
-    write_row(["title", "label"])
     table = tables.open_table(path, [text_column, label_column], others=False)
-    text, label = table.places
-    for row, cells in table.rows:
-        title = cells[text]
-        name = " ".join(cells[label].split())
-        if is_blank(title) or is_blank(name):
-            empty.append(str(row))
-        write_row([title, name])
-        parts = title.split()
+    for frame in table.frames:
+        titles = frame[0].tolist()
+        names = [" ".join(label.split()) for label in frame[1]]
+        checked = pd.DataFrame({"title": titles, "label": names}, dtype=object)
+        # with both signs at the ends of lines, a lone one in a title gets quotes
+        text = checked.to_csv(index=False, header=not labels, lineterminator="\r\n").encode()
+        hasher.update(text)
+        out.write(text)
+        parts = " ".join(titles).split()
         words += len(parts)
         characters += sum(map(len, parts))
-        hashes.append(hash(title))
-        labels.append(numbers.setdefault(name, len(numbers)))
+        hashes.extend(map(hash, titles))
+        labels.extend(numbers.setdefault(name, len(numbers)) for name in names)
+        rows = zip(frame.index, titles, names, strict=True)
+        empty += [row for row, title, name in rows if is_blank(title) or is_blank(name)]
 
-    # refuse what cannot be trained on
     if empty:
-        lack = f"have no {text_name} or no {label_name}, first row {', '.join(empty[:5])}"
-        where = f"{len(empty):,} of {len(labels):,} rows"
-        raise cli.Problem(f"{path}: {where} {lack}; fill them in or delete them")
-    if len(numbers) < least:
-        none = "no category, as there is no row below the header"
-        there = f"one category only ({cli.quote(name)})" if numbers else none
-        needed = "one is needed" if least == 1 else f"at least {least} are needed"
-        raise cli.Problem(f"{path}: column {label_name} holds {there}; {needed}")
-
-    # what there is, and what may be a mistake
-    counts = np.bincount(labels).tolist()
+        names = f"no {cli.quote(text_column)} or no {cli.quote(label_column)}"
+        lack = f"{len(empty):,} of {len(labels):,} rows have {names}, first row"
+        raise cli.Problem(f"{path}: {lack} {', '.join(map(str, empty[:5]))}; fill them in or delete them")
+    counts = np.bincount(labels, minlength=len(numbers)).tolist()
     classes = {name: counts[numbers[name]] for name in sorted(numbers)}
-    doubts = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
-    notes = table.notes + doubts
+    check_classes(f"{path}: column {cli.quote(label_column)}", classes, least)
+    notes = similar_names(classes) + ambiguous_titles(hashes, labels)
     return Checked(len(labels), hasher.hexdigest(), classes, notes, words, characters)
 
 
-# what may make two names of one, in the order in which it is undone, with the words for it
-SPELLINGS = [
-    ("case or by encoding of accents", lambda name: unicodedata.normalize("NFC", name).casefold()),
-    ("characters that are not seen", lambda name: "".join(filter(is_seen, name)).strip()),
-    ("quotes", lambda name: name.strip("\"'“”„‘’‚«» ")),
-    ("how a number is written", lambda name: re.sub(r"^(-?\d+)\.0+$", r"\1", name)),
-]
-
-
-def is_seen(character):
-    """False for zero-width spaces, joiners, marks of direction and their like."""
-    return unicodedata.category(character) not in ("Cf", "Cc")
+def check_classes(where, classes, least):
+    """Refuse a column from whose categories nothing can be learned. classes: {name: titles}."""
+    if len(classes) < least:
+        none = "no category, as there is no row below the header"
+        there = f"one category only ({cli.quote(*classes)})" if classes else none
+        raise cli.Problem(f"{where} holds {there}; needed: at least {least}")
+    if least > 1 and max(classes.values()) == 1:
+        wrong = "no category in it has two titles, so nothing can be learned"
+        raise cli.Problem(f"{where}: {wrong}; name another --label-column")
 
 
 def similar_names(names):
     """Sentences on the first three sets of categories that may be meant as one."""
     alike = {}
     for name in names:
-        alike.setdefault(spellings(name)[-1], []).append(name)
+        alike.setdefault(spelling(name), []).append(name)
+    several = [same for same in alike.values() if len(same) > 1]
     notes = []
-    for each in alike.values():
-        if len(each) > 1 and len(notes) < 3:
-            # what is not seen is escaped, as that may be what differs
-            named = cli.listing([repr(name[:60]) for name in each[:3]])
-            notes.append(f"categories {named} differ only by {difference(each)}")
+    for same in several[:3]:
+        # what is not seen is escaped, as that may be what differs
+        named = cli.listing([repr(name[:60]) for name in same[:3]])
+        notes.append(f"categories {named} differ only by how they are written")
     return notes
 
 
-def spellings(name):
-    """A name after each of the SPELLINGS has been undone."""
-    undone = []
-    for _, undo in SPELLINGS:
-        name = undo(name)
-        undone.append(name)
-    return undone
-
-
-def difference(names):
-    """What makes names differ that are one after all SPELLINGS are undone, in words."""
-    steps = zip(*map(spellings, names), strict=True)
-    needed = next(number for number, same in enumerate(steps) if len(set(same)) == 1)
-    return SPELLINGS[needed][0]
+def spelling(name):
+    """A name without what may make two of one: case, how accents are encoded, quotes, characters
+    that are not seen, and 1.0 for 1.
+    """
+    composed = unicodedata.normalize("NFC", name).casefold()
+    # zero-width spaces, joiners, marks of direction and their like
+    seen = "".join(c for c in composed if unicodedata.category(c) not in ("Cf", "Cc"))
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", seen.strip("\"'“”„‘’‚«» "))
 
 
 def ambiguous_titles(hashes, labels):
-    """A sentence, if any, on titles with several labels. hashes, labels: (n,) int of all titles."""
-    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
-    # for each row, the first row of its title
-    earlier = first[number]
-    other = np.flatnonzero(labels != labels[earlier])
-    if not len(other):
+    """A sentence, if any, on titles with several labels. hashes, labels: ints of all titles."""
+    import pandas as pd
+
+    pairs = pd.DataFrame({"title": hashes, "label": labels}).drop_duplicates()
+    several = pairs[pairs["title"].duplicated(keep=False)]
+    if several.empty:
         return []
-    titles = len(np.unique(number[other]))
-    where = f"first in rows {earlier[other[0]] + 1:,} and {other[0] + 1:,}"
-    return [f"titles that stand in more than one category: {titles:,}, {where}"]
+    first, second, *_ = several.index[several["title"] == several["title"].iloc[0]] + 1
+    where = f"first in rows {first:,} and {second:,}"
+    return [f"titles that stand in more than one category: {several['title'].nunique():,}, {where}"]
 
 
 def rare_categories(classes, folds):
@@ -232,17 +206,12 @@ def rare_categories(classes, folds):
     rare = sorted((number, name) for name, number in classes.items() if number < folds)
     if not rare:
         return None
-    named = [f"{cli.quote(name)} {number}" for number, name in rare[:5]]
-    if len(rare) > len(named):
-        named.append("…")
-    have = "have" if len(rare) > 1 else "has"
-    part = f"{len(rare):,} of {len(classes):,} categories"
-    lack = f"{part} {have} fewer titles than {folds} folds need"
-    them = "them" if len(rare) > 1 else "it"
-    remedy = f"merge or drop {them} in the file of titles and run extract.py again"
+    named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
+    more = ", …" if len(rare) > 5 else ""
+    part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
     # features of the titles that stay are kept
-    cost = "which takes seconds"
+    remedy = "merge or drop such in the file of titles and run extract.py again, which takes seconds"
     fewest = rare[0][0]
     if fewest > 1:
-        cost += f", or train with --folds {fewest}"
-    return f"{lack}: {', '.join(named)}; {remedy}, {cost}"
+        remedy += f", or train with --folds {fewest}"
+    return f"too rare: {part}: {named}{more}; {remedy}"

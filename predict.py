@@ -19,56 +19,24 @@ def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
-    add(
-        "--run",
-        nargs="+",
-        metavar="FOLDER",
-        help="the run to apply: what train.py made, or the words that evaluate.py kept, a copy of it, or "
-        "results with one run; of several, the average is taken",
-    )
-    add(
-        "--model",
-        nargs="+",
-        metavar="NAME",
-        help="where the encoder of the runs is found here; of several encoders, all (default: the names in the runs)",
-    )
-    add("--csv", type=cli.place, metavar="IN.csv", help="read titles from a CSV, TSV, JSON or Parquet file")
-    add("--out", type=cli.place, metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN.csv")
+    runs_help = "the runs to apply, of several the average; what is no folder behind them, and all after it, are titles"
+    add("--run", nargs="+", metavar="RUN", help=f"{runs_help} (default: the only run in results)")
+    names = "where the encoder is found, of several encoders each (default: the names in the runs)"
+    add("--model", nargs="+", type=cli.place, metavar="NAME", help=names)
+    add("--csv", type=cli.place, metavar="IN", help="read titles from a CSV, TSV, JSON or Parquet file")
+    add("--out", type=cli.place, metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN")
     add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
-    add(
-        "--features",
-        type=cli.place,
-        metavar="FOLDER",
-        help="for --label-column: the run's features, if they have moved",
-    )
-    add(
-        "--at-least",
-        type=cli.number(float, 0, 1),
-        metavar="P",
-        help="name no category whose probability is lower; evaluate.py says how far that can be trusted",
-    )
-    add("--format", choices=("text", "csv", "jsonl"), default="text", help="of what is printed")
-    at_least_1 = cli.number(int, 1)
-    add(
-        "--top",
-        type=at_least_1,
-        metavar="N",
-        help="give the N likeliest categories only (default: one as text, else all)",
-    )
-    add(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="what the encoder computes in (default: as for the run's features)",
-    )
+    features = "for --label-column: the run's features, if they have moved"
+    add("--features", type=cli.place, metavar="FOLDER", help=features)
+    least = "name no category whose probability is lower; evaluate.py says how far that can be trusted"
+    add("--at-least", type=cli.number(float, 0, 1), metavar="P", help=least)
+    top = "give the N likeliest categories only (default: one as text, else all)"
+    add("--top", type=cli.number(int, 1), metavar="N", help=top)
+    add("--format", choices=("text", "jsonl"), default="text", help="of what is printed")
+    dtypes = ("auto", "float32", "bfloat16", "float16")
+    add("--dtype", choices=dtypes, help="what the encoder computes in (default: as for the run's features)")
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
-    add(
-        "--window",
-        type=cli.number(int, 1, 1 << 20),
-        default=4096,
-        metavar="TITLES",
-        help="most titles computed together",
-    )
     return parser.parse_args(argv)
 
 
@@ -79,6 +47,7 @@ else:
     cli.settle_threads()
 
 import io
+import itertools
 import os
 import sys
 import time
@@ -88,14 +57,12 @@ import numpy as np
 
 import data
 from whichlayer.apply import bulk, output
-from whichlayer.apply.classifier import Item, batches_of, by_encoder, load, predict
-from whichlayer.common import disk, windows
+from whichlayer.apply.classifier import Item, Window, batches_of, by_encoder, load, predict
+from whichlayer.common import disk
+from whichlayer.common.windows import WINDOW, WORLD
 from whichlayer.heads import runs, splits
 from whichlayer.reading import tables
 from whichlayer.report import score
-
-# what is said of a title that stands where runs are named
-NO_FOLDER = "if it is a title, let it stand before --run"
 
 # --- predictions as a table -----------------------------------------------------------------------
 
@@ -120,155 +87,105 @@ def table(classifier, titles):
     index = titles.index if isinstance(titles, pandas.Series) else None
     titles = list(titles)
     # the last one is there where there are no titles, too
-    batches = [*batches_of(map(Item, titles), 4096), (None, [])]
-    windows = [window for _, window in predict(classifier, batches)]
-    probabilities = np.concatenate([window.probabilities for window in windows])
-    named = np.concatenate([window.named for window in windows])
-    predicted = output.columns(classifier.classes, probabilities, named)
+    batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
+    whole = joined([window for _, window in predict(classifier, batches)])
+    predicted = output.columns(classifier.classes, whole.probabilities, whole.named)
     return pandas.DataFrame({"title": titles, **predicted}, index=index)
 
 
-# --- what comes in --------------------------------------------------------------------------------
+def joined(parts):
+    """The Window of all titles of several."""
+    return Window(
+        items=[item for part in parts for item in part.items],
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        named=np.concatenate([part.named for part in parts]),
+        cut=sum(part.cut for part in parts),
+    )
 
 
-def read_titles(args, table):
-    """Yield (number, Items) of what is to be predicted together. table: of --csv, or None."""
-    if table:
-        text = table.places[0]
-        yield from batches_of((Item(cells[text], cells) for _, cells in table.rows), args.window)
-        return
-    for titles in [args.titles] if args.titles else standard_input():
-        typed = [Item(title, [cli.escape_cell(title)]) for title in titles]
-        yield from batches_of(typed, args.window)
+# --- titles that somebody types --------------------------------------------------------------------
+
+
+def predict_typed(args, own):
+    """Print predictions of titles that are arguments or lines of standard input: a bulk.Outcome, and
+    the time when there was something to wait for.
+    """
+    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+    started = time.time()
+    top = args.top or (1 if args.format == "text" else None)
+    style = output.Style(own[0].classes, top, args.at_least or 0.0)
+    outcome = bulk.Outcome()
+    for _, window in predict(classifier, typed(args.titles)):
+        for line in output.lines(window, args.format, style):
+            print(line)
+        # who feeds standard input may wait for it
+        print(end="", flush=True)
+        outcome.add(window, style.least)
+    return outcome, started
+
+
+def typed(titles):
+    """Yield (number, Items) of what is predicted together: some titles, or, without any, those on
+    standard input as soon as they are there.
+    """
+    for block in [titles] if titles else standard_input():
+        yield from batches_of(map(Item, block), WINDOW)
         # lets the last one through
         yield None, []
 
 
 def standard_input():
-    """Yield lists of lines, as soon as they are there; one that is no text is a Problem, once those
-    before it have been yielded.
-    """
+    """Yield lists of lines, as soon as they are there."""
     if sys.stdin.isatty():
         cli.say("type titles, one a line; Ctrl-D ends")
     begun = b""  # a line whose end is still to come
-    block = None
-    done = 0
-    while block != b"":
-        block = sys.stdin.buffer.read1(1 << 20)
-        lines = (begun + block).split(b"\n")
-        begun = lines.pop()
-        # the end ends the last line, too
-        if begun and not block:
-            lines.append(begun)
-        titles = [line.decode("utf-8", "surrogateescape").strip("\r\n\ufeff") for line in lines]
-        faults = list(map(data.fault, titles))
-        right = next((place for place, wrong in enumerate(faults) if wrong), len(titles))
-        yield titles[:right]
-        if right < len(titles):
-            number = done + right + 1
-            remedy = "the lines before it are answered; save it as UTF-8 text, or leave it out"
-            raise cli.Problem(f"line {number:,} of standard input holds {faults[right]}; {remedy}")
-        done += len(titles)
+    while block := sys.stdin.buffer.read1(1 << 20):
+        *whole, begun = (begun + block).split(b"\n")
+        yield list(map(decoded, whole))
+    if begun:
+        yield [decoded(begun)]
 
 
-# --- the script -----------------------------------------------------------------------------------
+def decoded(line):
+    """A line as text; bytes that are none become surrogates, which are refused."""
+    return line.decode("utf-8", "surrogateescape").strip("\r\ufeff")
 
 
-def split_runs(given):
-    """(runs, titles) of what stood behind --run: runs, up to the first that is no folder."""
-    found = given[:1]
-    for place in given[1:]:
-        if not place or not Path(place).is_dir():
-            break
-        found.append(place)
-    titles = given[len(found) :]
-    if titles and os.sep in titles[0] and " " not in titles[0]:
-        raise cli.Problem(f"--run {titles[0]}: there is no such folder; {NO_FOLDER}")
-    check_named("--run", found)
-    return found, titles
+# --- a test file -----------------------------------------------------------------------------------
 
 
-def find_run(place, places):
-    """The runs.Run of one of the places behind --run, of which all but the first may be meant as
-    titles.
-    """
-    try:
-        return runs.find(place)
-    except cli.Problem as error:
-        if place is places[0]:
-            raise
-        raise cli.Problem(f"{error}; {NO_FOLDER}") from None
-
-
-def check_named(option, places):
-    """Refuse an empty name of a folder; behind the names, titles may be empty."""
-    if "" in places:
-        raise cli.Problem(f"{option}: is empty; name a folder")
-
-
-def split_models(given, own):
-    """(models, titles) of what stood behind --model: one for each encoder of the runs."""
-    count = max(len(by_encoder(own)), 1)
-    for place in given[count:]:
-        if place and Path(place).is_dir():
-            need = cli.count(count, "encoder")
-            raise cli.Problem(f"--model {place}: the runs need {need}; name no more")
-    check_named("--model", given[:count])
-    return given[:count], given[count:]
-
-
-def check_arguments(args):
-    """Refuse what contradicts itself before anything slow is done."""
-    given = "titles as arguments" if args.titles else "--format"
-    has_titles = args.csv or args.titles or sys.stdin
-    has_use = args.out or args.label_column
-    if sys.stdout is None and not args.out:
-        remedy = "open it, or use --csv with --out"
-        raise cli.Problem(f"standard output is closed, and answers would be lost; {remedy}")
-    if not has_titles:
-        raise cli.Problem("no titles: give some as arguments, with --csv, or on standard input")
-    if bool(args.csv) != bool(has_use):
-        other = "and those need --csv, the file to read"
-        raise cli.Problem(f"--csv needs --out or --label-column, {other}")
-    if args.csv and (args.titles or args.format != "text"):
-        raise cli.Problem(f"--csv and {given} exclude one another; --out is CSV")
-    if args.text_column and not args.csv:
-        raise cli.Problem("--text-column needs --csv, the file to read")
-    if args.features and not args.label_column:
-        raise cli.Problem("--features needs --label-column: it tells what was in training")
-    if args.out and Path(args.out).suffix.lower() not in (".csv", ".tsv"):
-        raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
-    if args.csv and not (Path(args.csv).is_file() or Path(args.csv).is_dir()):
-        raise cli.Problem(f"--csv {args.csv}: there is no such file, or it is not a plain one")
-    if windows.WORLD > 1 and (args.label_column or not args.out):
-        only = "--csv with --out only, without --label-column"
-        raise cli.Problem(f"several processes share {only}; run one")
-    if args.out:
-        cli.check_output("--out", args.out)
-        if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
-            raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
-
-
-def check_encoder_options(args, own):
-    """Refuse options of the encoder where the runs have none."""
-    if by_encoder(own):
-        return
-    given = {"--model": args.model, "--dtype": args.dtype, "--device": args.device != "auto"}
-    for option, value in given.items():
-        if value:
-            raise cli.Problem(f"{option}: words need no encoder; leave out {option}")
-
-
-def check_labels(args, columns, classes):
-    """Read a test file once, and refuse it where none of its labels is known to the run."""
+def score_file(args, own):
+    """Predict a test file, print how good that is, and, with --out, write it: a bulk.Outcome."""
+    columns = [args.text_column or "title", args.label_column]
+    # a fault here should not cost the loading of an encoder
     checked = data.copy_titles(args.csv, *columns, io.BytesIO(), least=1)
-    if not set(checked.classes) & set(classes):
-        there = ", ".join(repr(name[:40]) for name in list(checked.classes)[:3])
-        known = ", ".join(repr(name[:40]) for name in classes[:3])
-        known += ", …" if len(classes) > 3 else ""
-        wrong = f"none of its labels is known to the run: it holds {there}, the run knows {known}"
-        where = f"{args.csv}: column {cli.quote(args.label_column)}"
-        raise cli.Problem(f"{where}: {wrong}; name another --label-column")
+    score.check_labels(f"{args.csv}: column {cli.quote(args.label_column)}", checked.classes, own[0].classes)
+    training = training_keys(own, args.features)
+    table = tables.open_table(args.csv, columns)
+    style = output.style_of(args, table, own[0].classes) if args.out else None
+    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+
+    batches = ((frame, bulk.items_of(frame, table)) for _, frame in bulk.frames_of(table))
+    frames = []
+    windows = []
+    with cli.progress(checked.rows, " titles", desc="predict") as bar:
+        for frame, window in predict(classifier, batches):
+            frames.append(frame)
+            windows.append(window)
+            bar.update(len(frame))
+    # nothing is written before all of it is predicted
+    if style:
+        with disk.atomic(args.out) as file:
+            file.write(style.header)
+            for frame, window in zip(frames, windows, strict=True):
+                file.write(output.csv_rows(frame, window, style))
+    whole = joined(windows)
+    titles = [item.title for item in whole.items]
+    labels = [" ".join(label.split()) for frame in frames for label in frame[table.places[1]]]
+    print(score.report(own, titles, labels, whole, training, args.at_least))
+    outcome = bulk.Outcome()
+    outcome.add(whole, args.at_least or 0.0)
+    return outcome
 
 
 def training_keys(own, folder):
@@ -290,60 +207,51 @@ def training_keys(own, folder):
     return keys
 
 
-def predict_all(classifier, args, form, table=None):
-    """Predict all titles, and print them, or keep them to be scored: (bulk.Outcome, Windows)."""
-    outcome = bulk.Outcome()
-    kept = []
-    if form.kind == "csv" and not table:
-        output.write_header(output.Terminal(), ["title"], form)
-    with cli.progress(None, " titles", shown=bool(table), desc="predict") as bar:
-        for _, window in predict(classifier, read_titles(args, table)):
-            if table:
-                kept.append(window)
-            else:
-                output.write(output.Terminal(), window, form)
-                # who feeds standard input may wait for it
-                print(end="", flush=True)
-            outcome.add(window, form.least)
-            bar.update(len(window.items))
-    return outcome, kept
+# --- the script -----------------------------------------------------------------------------------
 
 
-def score_file(args, own):
-    """Predict a test file, print how good that is, and, with --out, write it: a bulk.Outcome."""
-    columns = [args.text_column or "title", args.label_column]
-    # a fault here should not cost the loading of an encoder
-    check_labels(args, columns, own[0].classes)
-    training = training_keys(own, args.features)
-    table = tables.open_table(args.csv, columns)
-    form = output.choose_format(args, own[0].classes, table.form)
+def split_runs(given):
+    """(runs, titles) of what stands behind --run: what is no folder, and all after it, are titles."""
+    if given[0] == "":
+        raise cli.Problem("--run: is empty; name a folder")
+    further = itertools.takewhile(lambda place: place and Path(place).is_dir(), given[1:])
+    own = [given[0], *further]
+    return own, given[len(own) :]
+
+
+def check_arguments(args, own):
+    """Refuse what contradicts itself before anything slow is done."""
+    has_titles = args.titles or args.csv or sys.stdin
+    has_use = args.out or args.label_column
+    is_file = args.csv and (Path(args.csv).is_file() or Path(args.csv).is_dir())
+    is_shareable = args.out and not args.label_column
+    encoder_options = args.model or args.dtype or args.device != "auto"
+    rules = [
+        (sys.stdout or args.out, "standard output is closed, and answers would be lost; use --csv with --out"),
+        (has_titles, "no titles: give some as arguments, with --csv, or on standard input"),
+        (bool(args.csv) == bool(has_use), "--csv needs --out or --label-column, and those need --csv"),
+        (not args.csv or not args.titles, "--csv and titles as arguments exclude one another"),
+        (not args.csv or args.format == "text", "--csv and --format exclude one another; --out is CSV"),
+        (args.csv or not args.text_column, "--text-column needs --csv"),
+        (args.label_column or not args.features, "--features needs --label-column"),
+        (not args.csv or is_file, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
+        (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
+        (by_encoder(own) or not encoder_options, "words need no encoder; leave out --model, --dtype and --device"),
+    ]
+    for holds, otherwise in rules:
+        if not holds:
+            raise cli.Problem(otherwise)
     if args.out:
-        bulk.check_header(args, table, form)
-    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-    outcome, kept = predict_all(classifier, args, form, table)
-    # nothing is written before all of it is predicted
-    if args.out:
-        with disk.atomic(args.out, "w", **output.encoding_of(form.table)) as file:
-            output.write_header(file, table.header, form)
-            for window in kept:
-                output.write(file, window, form)
-    print(score_predictions(own, kept, table.places[1], args, training))
-    return outcome
+        check_out(args)
 
 
-def score_predictions(own, windows, label, args, training):
-    """The score.report of a test file.
-
-    own: the runs; label: number of the cell with the true category; training: of training_keys.
-    """
-    items = [item for window in windows for item in window.items]
-    known = score.Known(
-        titles=[item.title for item in items],
-        labels=[" ".join(item.cells[label].split()) for item in items],
-        probabilities=np.concatenate([window.probabilities for window in windows]),
-        named=np.concatenate([window.named for window in windows]),
-    )
-    return score.report(own, known, training, args.at_least)
+def check_out(args):
+    """Refuse to write where that cannot work, or where the input is."""
+    if Path(args.out).suffix.lower() not in (".csv", ".tsv"):
+        raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
+    cli.check_output("--out", args.out)
+    if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
+        raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
 def say_outcome(outcome, seconds, args):
@@ -362,13 +270,10 @@ def say_outcome(outcome, seconds, args):
 
 
 def main(args):
-    # what is to be applied, and to what
     places, behind = split_runs(args.run or [None])
-    own = [find_run(place, places) for place in places]
-    args.model, further = split_models(args.model or [], own)
-    args.titles = behind + further + args.titles
-    check_arguments(args)
-    check_encoder_options(args, own)
+    args.titles = behind + args.titles
+    own = list(map(runs.find, places))
+    check_arguments(args, own)
     # a test file, a file, or titles that somebody types
     started = time.time()
     if args.label_column:
@@ -376,10 +281,7 @@ def main(args):
     elif args.csv:
         outcome = bulk.predict_file(args, own)
     else:
-        form = output.choose_format(args, own[0].classes)
-        classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-        started = time.time()
-        outcome = predict_all(classifier, args, form)[0]
+        outcome, started = predict_typed(args, own)
     if outcome:
         say_outcome(outcome, time.time() - started, args)
 

@@ -1,15 +1,24 @@
-"""How predictions are written: as columns of a table, as text and as JSON Lines."""
+"""How predictions are written: as columns of a table, as CSV, as text and as JSON Lines."""
 
-import csv
 import json
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from whichlayer.common import cli
-from whichlayer.reading import tables
+
+
+@dataclass
+class Style:
+    """What is written of predictions, and how."""
+
+    classes: list[str]
+    top: int | None  # so many categories; None: all of them
+    least: float  # no category is named whose probability is lower
+    delimiter: str = ","  # of CSV
+    header: bytes = b""  # what stands above the rows
 
 
 def columns(classes, probabilities, named, top=None, least=0.0):
@@ -45,104 +54,68 @@ def ranked(probabilities, named, top):
     return np.argsort(np.where(first, -np.inf, -probabilities), kind="stable")[:, :top]
 
 
-@dataclass
-class Format:
-    """How predictions are written."""
-
-    kind: str  # text, csv or jsonl
-    classes: list[str]
-    top: int | None  # so many categories; None: all of them
-    least: float  # no category is named whose probability is lower
-    table: tables.Form  # of CSV
-
-    @property
-    def columns(self):
-        """The names of the columns that are added to a table."""
-        return list(columns(self.classes, np.empty((0, len(self.classes))), [], self.top))
+# --- CSV ------------------------------------------------------------------------------------------
 
 
-def choose_format(args, classes, source=None):
-    """The Format that the arguments ask for. source: the tables.Form that --out keeps."""
-    least = args.at_least or 0.0
-    if source:
-        return Format("csv", classes, args.top, least, form_of(args.out, source))
-    top = args.top
-    if args.format == "text" and not top:
-        top = 1
-    return Format(args.format, classes, top, least, tables.Form(line_end="\n"))
-
-
-def form_of(out, source):
-    """The tables.Form of a file that is written: that of the source, but tabs in .tsv only."""
-    is_tsv = str(out).lower().endswith(".tsv")
-    if is_tsv == (source.delimiter == "\t"):
-        return replace(source, kind="csv")
-    delimiter = "\t" if is_tsv else ","
-    return replace(source, kind="csv", delimiter=delimiter, quoting=csv.QUOTE_MINIMAL, hint=False)
-
-
-class Terminal:
-    """Standard output, as far as print and csv.writer need a file, without what a terminal obeys."""
-
-    def write(self, text):
-        # as JSON and Python write them
-        print(cli.UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text), end="")
-
-
-def encoding_of(form):
-    """How open() encodes a file of this tables.Form; in other columns, bytes may be no text."""
-    if form.encoding == "utf-16":
-        return {"encoding": "utf-16-le", "errors": "surrogatepass", "newline": ""}
-    return {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-
-
-def write_header(file, header, form):
-    """Write what stands above the rows. header: the columns that stand before the predictions."""
-    if form.table.mark:
-        file.write("\ufeff")
-    if form.table.hint:
-        file.write(f"sep={form.table.delimiter}{form.table.line_end}")
-    tables.row_writer(file, form.table)(header + form.columns)
-
-
-def write(file, window, form):
-    """Write a classifier.Window as a Format says."""
-    if form.kind == "csv":
-        added = columns(form.classes, window.probabilities, window.named, form.top, form.least)
-        write_row = tables.row_writer(file, form.table)
-        for item, *values in zip(window.items, *added.values(), strict=True):
-            write_row(item.cells + [as_cell(value) for value in values])
-        return
-    line = text_line if form.kind == "text" else json_line
-    for item, pairs in zip(window.items, shown(window, form), strict=True):
-        print(line(item.title, pairs, form), file=file)
-
-
-def as_cell(value):
-    """A category or a probability as a cell of CSV, empty where there is none."""
-    if isinstance(value, str):
-        return cli.escape_cell(value)
-    if value is None or math.isnan(value):
-        return ""
-    return f"{value:.6f}"
-
-
-def shown(window, form):
-    """Yield the (category, probability) pairs to print for a title, the named one first, none
-    without text.
+def style_of(args, table, classes):
+    """The Style of args.out: with the delimiter and the byte order mark of the table that is read,
+    but tabs in .tsv only. A table with a column of predictions is a Problem.
     """
-    order = ranked(window.probabilities, window.named, form.top)
-    for numbers, values in zip(order, window.probabilities.tolist(), strict=True):
-        has_text = not math.isnan(values[0])
-        yield [(form.classes[number], values[number]) for number in numbers] if has_text else []
+    import pandas as pd
+
+    style = Style(classes, args.top, args.at_least or 0.0)
+    added = list(columns(classes, np.empty((0, len(classes))), [], args.top))
+    taken = sorted(set(table.header) & set(added))
+    if taken:
+        wrong = f"rename its column {cli.quote(taken[0])}; predictions would add one of that name"
+        raise cli.Problem(f"{args.csv}: {wrong}")
+    style.delimiter = "," if table.form.delimiter == "\t" else table.form.delimiter
+    if args.out.lower().endswith(".tsv"):
+        style.delimiter = "\t"
+    line = as_csv(pd.DataFrame([table.header + added]), style)
+    style.header = (b"\xef\xbb\xbf" if table.form.mark else b"") + line
+    return style
 
 
-def text_line(title, pairs, form):
+def csv_rows(frame, window, style):
+    """The bytes of rows of a table with the predictions behind them. frame: of the table; window:
+    the classifier.Window of the same titles.
+    """
+    added = columns(style.classes, window.probabilities, window.named, style.top, style.least)
+    for name, values in added.items():
+        # categories that a spreadsheet would run
+        cells = [cli.escape_cell(value) if isinstance(value, str) else value for value in values]
+        frame = frame.assign(**{name: cells})
+    return as_csv(frame, style)
+
+
+def as_csv(frame, style):
+    """The rows of a DataFrame as bytes; lone signs of both kinds, too, get quotes where both end a
+    line.
+    """
+    form = {"sep": style.delimiter, "index": False, "header": False, "lineterminator": "\r\n"}
+    return frame.to_csv(float_format="%.6f", **form).encode()
+
+
+# --- text and JSON Lines --------------------------------------------------------------------------
+
+
+def lines(window, kind, style):
+    """Yield a line for each title of a classifier.Window. kind: text or jsonl."""
+    line_of = text_line if kind == "text" else json_line
+    order = ranked(window.probabilities, window.named, style.top)
+    for item, numbers, values in zip(window.items, order, window.probabilities.tolist(), strict=True):
+        # none where a title has no text
+        pairs = [(style.classes[number], values[number]) for number in numbers if not math.isnan(values[0])]
+        yield line_of(item.title, pairs, style)
+
+
+def text_line(title, pairs, style):
     """Categories with their probabilities, side by side, and the title; a dash for a category that
     is not likely enough.
     """
-    width = min(30, max(map(len, form.classes)))
-    unsure = bool(pairs) and pairs[0][1] < form.least
+    width = min(30, max(map(len, style.classes)))
+    unsure = bool(pairs) and pairs[0][1] < style.least
     words = []
     for name, value in pairs or [("", 0.0)]:
         words.append(f"{'-' if unsure else cli.one_line(name):<{width}}  {value:.3f}")
@@ -150,15 +123,16 @@ def text_line(title, pairs, form):
     return "  ".join(words).rstrip()
 
 
-def json_line(title, pairs, form):
-    """A title with its prediction as a JSON object."""
+def json_line(title, pairs, style):
+    """A title with its prediction as a JSON object, without what a terminal would obey."""
     label, probability = pairs[0] if pairs else (None, 0.0)
     item = {
         "title": title,
-        "prediction": label if probability >= form.least else None,
+        "prediction": label if probability >= style.least else None,
         "probability": round(probability, 6),
         "probabilities": {name: round(value, 6) for name, value in pairs},
     }
     # where there is one
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return json.dumps(item, ensure_ascii=not encoding.lower().startswith("utf"))
+    line = json.dumps(item, ensure_ascii=not encoding.lower().startswith("utf"))
+    return cli.UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)

@@ -1,4 +1,5 @@
-"""Tables of texts in CSV, JSON or Parquet, packed or not.
+"""Tables of texts in CSV, JSON or Parquet, packed or not, as pandas DataFrames.
 
-tables: any file. records: JSON and Parquet. unpack: packed files and encodings.
+tables: any file, what is asked of it, and its rows. formats: how CSV, JSON and Parquet become rows.
+unpack: packed files.
 """

@@ -1,13 +1,12 @@
 """How good the predictions for a test file are, as markdown, for predict.py --label-column."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 import data
 from whichlayer.common import cli
 from whichlayer.heads import splits
-from whichlayer.report import ensemble
 from whichlayer.report.layout import SHOWN, category_table, wrap
 from whichlayer.scores import comparison, metrics
 
@@ -15,7 +14,7 @@ from whichlayer.scores import comparison, metrics
 PAIRS = 5
 
 IN_TRAINING = (
-    "Of these titles, {seen:,} were in training, as they are or as copies; out of fold the {what} has {value:.4f}."
+    "Of these titles, {seen:,} were in training, as they are or as copies; out of fold the {run} has {value:.4f}."
 )
 SOME_IN_TRAINING = "Of the {titles:,} titles, {seen:,} were in training, as they are or as copies."
 NOTHING_NEW = "None of them is new, so this says nothing of new titles."
@@ -25,9 +24,7 @@ ANSWERED = (
 )
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
 UNKNOWN = "Labels that the run does not know count as errors, and not in the log loss: {names}."
-SPELLED = (
-    "Labels that are a category of the run, but for how they are written, count as errors, too: {pairs}. Rename them."
-)
+SPELLED = "Labels that are written otherwise than in the run count as errors, too: {pairs}. Rename them."
 ABSENT = (
     "The file has no titles of {names}; where it is predicted, a category without titles counts "
     "in macro-F1, with an F1 of 0."
@@ -38,194 +35,164 @@ CONFUSED = "Most confused{which}, label → prediction: {pairs}."
 
 
 @dataclass
-class Known:
-    """Titles of a test file, with what was predicted for them."""
-
-    titles: list[str]
-    labels: list[str]  # their true categories, by name
-    probabilities: np.ndarray  # (titles, classes of the run), calibrated
-    named: np.ndarray  # (titles,) int: the class that is named
-
-
-@dataclass
 class Test:
     """A test file in numbers."""
 
     names: list[str]  # the run's classes, then labels that it does not know and never predicts
-    labels: np.ndarray  # (titles,) int: numbers in names
-    probabilities: np.ndarray  # (titles, classes of the run)
-    predicted: np.ndarray  # (titles,) int: the class that is named
-    groups: np.ndarray  # (titles,) int: copies of one another
-    seen: np.ndarray  # (titles,) bool: in training, as they are or as copies
     classes: int  # how many the run knows
+    labels: np.ndarray  # (titles,) int: numbers in names
+    predicted: np.ndarray  # (titles,) int: the class that is named
+    probabilities: np.ndarray  # (titles, classes of the run)
+    groups: np.ndarray  # (titles,) int: copies of one another
+
+    @property
+    def influence(self):
+        """The comparison.Influence of the titles."""
+        return comparison.influence(self.labels, self.predicted, len(self.names), self.groups)
+
+    def part(self, chosen):
+        """The Test of some of the titles. chosen: (titles,) bool."""
+        names = ("labels", "predicted", "probabilities", "groups")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
 
-def report(own, known, training, least=None):
+def check_labels(where, labels, classes):
+    """Refuse labels of which none is one of the run's classes. where: they stand, in words."""
+    if set(labels) & set(classes):
+        return
+    known = f"in the run they are {', '.join(repr(name[:40]) for name in classes[:3])}"
+    spelled = differently_spelled(labels, classes)
+    if spelled:
+        raise cli.Problem(f"{where}: its labels are written otherwise than in the run: {spelled}; {known}")
+    there = ", ".join(repr(name[:40]) for name in list(labels)[:3])
+    wrong = f"none of its labels is known to the run: it holds {there}, {known}"
+    raise cli.Problem(f"{where}: {wrong}; name another --label-column")
+
+
+def differently_spelled(labels, classes):
+    """Which labels are a class but for how they are written, in words; empty where none is."""
+    known = {data.spelling(name): name for name in classes}
+    pairs = [(label, known.get(data.spelling(label))) for label in labels if label not in classes]
+    return "; ".join([f"{label!r:.60} for {meant!r:.60}" for label, meant in pairs if meant][:3])
+
+
+def report(own, titles, labels, window, training, least=None):
     """Markdown that says how good the predictions for a test file are.
 
-    own: the runs that are applied, or averaged; known: its titles; training: the splits.group_key
-    of what was in training; least: the probability below which no category is named.
+    own: the runs that are applied; titles, labels: lists of str; window: the classifier.Window of
+    them all; training: the splits.group_key of what was in training; least: the probability below
+    which no category is named.
     """
     # what is known of the titles
-    test = numbered(own[0].classes, known, training)
+    keys = list(map(splits.group_key, titles))
+    seen = np.array([key in training for key in keys])
+    names = [*own[0].classes, *sorted(set(labels) - set(own[0].classes))]
+    number = {name: i for i, name in enumerate(names)}
+    everyone = Test(
+        names=names,
+        classes=len(own[0].classes),
+        labels=np.array([number[label] for label in labels]),
+        predicted=window.named,
+        probabilities=window.probabilities,
+        groups=splits.numbered(keys),
+    )
     parts = []
     # a figure that looks like a result, and is none, is not the first thing to be read
-    if test.seen.mean() > 0.5:
-        what, value = out_of_fold(own)
-        text = IN_TRAINING.format(seen=test.seen.sum(), what=what, value=value)
-        parts.append(f"{text} {NOTHING_NEW}" if test.seen.all() else text)
+    if seen.mean() > 0.5:
+        run = "run" if len(own) == 1 else "first run"
+        text = IN_TRAINING.format(seen=seen.sum(), run=run, value=own[0].figures.macro_f1)
+        parts.append(f"{text} {NOTHING_NEW}" if seen.all() else text)
     elif training:
-        parts.append(SOME_IN_TRAINING.format(titles=len(test.seen), seen=test.seen.sum()))
+        parts.append(SOME_IN_TRAINING.format(titles=len(seen), seen=seen.sum()))
 
     # figures for all of them, and for those that are new
-    everyone = np.ones(len(test.labels), bool)
-    rows = [figures(test, "all", everyone)]
-    chosen = everyone
+    rows = [figures(everyone, "all")]
+    test = everyone
     which = ""
-    if test.seen.any() and not test.seen.all():
-        chosen = ~test.seen
+    if seen.any() and not seen.all():
+        test = everyone.part(~seen)
         which = " (titles not in training)"
-        rows.append(figures(test, "not in training", chosen))
+        rows.append(figures(test, "not in training"))
     heads = [":Titles", "Number", "Accuracy", "95% interval", "Macro-F1", "95% interval"]
-    heads += ["Log loss", "ECE"]
-    parts.append(cli.markdown(heads, rows))
+    parts.append(cli.markdown([*heads, "Log loss", "ECE"], rows))
     if least:
-        parts.append(answered(test, chosen, which, least))
+        parts.append(answered(test, which, least))
 
     # what to bear in mind, each category, and which are taken for which
-    parts += cautions(test, chosen)
-    parts += by_category(test, chosen, which)
-    parts += confused(test, chosen, which)
-    return "\n\n".join(map(wrap_text, parts))
+    parts += cautions(everyone, test.influence.scarce)
+    parts += by_category(test, which)
+    parts += confused(test, which)
+    return "\n\n".join(part if part.startswith("|") else wrap(part) for part in parts)
 
 
-def wrap_text(part):
-    """A paragraph as wide as the terminal; a table as it is."""
-    return part if part.startswith("|") else wrap(part)
-
-
-def numbered(classes, known, training):
-    """The Test of some Known titles."""
-    names = [*classes, *sorted(set(known.labels) - set(classes))]
-    number = {name: i for i, name in enumerate(names)}
-    keys = [splits.group_key(title) for title in known.titles]
-    return Test(
-        names=names,
-        labels=np.array([number[label] for label in known.labels]),
-        probabilities=known.probabilities,
-        predicted=known.named,
-        groups=splits.numbered(keys),
-        seen=np.array([key in training for key in keys]),
-        classes=len(classes),
-    )
-
-
-def out_of_fold(own):
-    """(whose, macro-F1 out of fold): that of a run, or of the average of several on the same titles
-    and folds; of others, that of the first one.
-    """
-    first = own[0]
-    if len(own) == 1:
-        return "run", first.figures.macro_f1
-    for run in own:
-        for name in ("labels.npy", "folds.npy"):
-            if run.config.contents.get(name) != first.config.contents.get(name):
-                return "first run", first.figures.macro_f1
-    averaged = ensemble.average(own, first.array("labels"), first.array("folds"))
-    return "average", averaged.figures.macro_f1
-
-
-def influence(test, chosen):
-    """The comparison.Influence of some titles. chosen: (titles,) bool."""
-    own = (test.labels[chosen], test.predicted[chosen])
-    return comparison.influence(*own, len(test.names), test.groups[chosen])
-
-
-def figures(test, name, chosen):
-    """The cells of a row: how good the predictions for some titles are. chosen: (titles,) bool."""
-    labels = test.labels[chosen]
-    right = labels == test.predicted[chosen]
-    found = influence(test, chosen)
+def figures(test, name):
+    """The cells of a row: how good the predictions are. name: of the titles."""
+    right = test.labels == test.predicted
+    found = test.influence
+    known = test.labels < test.classes
     loss = "–"
-    known = chosen & (test.labels < test.classes)
     if known.any():
         loss = cli.at_least(metrics.log_loss(test.labels[known], test.probabilities[known]))
-    error = metrics.expected_calibration_error(labels, test.probabilities[chosen])
-    cells = [name, f"{chosen.sum():,}"]
-    accuracy = comparison.share_interval(right, test.groups[chosen])
+    error = metrics.expected_calibration_error(test.labels, test.probabilities)
+    cells = [name, f"{len(right):,}"]
+    accuracy = comparison.share_interval(right, test.groups)
     for value, (low, high) in ((right.mean(), accuracy), (found.value, comparison.interval(found))):
         cells += [f"{value:.4f}", f"{low:.4f}–{high:.4f}"]
     return [*cells, loss, f"{error:.4f}"]
 
 
-def answered(test, chosen, which, least):
-    """How many of the chosen titles get an answer, and how many of these are right: a sentence."""
+def answered(test, which, least):
+    """How many of the titles get an answer, and how many of these are right: a sentence."""
     sure = np.take_along_axis(test.probabilities, test.predicted[:, None], 1)[:, 0]
-    accepted = chosen & (sure >= least)
+    accepted = sure >= least
     if not accepted.any():
         return NOTHING_ANSWERED.format(least=least)
-    right = test.labels[accepted] == test.predicted[accepted]
+    right = (test.labels == test.predicted)[accepted]
     low, high = comparison.share_interval(right, test.groups[accepted])
-    share = accepted.sum() / chosen.sum()
-    return ANSWERED.format(least=least, share=share, which=which, right=right.mean(), low=low, high=high)
+    shares = {"share": accepted.mean(), "right": right.mean(), "low": low, "high": high}
+    return ANSWERED.format(least=least, which=which, **shares)
 
 
-def cautions(test, chosen):
-    """Sentences on unknown labels, and on categories with few titles, or with none."""
-    sentences = []
+def cautions(test, scarce):
+    """Sentences on unknown labels, and on categories with few titles, or with none. scarce: numbers
+    of those with too few.
+    """
     counts = np.bincount(test.labels, minlength=len(test.names))
-    unknown = [f"{test.names[i]} ({counts[i]:,})" for i in range(test.classes, len(test.names))]
-    if unknown:
-        more = ", …" if len(unknown) > 8 else ""
-        sentences.append(UNKNOWN.format(names=cli.escape_markdown(", ".join(unknown[:8]) + more)))
-    spelled = differently_spelled(test)
-    if spelled:
-        sentences.append(SPELLED.format(pairs=cli.escape_markdown("; ".join(spelled[:3]))))
-    absent = [test.names[i] for i in range(test.classes) if not counts[i]]
-    if absent:
-        more = f" and {len(absent) - 8:,} more of the run's categories" if len(absent) > 8 else ""
-        sentences.append(ABSENT.format(names=cli.escape_markdown(", ".join(absent[:8]) + more)))
-    scarce = [cli.escape_markdown(test.names[number]) for number in influence(test, chosen).scarce]
-    if scarce:
-        sentences.append(SCARCE.format(names=", ".join(scarce[:8])))
+    labels = test.names[test.classes :]
+    found = {
+        UNKNOWN: [f"{name} ({count:,})" for name, count in zip(labels, counts[test.classes :], strict=True)],
+        ABSENT: [test.names[i] for i in range(test.classes) if not counts[i]],
+        SCARCE: [test.names[i] for i in scarce],
+    }
+    sentences = []
+    for template, names in found.items():
+        if names:
+            more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+            sentences.append(template.format(names=cli.escape_markdown(", ".join(names[:8]) + more)))
+    pairs = differently_spelled(labels, test.names[: test.classes])
+    if pairs:
+        sentences.append(SPELLED.format(pairs=cli.escape_markdown(pairs)))
     return sentences
 
 
-def differently_spelled(test):
-    """What labels that the run does not know share with one of its categories, in words."""
-    known = {data.spellings(name)[-1]: name for name in test.names[: test.classes]}
-    found = []
-    for label in test.names[test.classes :]:
-        meant = known.get(data.spellings(label)[-1])
-        if meant:
-            differ = data.difference([label, meant])
-            found.append(f"{label!r:.60} for {meant!r:.60} ({differ})")
-    return found
-
-
-def by_category(test, chosen, which):
+def by_category(test, which):
     """F1, precision and recall of the categories, in a list with what stands around it."""
-    titles = np.bincount(test.labels[chosen], minlength=len(test.names))
-    scores = influence(test, chosen).scores
+    titles = np.bincount(test.labels, minlength=len(test.names))
     # what neither occurs nor is named has no F1
-    occurs = titles + np.bincount(test.predicted[chosen], minlength=len(test.names)) > 0
-    names = [name for name, there in zip(test.names, occurs, strict=True) if there]
-    parts = [BY_CATEGORY.format(which=which)]
-    parts.append(category_table(names, scores[:, occurs], titles[occurs]))
+    occurs = np.flatnonzero(titles + np.bincount(test.predicted, minlength=len(test.names)))
+    names = [test.names[number] for number in occurs]
+    table = category_table(names, test.influence.scores[:, occurs], titles[occurs])
+    parts = [BY_CATEGORY.format(which=which), table]
     if len(names) > SHOWN:
         parts.append(f"and {len(names) - SHOWN:,} more categories with higher F1")
     return parts
 
 
-def confused(test, chosen, which):
+def confused(test, which):
     """The most confused pairs of categories, in a list; none where all is right."""
-    own = (test.labels[chosen], test.predicted[chosen])
-    pairs, counts = metrics.confused_pairs(*own, len(test.names), PAIRS)
-    if not len(pairs):
-        return []
+    pairs, counts = metrics.confused_pairs(test.labels, test.predicted, len(test.names), PAIRS)
     said = []
-    for (label, predicted), count in zip(pairs, counts, strict=True):
-        said.append(
-            f"{cli.escape_markdown(test.names[label])} → {cli.escape_markdown(test.names[predicted])} ({count:,})"
-        )
-    return [CONFUSED.format(which=which, pairs=", ".join(said))]
+    for pair, count in zip(pairs, counts, strict=True):
+        label, predicted = (cli.escape_markdown(test.names[number]) for number in pair)
+        said.append(f"{label} → {predicted} ({count:,})")
+    return [CONFUSED.format(which=which, pairs=", ".join(said))] if said else []

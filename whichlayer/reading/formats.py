@@ -1,0 +1,264 @@
+"""CSV, JSON and Parquet as rows: lists with a value for each column."""
+
+import csv
+import functools
+import io
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from whichlayer.common import cli
+from whichlayer.reading import unpack
+
+# a title may be longer than the 128 kB that Python reads unasked
+csv.field_size_limit(1 << 30)
+# bytes that tell what a file is
+HEAD = 1 << 20
+# objects whose keys are the columns
+FIRST_OBJECTS = 1 << 15
+# rows of Parquet that are in memory together
+BATCH = 4096
+# a byte order mark in the middle keeps quotes from enclosing a name
+AROUND = '\ufeff" '
+BREAK = re.compile("[\r\n]")
+JOINED = "names the columns again; two files seem to have been joined: delete that line"
+NO_OBJECT = "is not a JSON object with a text in each column; write one on each line"
+# NaN is how some write null; infinity is none, and stays what is written
+DECODER = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" else name)
+
+
+@dataclass
+class Form:
+    """How a table is written; commas for JSON and Parquet."""
+
+    delimiter: str = ","
+    quoting: int = csv.QUOTE_MINIMAL  # or QUOTE_NONE, where quotes are part of the text
+    spaces: bool = False  # whether spaces stand between a delimiter and a quote
+    mark: bool = False  # whether a byte order mark stands at the beginning
+
+
+@dataclass
+class Source:
+    """A file that is open for reading, once."""
+
+    header: list[str]
+    form: Form
+    rows: Callable  # from places in the header to an iterator of rows with the values that stand there
+
+
+# --- text -----------------------------------------------------------------------------------------
+
+
+def open_text(path, columns):
+    """The Source in a file of CSV or JSON that is to have these columns."""
+    with unpack.opened(path) as file:
+        head = file.read(HEAD)
+    is_utf16 = head[:2] in (b"\xff\xfe", b"\xfe\xff")
+    encoding = "utf-16" if is_utf16 else "utf-8-sig"
+    text = head.decode(encoding, "ignore")
+    lines = lines_of(path, encoding)
+    is_named_json = re.search(r"\.(json|jsonl|ndjson)\b", path.name.lower())
+    if is_named_json or re.match(r"\s*(\{\s*[\"}]|\[\s*\{)", text):
+        return open_json(lines)
+    hint = re.match(r'"?sep=(.)"?(\r\n?|\n)', text, re.IGNORECASE)
+    if hint:
+        text = text[hint.end() :]
+        next(lines)
+    form = form_of(text, columns, hint and hint[1])
+    form.mark = is_utf16 or head.startswith(b"\xef\xbb\xbf")
+    rows = csv_rows(lines, form)
+    header = next(rows)
+    return Source(header, form, functools.partial(picked, rows))
+
+
+def lines_of(path, encoding):
+    """Yield the lines of a file; bytes that are no text become surrogates, which are refused later."""
+    with unpack.opened(path) as file:
+        yield from io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
+
+
+# --- CSV ------------------------------------------------------------------------------------------
+
+
+def form_of(text, columns, delimiter=None):
+    """The Form of a CSV file. text: its beginning; delimiter: where that is known."""
+
+    def fitness(delimiter):
+        """Whether a header with this delimiter names the columns, and how many it names."""
+        names = list(map(folded, header_of(text, delimiter)))
+        return set(map(folded, columns)) <= set(names), len(names)
+
+    form = Form(delimiter or max(",;\t|", key=fitness))
+    between = re.escape(form.delimiter)
+    # between tabs and pipes, quotes are text where they enclose no cell
+    enclosed = rf'(^|{between})"([^"{between}]|"")*"({between}|\r?$)'
+    if form.delimiter in "\t|" and not re.search(enclosed, text, re.MULTILINE):
+        form.quoting = csv.QUOTE_NONE
+    spaced = rf'^[^"\r\n]*{between} +"(?!")'
+    form.spaces = bool(re.search(spaced, text, re.MULTILINE))
+    return form
+
+
+def folded(name):
+    """A column's name without what is not seen: how accents are encoded, which spaces there are."""
+    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    return " ".join(seen.split())
+
+
+def header_of(text, delimiter):
+    """The names in the header of a CSV text."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return next(filter(None, reader), [])
+
+
+def csv_rows(lines, form):
+    """Yield the cells of the header, then of each row; blank lines are none.
+
+    Python's parser in its strict form: pandas' own fills short rows in silence, and reads on where
+    a quote closes late.
+    """
+    options = {"delimiter": form.delimiter, "quoting": form.quoting, "skipinitialspace": form.spaces}
+    reader = csv.reader(lines, strict=True, **options)
+    place = "the first line"
+    try:
+        header = next(filter(None, reader), [])
+        yield header
+        last = header[-1].strip(AROUND)
+        ends = reader.line_num
+        place = "row 1"
+        for row, cells in enumerate(filter(None, reader), 2):
+            # looked at more closely where something may be wrong
+            over_lines = reader.line_num > ends + 1
+            if len(cells) != len(header) or last in cells[-1] or over_lines:
+                check_row(cells, header, form.delimiter, over_lines)
+            yield cells
+            ends = reader.line_num
+            place = f"row {row:,}"
+    except csv.Error as error:
+        wrong = f"{place} cannot be read ({error})"
+        raise cli.Problem(f"{wrong}; look for a quote that is not closed") from None
+    except Fault as error:
+        raise cli.Problem(f"{place} {error}") from None
+
+
+class Fault(Exception):
+    """What is wrong with a row, in words."""
+
+
+def check_row(cells, header, delimiter, over_lines):
+    """Refuse a row of another length, the header once more, and rows that a quote has swallowed.
+
+    over_lines: whether it may run over several lines.
+    """
+    if len(cells) != len(header):
+        raise Fault(f"has {len(cells)}, not {len(header)} cells; look for a missing quote")
+    if bare(cells) == bare(header) and (len(header) > 1 or cells[0].startswith("\ufeff")):
+        raise Fault(JOINED)
+    # tables with tabs or pipes are mostly written without quotes
+    if over_lines and delimiter in "\t|" and any(delimiter in cell and BREAK.search(cell) for cell in cells):
+        raise Fault("runs over lines that may be rows; look for a missing quote")
+
+
+def bare(cells):
+    """Cells without what may stand around names where files were joined."""
+    return [cell.strip(AROUND) for cell in cells]
+
+
+def picked(rows, places):
+    """Yield the cells in some places of each row."""
+    for cells in rows:
+        yield [cells[place] for place in places]
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def open_json(lines):
+    """The Source in JSON Lines or a JSON array; the keys of the first objects are the columns."""
+    items = json_objects(lines)
+    first = list(itertools.islice(items, FIRST_OBJECTS))
+    header = list(dict.fromkeys(key for item in first for key in item))
+    return Source(header, Form(), functools.partial(json_rows, itertools.chain(first, items), header))
+
+
+def json_rows(items, header, places):
+    """Yield the values of some keys of each object; None where one is missing."""
+    keys = [header[place] for place in places]
+    for item in items:
+        yield [item.get(key) for key in keys]
+
+
+def json_objects(lines):
+    """Yield the objects in a file; what is none is a Problem with its row."""
+    row = 1
+    try:
+        for item in json_items(lines):
+            if not isinstance(item, dict):
+                raise ValueError
+            yield item
+            row += 1
+    except (ValueError, RecursionError):
+        raise cli.Problem(f"row {row:,} {NO_OBJECT}") from None
+
+
+def json_items(lines):
+    """What stands in an array, which is read whole, or on each line."""
+    stripped = filter(None, (line.strip("\ufeff \t\r\n") for line in lines))
+    first = next(stripped, "")
+    if first.startswith("["):
+        return iter(DECODER.decode("\n".join([first, *stripped])))
+    return map(DECODER.decode, itertools.chain([first], stripped))
+
+
+# --- Parquet --------------------------------------------------------------------------------------
+
+
+def parquet_parts(path):
+    """The Parquet files that a path stands for: itself, or those in a folder; else none."""
+    if path.is_dir():
+        # a Macintosh adds hidden ones
+        return sorted(part for part in path.glob("[!.]*.parquet") if part.is_file())
+    return [path] if unpack.first_bytes(path).startswith(b"PAR1") else []
+
+
+def open_parquet(parts):
+    """The Source in Parquet files, which must have the same columns."""
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        remedy = "pip install pyarrow, or save the table as CSV"
+        raise cli.Problem(f"pyarrow is needed for Parquet: {remedy}") from None
+    files = list(map(parquet.ParquetFile, parts))
+    header = files[0].schema_arrow.names
+    for part, file in zip(parts, files, strict=True):
+        own = file.schema_arrow.names
+        if len(set(own)) < len(own) or set(own) != set(header):
+            wrong = f"two of its columns have one name, or they are not those of {parts[0].name}"
+            raise cli.Problem(f"{part.name}: {wrong}")
+    return Source(header, Form(), functools.partial(parquet_rows, files, header))
+
+
+def parquet_rows(files, header, places):
+    """Yield the values of some columns of each row."""
+    names = [header[place] for place in places]
+    for file in files:
+        labels = class_labels(file.schema_arrow)
+        for batch in file.iter_batches(BATCH, columns=names):
+            values = [batch.column(name).to_pylist() for name in names]
+            for place, name in enumerate(names):
+                if name in labels:
+                    values[place] = [labels[name].get(number) for number in values[place]]
+            yield from zip(*values, strict=True)
+
+
+def class_labels(schema):
+    """{column: {number: category}} where the schema says so, as the Hugging Face hub writes it."""
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    found = {}
+    for name, feature in described.get("info", {}).get("features", {}).items():
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+            found[name] = dict(enumerate(feature["names"]))
+    return found
