@@ -61,7 +61,7 @@ import contextlib
 import time
 
 from whichlayer.common import disk
-from whichlayer.encoder import changes, store
+from whichlayer.encoder import store
 from whichlayer.heads import baselines, runs
 from whichlayer.report import answer as answers
 from whichlayer.report import report, suspects, verify
@@ -154,11 +154,11 @@ def say_outdated(found):
         with contextlib.suppress(cli.Problem, OSError):
             every.append(store.open_features(place))
     for own in trained:
-        outdated = changes.find_outdated(own, every)
+        outdated = runs.find_outdated(own, every)
         if outdated:
             made_by = dict.fromkeys(cli.one_line(run.config.made.command) for run in outdated)
             again = " && ".join(list(made_by)[:3])
-            what = f"{changes.out_of_date(outdated)}, and so is their table"
+            what = f"{runs.out_of_date(outdated)}, and so is their table"
             cli.say(f"{what}; train anew with: {again}")
 
 

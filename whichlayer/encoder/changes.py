@@ -1,6 +1,4 @@
-"""What has changed in the titles of features: which rows have a text that was there before, and
-which runs are of the earlier titles.
-"""
+"""What has changed in the titles of features: which rows have a text that was there before."""
 
 import array
 import hashlib
@@ -111,33 +109,3 @@ def copy_number(texts):
     count = np.empty(len(texts), dtype=np.int64)
     count[order] = np.arange(len(texts)) - np.searchsorted(ordered, ordered)
     return count
-
-
-# --- runs of earlier titles -----------------------------------------------------------------------
-
-
-def find_outdated(own, every):
-    """Those of some runs that were trained on some store.Features before their titles changed."""
-    now = {str(features.folder.resolve()): features.manifest for features in every}
-    found = []
-    for run in own:
-        manifest = now.get(run.config.made.features)
-        if manifest and is_earlier(run, manifest):
-            found.append(run)
-    return found
-
-
-def is_earlier(run, manifest):
-    """Whether a run is of the same encoder and the same file of titles as features, but of other
-    titles or labels.
-    """
-    if run.baseline or run.encoder.weights != manifest.encoder.weights:
-        return False
-    data = run.config.data
-    return data.name == manifest.data.name and data.titles != manifest.data.titles
-
-
-def out_of_date(outdated):
-    """How many runs are of earlier titles, in words."""
-    number = cli.count(len(outdated), "run")
-    return f"{number} of an earlier state of {outdated[0].config.data.name}: out of date"

@@ -97,9 +97,6 @@ def read_tables(results, say=cli.say):
             say(f"{path.parent}: no run of train.py; ignored")
             continue
         run = runs.open_run(path.parent)
-        if run.outdated:
-            say(f"{path.parent}: TF-IDF of an earlier version; evaluate.py --baselines makes it again")
-            continue
         other = first.setdefault(run.identity, run)
         if other is not run:
             say(f"{run.folder}: left out, as it is a copy of {other.folder}")
