@@ -65,23 +65,6 @@ def test_a_key_is_its_own_key(title):
 
 
 @many
-@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 10**9), st.randoms(use_true_random=False))
-def test_single_titles_are_shared_evenly(k, classes, seed, random):
-    """Where no title has a copy, every fold holds its share of each class within one title."""
-    sizes = [k + random.randrange(40) for _ in range(classes)]
-    labels = np.repeat(np.arange(classes), sizes)
-    random.shuffle(labels)
-    groups = np.arange(len(labels))
-    folds = splits.make_folds(labels, groups, k, seed)
-    assert folds.dtype == np.int64
-    assert folds.shape == labels.shape
-    assert set(folds.tolist()) <= set(range(k))
-    np.testing.assert_array_equal(folds, splits.make_folds(labels, groups, k, seed))
-    for label in range(classes):
-        assert np.ptp(np.bincount(folds[labels == label], minlength=k)) <= 1
-
-
-@many
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30)), min_size=1, max_size=120),
     st.integers(2, 5),
@@ -121,8 +104,13 @@ def test_a_class_beside_other_labels_only_is_in_every_fold():
     "labels, groups, k, said",
     [
         # no two folds can do it
-        ([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, "category 'c0': its 2 distinct titles"),
-        ([0] * 9 + [1] * 4, [*range(9), 10, 10, 11, 11], 3, "category 'c1': its 2 distinct titles.* each of 3 folds"),
+        ([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, "category 'c0' has 2 distinct titles"),
+        (
+            [0] * 9 + [1] * 4,
+            [*range(9), 10, 10, 11, 11],
+            3,
+            "category 'c1' has 2 distinct titles, not enough for --folds 3",
+        ),
     ],
 )
 def test_a_category_that_cannot_be_in_every_fold_is_named(labels, groups, k, said):
@@ -149,15 +137,6 @@ def test_groups_are_dealt_as_one_would_deal_them(groups, k):
             held[held.index(min(held))] += size
         counts = np.bincount(folds[labels == label], minlength=k)
         assert sorted(counts.tolist()) == sorted(held)
-
-
-def test_large_groups_leave_the_folds_even():
-    """One title that stands there 50 times: its fold gets fewer of the others, so that all folds are the same size."""
-    labels = np.zeros(250, int)
-    groups = np.r_[np.zeros(50, int), np.arange(1, 201)]
-    folds = splits.make_folds(labels, groups, 5, seed=3)
-    assert np.bincount(folds).tolist() == [50] * 5
-    assert set(folds[50:].tolist()) == set(range(5)) - {int(folds[0])}
 
 
 def test_folds_stay_those_of_earlier_versions():
@@ -219,15 +198,6 @@ def test_few_labels_are_nested_count_copies_once_and_are_no_more_than_asked_for(
             np.testing.assert_array_equal(np.bincount(labels[own]), np.minimum(there, size))
         assert set(draws[8][head].rows) < set(draws[16][head].rows) < set(draws[32][head].rows)
     assert len({draw.rows.tobytes() for draw in draws[8]}) == 15  # each head draws titles of its own
-
-
-def test_draws_depend_on_the_seed_and_on_nothing_else():
-    labels, groups = titles()
-    folds = splits.repeat_folds(labels, groups, Options())
-    one, same, other = (splits.draw_titles(labels, groups, folds, seed, 8) for seed in (1, 1, 2))
-    for first, second, third in zip(one, same, other, strict=True):
-        assert first.rows.tolist() == second.rows.tolist() != third.rows.tolist()
-        assert first.parts.tolist() == second.parts.tolist()
 
 
 @pytest.mark.parametrize("size, parts", [(None, 4), (32, 4), (8, 4), (4, 4), (3, 2), (2, 2), (1, 1)])

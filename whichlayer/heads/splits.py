@@ -123,8 +123,8 @@ def missing_class(distinct, counts, names=None):
     missing = np.flatnonzero((counts == 0).any(0))
     smallest = int(missing[distinct[missing].argmin()])
     name = names[smallest] if names else smallest
-    there = f"{distinct[smallest]} distinct titles cannot be in each of {len(counts)} folds"
-    return f"category {name!r}: its {there}; use fewer --folds, or merge or drop the category"
+    there = f"{distinct[smallest]} distinct titles, not enough for --folds {len(counts)}"
+    return f"category {name!r} has {there}; use fewer folds, or merge or drop the category"
 
 
 def repeat_folds(labels, groups, options, names=None):
