@@ -104,12 +104,12 @@ def test_a_class_beside_other_labels_only_is_in_every_fold():
     "labels, groups, k, said",
     [
         # no two folds can do it
-        ([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, "category 'c0' has 2 distinct titles"),
+        ([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, "category 'c2' has 2 distinct titles"),
         (
             [0] * 9 + [1] * 4,
             [*range(9), 10, 10, 11, 11],
             3,
-            "category 'c1' has 2 distinct titles, not enough for --folds 3",
+            "category 'c1' has 2 distinct titles, not enough of its own for --folds 3",
         ),
     ],
 )

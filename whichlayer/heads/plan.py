@@ -162,8 +162,7 @@ def reports_sets(features, available):
     wanted = [[depth - n for n in layers] for layers in REPORTS_SETS if max(layers) < depth]
     sets = [layers for layers in wanted if set(layers) <= set(available)]
     if len(sets) < len(wanted):
-        why = "not all of their layers were extracted"
-        cli.say(f"{features.folder}: {len(wanted) - len(sets)} of the report's {len(wanted)} sets left out: {why}")
+        cli.say(f"{features.folder}: only {len(sets)} of the report's {len(wanted)} sets of layers were extracted")
     return sets or [[layer] for layer in reversed(available)]
 
 
@@ -214,7 +213,9 @@ def configure(features, columns, classes, options):
     """The runs.Config of a run that is to be trained."""
     manifest = features.manifest
     names = [store.feature_file(pooling, layer) for pooling, layer in columns]
-    config = runs.Config(
+    deepest = max(layer for _, layer in columns)
+    cost = manifest.cost
+    return runs.Config(
         format=runs.FORMAT,
         columns=columns,
         classes=classes,
@@ -224,11 +225,9 @@ def configure(features, columns, classes, options):
         settings=manifest.settings,
         features=disk.digest(store.identity(manifest)),
         files={name: manifest.files[name].sha256 for name in names},
+        flop=cost and cost.flop[deepest],
+        tokens=cost and cost.tokens,
     )
-    if manifest.cost is None:
-        return config
-    deepest = max(layer for _, layer in columns)
-    return replace(config, flop=manifest.cost.flop[deepest], tokens=manifest.cost.tokens)
 
 
 def find_missing(results, layer_sets):

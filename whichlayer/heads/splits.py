@@ -123,7 +123,8 @@ def missing_class(distinct, counts, names=None):
     missing = np.flatnonzero((counts == 0).any(0))
     smallest = int(missing[distinct[missing].argmin()])
     name = names[smallest] if names else smallest
-    there = f"{distinct[smallest]} distinct titles, not enough for --folds {len(counts)}"
+    # which may stand in other categories as well
+    there = f"{distinct[smallest]} distinct titles, not enough of its own for --folds {len(counts)}"
     return f"category {name!r} has {there}; use fewer folds, or merge or drop the category"
 
 
