@@ -370,7 +370,7 @@ def test_same_command_same_bytes_other_seed_other_heads(tmp_path, planted, head)
         ("--layers 2 2", ["--layers 2 2"]),
         ("--layers 0", ["--layers 0"]),
         ("--device gpu", ["--device gpu"]),
-        ("--head linear --lr 0.1", ["--lr", "--head mlp", "leave it out"]),
+        ("--head linear --lr 0.1", ["--lr", "--head linear", "leave it out"]),
         ("--decide macro-f1", ["--decide macro-f1", "--head linear"]),
         ("--survey --head mlp", ["--survey --head"]),
         ("--survey --layers 2", ["--survey --layers"]),

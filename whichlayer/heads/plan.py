@@ -52,15 +52,16 @@ def choose_options(args):
         why = "that head keeps no titles to choose by"
         raise cli.Problem(f"--decide {args.decide} with --head {head}: {why}; use --head linear")
 
-    given = {name: getattr(args, name) for name in PROTOCOL}
-    for kind, entry in HEADS.items():
-        for name in entry.options:
-            if getattr(args, name) is not None and kind != head:
-                option = name.replace("_", "-")
-                raise cli.Problem(f"--{option}: an option of --head {kind} alone; leave it out")
-            if getattr(args, name) is not None:
-                given[name] = getattr(args, name)
-    return Options(head=head, decide=args.decide, **given)
+    own = (*PROTOCOL, "decide", *HEADS[head].options)
+    given = {}
+    for name in vars(Options()):
+        value = getattr(args, name)
+        if name in ("head", "labels") or value is None:
+            continue
+        if name not in own:
+            raise cli.Problem(f"--{name.replace('_', '-')}: --head {head} has no such option; leave it out")
+        given[name] = value
+    return Options(head=head, **given)
 
 
 def open_all(folders):
