@@ -58,7 +58,7 @@ import sys
 import time
 
 from whichlayer.common import disk
-from whichlayer.encoder import changes, store
+from whichlayer.encoder import store
 from whichlayer.heads import baselines, runs
 from whichlayer.report import answer as answers
 from whichlayer.report import page, pictures, rows, suspects
@@ -102,10 +102,10 @@ def say_outdated(table):
         # of features that are gone, or not whole, nothing is known
         with contextlib.suppress(cli.Problem, OSError):
             features.append(store.open_features(place))
-    outdated = changes.find_outdated(own, features)
+    outdated = runs.find_outdated(own, features)
     if outdated:
         command = cli.one_line(outdated[0].config.made.command)
-        cli.say(f"{changes.out_of_date(outdated)}, and so is their table; train anew with: {command}")
+        cli.say(f"{runs.out_of_date(outdated)}, and so is their table; train anew with: {command}")
 
 
 def check_outputs(args, tables):

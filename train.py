@@ -3,7 +3,7 @@
     python train.py                                    # the report's six layer sets
     python train.py --survey                           # the linear probe on all that is worth comparing
     python train.py --survey --features features features-mpnet      # the same for two encoders
-    python train.py --head linear --pooling mean --layers -1 -2 -3 -4   # what to take without a survey
+    python train.py --head linear --layers -1 -2 -3 -4 # what to take without a survey
     python train.py --layers 12 11                     # one head on the fusion of layers 12 and 11
     python train.py --each --head linear               # a linear probe on every extracted layer alone
     python train.py --head linear --layers -1 --labels 8 16 32 64    # how many labels does it take?
@@ -20,7 +20,8 @@ layers train side by side, a process each.
 """
 
 from whichlayer.common import cli
-from whichlayer.heads.options import Options
+from whichlayer.encoder.poolings import POOLINGS
+from whichlayer.heads.options import HEADS, Options
 
 
 def parse_arguments(argv=None):
@@ -39,7 +40,7 @@ def parse_arguments(argv=None):
         "--survey",
         action="store_true",
         help="train the linear probe on every extracted layer with each pooling, on the last four and "
-        "on all side by side (mean pooling where there is), and on all with both poolings; where "
+        "on all side by side (mean pooling where there is), and on all with all poolings; where "
         "categories are unequal, also decide the other way (see --decide)",
     )
     add(
@@ -53,15 +54,11 @@ def parse_arguments(argv=None):
     add(
         "--pooling",
         nargs="+",
-        choices=cli.POOLINGS,
-        help="features to use, or both side by side (default: cls where there is, else mean)",
+        choices=POOLINGS,
+        help="features to use, several side by side (default: see --head, or what is there)",
     )
-    add(
-        "--head",
-        choices=("mlp", "linear"),
-        help="mlp is the report's head, linear a logistic regression on standardised features, the "
-        "better choice (default: mlp, or linear with --survey)",
-    )
+    kinds = [f"{name} is the {head.words}, usually with --pooling {head.pooling}" for name, head in HEADS.items()]
+    add("--head", choices=HEADS, help=f"{', '.join(kinds)} (default: {Options.head}, or linear with --survey)")
     add(
         "--labels",
         nargs="+",
@@ -145,49 +142,173 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
 
 import model
 from whichlayer.common import disk
-from whichlayer.heads import mlp, naming, parallel, plan, probe, runs, splits
-from whichlayer.heads.options import DECISIONS
-from whichlayer.scores import figures
+from whichlayer.heads import naming, parallel, plan, probe, runs, splits, stacking
+from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
 SMALL = 1 << 24
 # titles from which on it takes longer to train a set than to begin a process
 MANY = 1000
 
-# --- training -------------------------------------------------------------------------------------
+# --- the report's head ----------------------------------------------------------------------------
 
 
-def train_sets(layer_sets, task, draw, device, is_shared):
-    """Train the runs of plan.LayerSets, write their folders, and say how they did.
+def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs: None):
+    """Train the report's heads of all folds and repeats at once. Returns a model.Trained.
 
-    draw(size): what splits.draw_titles gives for a size; is_shared: whether small sets are trained
-    side by side, each on one thread.
+    x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds:
+    (repeats, titles) int; options: options.Options; classes: how many there are; draws: the titles
+    that each head learns from, see splits.draw_titles; report: called after each epoch. The
+    history's losses are averaged over an epoch's batches, its macro-F1 is that of the held-out
+    fold. A loss that is not finite is a Problem.
     """
+    # all heads are one function of stacked tensors, and have one optimizer
+    heads = stacking.new_heads(options, *x.shape[1:], classes)
+    forward = model.stacked(heads[0])
+    state, leaves = stacking.stack(heads, x, draws)
+    optimizer = torch.optim.Adam(leaves, lr=options.lr, fused=True)
+    targets = torch.as_tensor(labels, device=x.device).long()
 
-    def train_all(layer_set):
-        return list(train_set(layer_set, task, draw, device))
+    history = []
+    for epoch in range(1, options.epochs + 1):
+        batches = stacking.epoch_batches(draws, options, epoch)
+        losses = train_epoch(forward, state, optimizer, x, targets, *batches)
+        # before the next epoch's are drawn
+        del batches
 
-    small = []
-    if is_shared:
-        small = [layer_set for layer_set in layer_sets if count_numbers(layer_set) <= SMALL]
+        # how well the heads do on the titles that they have not seen
+        learned = {name: value.detach() for name, value in state.items()}
+        probabilities = model.held_out_probabilities(heads[0], learned, x, folds)
+        if not (np.isfinite(losses).all() and np.isfinite(probabilities).all()):
+            wrong = f"the loss is no longer a finite number in epoch {epoch}"
+            raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}, or --standardize")
+        scores = metrics.fold_scores(labels, probabilities.argmax(2), folds, classes)
+        for (repeat, fold), loss in zip(np.ndindex(scores.shape), losses.tolist(), strict=True):
+            history.append((repeat, fold, epoch, loss, scores[repeat, fold]))
+        report(1)
+    learned = {name: value.cpu().contiguous() for name, value in learned.items()}
+    return model.Trained(learned, probabilities, history)
+
+
+def train_epoch(forward, state, optimizer, x, targets, rows, counts):
+    """Train all heads for one epoch, and return their mean losses: (heads,) float32 numpy.
+
+    forward: see model.stacked; state: what it takes; rows, counts: see stacking.epoch_batches.
+    """
+    rows = rows.to(x.device)
+    places = torch.arange(rows.shape[2], device=x.device)
+    losses = torch.zeros(rows.shape[1], device=x.device)
+    for batch, count in zip(rows, counts.to(x.device), strict=True):
+        # (heads, titles, layers, hidden); faster than x[batch]
+        inputs = x.index_select(0, batch.flatten()).unflatten(0, batch.shape)
+        logits = forward(state, inputs)
+        each = cross_entropy(logits.flatten(0, 1), targets[batch].flatten(), reduction="none")
+        # the mean over each head's batch, without what fills up
+        loss = (each.view_as(batch) * (places < count) / count).sum(1)
+        optimizer.zero_grad()
+        # heads share no weight, so each gets the gradient of its own loss
+        loss.sum().backward()
+        optimizer.step()
+        losses += loss.detach() / len(rows)
+    return losses.cpu().numpy()
+
+
+# --- runs: the report's head, or the linear probe ---------------------------------------------------
+
+
+def train_set(layer_set, task, draw, device):
+    """Train the runs of a plan.LayerSet; yields what finish takes for each.
+
+    task: plan.Task; draw(size): what splits.draw_titles gives for a size.
+    """
+    features = layer_set.features
+    first = layer_set.runs[0]
+    x = torch.from_numpy(features.stack(first.columns)).to(device)
+    scale = None
+    if first.options.head == "linear":
+        scale = probe.rescale(x)
+    made_of = str(features.folder.resolve())
+    for run in layer_set.runs:
+        begun = time.time()
+        trained = fit(run, x, scale, task, draw(run.labels_per_category))
+        config = replace(
+            run.config,
+            results=measure(trained, task),
+            **disk.provenance(begun, made_of, device=device.type, threads=torch.get_num_threads()),
+        )
+        # numpy's arrays can be sent from one process to another as they are
+        heads = {name: value.numpy() for name, value in trained.state.items()}
+        yield replace(run, config=config), replace(trained, state=heads)
+
+
+def fit(run, x, scale, task, draws):
+    """Train the heads of one run: a model.Trained.
+
+    x: (titles, layers, hidden) float32 tensor; for linear probes it is rescaled, and scale is what
+    it had; draws: the titles that each head learns from.
+    """
+    options = run.options
+    classes = len(task.classes)
+    if options.head == "mlp":
+        with cli.progress(options.epochs, " epochs", run.name) as bar:
+            return train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
+    with cli.progress(len(draws), " heads", run.name) as bar:
+        return probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
+
+
+def measure(trained, task):
+    """The Figures of a model.Trained."""
+    found = figures.measure(task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets)
+    found.layer_weights = model.layer_weights(trained.state)
+    if trained.penalties:
+        found.penalties = trained.penalties
+        found.grid_ends = int(np.isin(trained.penalties, (probe.GRID[0], probe.GRID[-1])).sum())
+    return found
+
+
+def finish(run, trained, task):
+    """Write the folder of a run that is trained, and say how it did."""
+    arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
+    arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
+    runs.write(run.folder, run.config, arrays, trained.state, trained.history)
+
+    labels = f", {run.labels_per_category} labels a category" if run.labels_per_category else ""
+    encoder = naming.short_encoder(run.encoder.name)
+    cli.say(f"{encoder}, {run.name}{labels}: macro-F1 {run.figures.macro_f1:.4f}")
+    collapsed = runs.collapse(run)
+    if collapsed:
+        cli.say(f"  {'; try '.join(collapsed)}")
+    if run.figures.layer_weights:
+        weights = ", ".join(f"{weight:+.3f}" for weight in run.figures.layer_weights)
+        cli.say(f"  weights of the layers: {weights}")
+
+
+# --- all that is asked for --------------------------------------------------------------------------
+
+
+def train_all(layer_sets, train, is_shared):
+    """Yield what finish takes for each run of plan.LayerSets.
+
+    train(layer_set): see train_set; is_shared: whether small sets are trained side by side, each on
+    one thread.
+    """
+    small = [layer_set for layer_set in layer_sets if is_shared and count_numbers(layer_set) <= SMALL]
     # the largest first, so that none of them is waited for in the end
     small.sort(key=count_numbers, reverse=True)
-    with contextlib.closing(parallel.each(train_all, small)) as outcomes:
-        for outcome in itertools.chain.from_iterable(outcomes):
-            finish(*outcome)
+    with contextlib.closing(parallel.each(lambda layer_set: list(train(layer_set)), small)) as outcomes:
+        yield from itertools.chain.from_iterable(outcomes)
     for layer_set in layer_sets:
         if not is_shared or count_numbers(layer_set) > SMALL:
-            for outcome in train_set(layer_set, task, draw, device):
-                finish(*outcome)
+            yield from train(layer_set)
 
 
 def count_numbers(layer_set):
     """How many numbers the features of a plan.LayerSet are."""
-    manifest = layer_set.features.manifest
-    return manifest.data.rows * manifest.encoder.hidden * len(layer_set.runs[0].columns)
+    return np.prod(layer_set.features.shape) * len(layer_set.runs[0].columns)
 
 
 def can_share(layer_sets, device):
@@ -202,116 +323,20 @@ def can_share(layer_sets, device):
     return is_probe and is_worth_it and parallel.is_possible()
 
 
-def train_set(layer_set, task, draw, device):
-    """Train the runs of a plan.LayerSet; yields what train_run gives for each."""
-    features = layer_set.features
-    first = layer_set.runs[0]
-    x = torch.from_numpy(features.stack(first.columns)).to(device)
-    scale = None
-    if first.options.head == "linear":
-        scale = probe.rescale(x)
-    for run in layer_set.runs:
-        draws = draw(run.labels_per_category)
-        yield train_run(run, x, scale, task, draws, features)
-
-
-def train_run(run, x, scale, task, draws, features):
-    """Train a planned run. x, scale, draws: see fit.
-
-    Returns the run with its figures, and the arrays, heads and history of its folder, see
-    runs.write.
-    """
-    begun = time.time()
-    trained = fit(run.config, x, scale, task, draws)
-
-    # how good it is, and how it was made
-    measured = figures.measure(task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets)
-    measured = replace(
-        measured,
-        layer_weights=model.layer_weights(trained.state),
-        penalties=trained.penalties,
-        grid_ends=count_grid_ends(trained.penalties),
-    )
-    place = str(features.folder.resolve())
-    made = disk.provenance(begun, place, device=x.device.type, threads=torch.get_num_threads())
-    run = replace(run, config=replace(run.config, results=measured, **made))
-
-    # for its folder
-    arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
-    arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
-    heads = {name: value.numpy() for name, value in trained.state.items()}
-    return run, arrays, heads, trained.history
-
-
-def finish(run, arrays, heads, history):
-    """Write the folder of a run that is trained, and say how it did."""
-    runs.write(run.folder, run.config, arrays, heads, history)
-    say_outcome(run)
-
-
-def fit(config, x, scale, task, draws):
-    """Train the heads of one run: a model.Trained.
-
-    x: (titles, layers, hidden) float32 tensor; for linear probes it is rescaled, and scale is what
-    it had; draws: the titles that each head learns from.
-    """
-    options = config.options
-    classes = len(task.classes)
-    layers = naming.layers_in_words(config.columns)
-    if options.head == "mlp":
-        with cli.progress(options.epochs, " epochs", desc=layers) as bar:
-            return mlp.train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
-    with cli.progress(len(draws), " heads", desc=layers) as bar:
-        trained = probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
-        # the search reports nothing for the fit that follows it, nor where there is nothing to choose by
-        bar.update(bar.total - bar.n)
-        return trained
-
-
-def say_outcome(run):
-    """Say how good a run is, and what of it is worth knowing."""
-    found = run.figures
-    what = naming.layers_in_words(run.columns)
-    if run.labels_per_category:
-        what += f", {run.labels_per_category} labels a category"
-    if run.options.decide != DECISIONS[run.options.head]:
-        what += f", {run.options.decide}"
-    folds = f"folds {found.fold_mean:.4f} ± {found.fold_deviation:.4f}"
-    cli.say(f"{what}: macro-F1 {found.macro_f1:.4f}, {folds}")
-    collapsed = runs.collapse(run)
-    if collapsed:
-        cli.say(f"  {'; try '.join(collapsed)}")
-    if found.layer_weights:
-        weighed = zip(run.columns, found.layer_weights, strict=True)
-        weights = [f"layer {layer} ({pooling}) {w:+.3f}" for (pooling, layer), w in weighed]
-        cli.say(f"  weights: {', '.join(weights)}")
-
-
-def count_grid_ends(penalties):
-    """How many heads chose a penalty at an end of the grid; None where there are no penalties."""
-    if penalties is None:
-        return None
-    return int(np.isin(penalties, (probe.GRID[0], probe.GRID[-1])).sum())
-
-
 def main(args):
     started = time.time()
-
-    # what is asked for, and what is there
-    options = plan.choose_options(args)
-    every = plan.open_all(args.features)
-    sets = [plan.choose_sets(args, features) for features in every]
     device = cli.choose_device(args.device)
 
-    # titles, folds, and numbers of labels are the same for all encoders
+    # titles and folds, which are the same for all encoders
+    options = plan.choose_options(args)
+    every = plan.open_all(args.features)
     task = plan.read_task(every[0], options)
-    sizes = splits.label_sizes(args.labels, task.labels, task.groups, task.folds)
-    # all layer sets learn from the same titles
-    draw = functools.cache(lambda size: splits.draw_titles(task.labels, task.groups, task.folds, options.seed, size))
 
     # a run for each set of layers and each number of labels
+    sizes = splits.label_sizes(args.labels, task.labels, task.groups, task.folds)
     layer_sets = []
-    for features, chosen in zip(every, sets, strict=True):
+    for features in every:
+        chosen = plan.choose_sets(args, features, options.head)
         layer_sets += plan.plan_runs(features, chosen, task, options, sizes, args.survey)
 
     # those that are not there yet
@@ -320,24 +345,22 @@ def main(args):
         for leftover in results.glob(".unfinished-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         missing = plan.find_missing(results, layer_sets)
-        is_shared = can_share(layer_sets, device)
-        for features in every:
-            own = [layer_set for layer_set in missing if layer_set.features is features]
-            if own and len(every) > 1:
-                encoder = naming.short_encoder(features.manifest.encoder.name)
-                cli.say(f"{features.folder}, {encoder}:")
-            if own:
-                train_sets(own, task, draw, device, is_shared)
+        # all sets of layers learn from the same titles
+        draw = functools.cache(
+            lambda size: splits.draw_titles(task.labels, task.groups, task.folds, options.seed, size)
+        )
+        train = functools.partial(train_set, task=task, draw=draw, device=device)
+        with contextlib.closing(train_all(missing, train, can_share(layer_sets, device))) as outcomes:
+            for run, trained in outcomes:
+                finish(run, trained, task)
 
     # what was done
     trained = sum(len(layer_set.runs) for layer_set in missing)
     wanted = cli.count(sum(len(layer_set.runs) for layer_set in layer_sets), "run")
     titles = f"{len(task.labels):,} titles of {every[0].manifest.data.name}"
-    folds = f"{options.folds} {options.split} folds, {cli.count(options.repeats, 'repeat')}"
     seconds = time.time() - started
     following = cli.command("evaluate.py", results=(args.results, "results"))
-    done = f"{trained} of {wanted} trained on {titles}, {folds}, {seconds:.1f} s"
-    cli.say(f"{results}: {done}. Next: {following}")
+    cli.say(f"{results}: {trained} of {wanted} trained on {titles}, {seconds:.1f} s. Next: {following}")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ def shapes(**options):
     return {name: tuple(value.shape) for name, value in model.Head(**options).state_dict().items()}
 
 
-def test_head_on_one_layer_is_the_reports():
-    assert shapes(layers=1, hidden=768, classes=4) == {
+@pytest.mark.parametrize("layers, fusion", [(1, {}), (4, {"fuse.weight": (1, 4, 1), "fuse.bias": (1,)})])
+def test_head_is_the_reports(layers, fusion):
+    assert shapes(layers=layers, hidden=768, classes=4) == fusion | {
         "reduce.weight": (1, 1, 3),
         "reduce.bias": (1,),
         "mlp.0.weight": (512, 256),
@@ -20,22 +21,7 @@ def test_head_on_one_layer_is_the_reports():
         "mlp.2.weight": (4, 512),
         "mlp.2.bias": (4,),
     }
-
-
-def test_head_on_several_layers_begins_with_a_pointwise_convolution():
-    assert shapes(layers=4, hidden=768, classes=2) == {
-        "fuse.weight": (1, 4, 1),
-        "fuse.bias": (1,),
-        "reduce.weight": (1, 1, 3),
-        "reduce.bias": (1,),
-        "mlp.0.weight": (512, 256),
-        "mlp.0.bias": (512,),
-        "mlp.2.weight": (2, 512),
-        "mlp.2.bias": (2,),
-    }
-    head = model.Head(layers=4, hidden=768, classes=2)
-    assert isinstance(head.fuse, torch.nn.Conv1d)
-    assert head.fuse.kernel_size == (1,) and head.fuse.out_channels == 1
+    head = model.Head(layers=layers, hidden=768, classes=4)
     assert isinstance(head.reduce, torch.nn.Conv1d)
     assert head.reduce.kernel_size == (3,) and head.reduce.stride == (3,)
 
@@ -95,11 +81,3 @@ def test_forward_equals_the_formula(layers, hidden, fusion, reduction, standardi
     x = torch.randn(5, layers, hidden)
     expected = head_by_hand(head.state_dict(), x, fusion, reduction, standardize)
     np.testing.assert_allclose(head(x).detach().numpy(), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_new_mix_weighs_all_layers_alike():
-    head = model.Head(3, 9, 2, fusion="mix")
-    head.reduce = torch.nn.Identity()
-    head.mlp = torch.nn.Identity()
-    x = torch.randn(4, 3, 9)
-    torch.testing.assert_close(head(x).squeeze(1), x.mean(1))

@@ -22,35 +22,37 @@ def named(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles
 
 def test_names_of_runs_show_every_option_that_is_not_the_default():
     assert named() == "encoder-titles.csv-layers-2-1"
-    other = Options(
-        head="linear",
-        standardize=True,
-        fusion="mix",
-        reduction="none",
-        hidden=8,
-        labels=16,
-        folds=4,
-        repeats=9,
-        split="random",
-        epochs=7,
-        batch_size=32,
-        lr=0.002,
-        seed=3,
-    )
-    names = {
-        named(),
-        named([("mean", 2), ("mean", 1)]),
-        named([("cls", 2), ("mean", 2)]),
-        named([("cls", 2)]),
-    }
-    assert len(names) == 4
-    for option, value in vars(other).items():
-        assert value != getattr(Options, option)
+    assert named([("mean", 2), ("mean", 1)], head="linear") == "encoder-titles.csv-layers-2-1-mean-linear"
+    names = {named([("cls", 2), ("mean", 2)]), named([("cls", 2)]), named([("mean", 2)])}
+    other = {"head": "linear", "standardize": True, "fusion": "mix", "reduction": "none", "hidden": 8, "labels": 16}
+    other |= {"folds": 4, "repeats": 9, "split": "random", "epochs": 7, "batch_size": 32, "lr": 0.002, "seed": 3}
+    other |= {"decide": "macro-f1"}
+    assert set(other) == set(vars(Options()))
+    for option, value in other.items():
         name = named(**{option: value})
         shown = option if value is True else str(value)
         assert shown in name.removeprefix(named()), option
         names.add(name)
-    assert len(names) == 4 + len(vars(other))
+    assert len(names) == 3 + len(other)
+
+
+@pytest.mark.parametrize(
+    "poolings, options, words",
+    [
+        (["cls"], {}, "report's head"),
+        (["mean"], {}, "mean pooling"),
+        (
+            ["cls"],
+            {"standardize": True, "reduction": "none", "batch_size": 8},
+            "standardised, no reduction, batch size 8",
+        ),
+        (["cls"], {"head": "linear"}, "linear probe, [CLS]"),
+        (["cls", "mean"], {"head": "linear", "decide": "likeliest"}, "linear probe, [CLS] and mean, likeliest"),
+        (["mean"], {"head": "linear", "labels": 8, "seed": 3}, "linear probe, mean pooling"),
+    ],
+)
+def test_heads_in_words_name_what_is_unusual(poolings, options, words):
+    assert naming.head_in_words([(pooling, 2) for pooling in poolings], Options(**options)) == words
 
 
 @pytest.mark.parametrize("name", ["n" * 70, "題" * 70, "/".join("ab") + "é" * 200, "a b/c\\d:e*?\n"])

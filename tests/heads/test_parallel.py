@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_what_tasks_give_comes_from_processes_of_their_own():
     for task, _, array in found:
         np.testing.assert_array_equal(array, np.full(70_000, factor * task))
     numbers = {number for _, number, _ in found}
-    assert len(numbers) == 7 and os.getpid() not in numbers
+    assert len(numbers) <= 2 and os.getpid() not in numbers
     assert list(parallel.each(work, [])) == []
 
 
@@ -73,19 +74,6 @@ def test_what_ends_first_comes_first(tmp_path):
     assert [next(each), next(each)] == ["a", "b"]
     (tmp_path / "come").touch()
     assert [*each] == ["slow"]
-
-
-def test_two_are_worked_on_at_a_time_and_no_more(tmp_path):
-    def work(task):
-        begun = time.monotonic()
-        (tmp_path / str(task)).touch()
-        # the first two wait for each other
-        wait_until(lambda: (tmp_path / str(1 - task)).exists() if task < 2 else True)
-        return begun, time.monotonic()
-
-    spans = list(parallel.each(work, range(6)))
-    for begun, _ in spans:
-        assert sum(first <= begun < last for first, last in spans) <= 2
 
 
 @pytest.mark.parametrize(
@@ -106,7 +94,7 @@ def test_a_task_whose_process_is_killed_is_an_error_and_not_waited_for():
     def work(task):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(MemoryError, match="code -9"):
+    with pytest.raises(MemoryError, match="ended from outside"):
         list(parallel.each(work, [0]))
 
 
@@ -120,8 +108,10 @@ def test_who_stops_listening_ends_the_tasks():
 # --- the processes of a script that is stopped or killed ----------------------------------------------------------
 
 SCRIPT = f"""
-import os, pathlib, signal, sys, time, cli, parallel
+import os, pathlib, sys, time
 from filelock import FileLock
+from whichlayer.common import cli
+from whichlayer.heads import parallel
 parallel.torch.get_num_threads = lambda: 2
 def work(task):
     here = pathlib.Path(f"child-{{task}}.tmp")
@@ -131,7 +121,8 @@ def work(task):
 def main(args):
     with FileLock("lock"):
         list(parallel.each(work, range(4)))
-cli.launch(main, cli.begin(lambda: args)) if (args := type("", (), {{"quiet": False}})) else None
+args = cli.begin(lambda: type("", (), {{"quiet": False}}))
+cli.launch(main, args)
 """
 
 
@@ -160,12 +151,12 @@ def test_a_script_that_is_stopped_takes_its_processes_along_and_says_one_line(sc
     assert not any(map(is_there, script.children))
 
 
-def test_a_killed_script_leaves_no_lock_in_the_hands_of_its_processes(script, tmp_path):
+def test_a_killed_script_takes_its_processes_and_its_lock_along(script, tmp_path):
     with pytest.raises(Timeout), FileLock(tmp_path / "lock", timeout=0):
         pass
     script.process.kill()
     script.process.wait()
-    assert any(map(is_there, script.children))  # they notice only when they have something to send
+    wait_until(lambda: not any(map(is_there, script.children)))
     with FileLock(tmp_path / "lock", timeout=0):
         pass
 
@@ -187,37 +178,26 @@ def features(tmp_path):
 
 
 def trained(folder):
-    """{run: {file: its bytes}} of all runs in a folder, but for when they were made."""
-    found = {}
-    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
-        contents = {path.name: path.read_bytes() for path in run.iterdir()}
-        config = json.loads(contents.pop("config.json"))
-        assert config["machine"]["threads"] == 1
-        contents.pop("README.md")  # it names the command
-        contents["results"] = config["results"]
-        found[run.name] = contents
-    return found
+    """{run: {file: its checksum}} of all runs in a folder."""
+    configs = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
+    assert all(config["machine"]["threads"] == 1 for config in configs.values())
+    return {name: config["contents"] for name, config in configs.items()}
 
 
-def test_probes_trained_side_by_side_are_those_of_one_thread(features, tmp_path):
-    options = ["--features", features, "--head", "linear", "--each", "--folds", 2]
+def test_probes_trained_side_by_side_are_those_of_one_thread_whichever_are_missing(features, tmp_path):
+    options = ["--features", features, "--head", "linear", "--each", "--folds", 2, "--repeats", 1]
     shared = shell("train", *options, "--results", tmp_path / "shared", env=TWO)
-    assert shared.returncode == 0 and "3 of 3 runs trained" in shared.stderr
+    assert shared.returncode == 0 and "3 of 3 runs trained" in shared.stderr, shared.stderr
     assert shared.stderr.count("macro-F1") == 3
+    found = trained(tmp_path / "shared")
+    assert len(found) == 3
+
+    # one that is missing comes out as before
+    shutil.rmtree(tmp_path / "shared" / next(iter(found)))
+    again = shell("train", *options, "--results", tmp_path / "shared", env=TWO)
+    assert "1 of 3 runs trained" in again.stderr
+    assert trained(tmp_path / "shared") == found
+
     alone = shell("train", *options, "--results", tmp_path / "alone", env=TWO | {"OMP_NUM_THREADS": "1"})
     assert alone.returncode == 0
-    found = trained(tmp_path / "shared")
-    assert len(found) == 3 and found == trained(tmp_path / "alone")
-
-
-def test_probes_that_are_missing_come_out_as_before(features, tmp_path):
-    options = ["--features", features, "--head", "linear", "--each", "--folds", 2, "--results", tmp_path / "r"]
-    assert shell("train", *options, env=TWO).returncode == 0
-    before = trained(tmp_path / "r")
-    name = next(iter(before))
-    for path in (tmp_path / "r" / name).iterdir():
-        path.unlink()
-    (tmp_path / "r" / name).rmdir()
-    again = shell("train", *options, env=TWO)
-    assert "1 of 3 runs trained" in again.stderr
-    assert trained(tmp_path / "r") == before
+    assert trained(tmp_path / "alone") == found

@@ -44,8 +44,6 @@ def corpora(tmp_path_factory):
     [
         ((*BOTH, "--head", "linear"), 1),
         ((*BOTH, "--head", "linear", "--labels", MOST), 1),
-        (("--survey",), 1),  # its largest set is both layers
-        ((*BOTH, "--epochs", 1, "--hidden", 32), 1),
         ((*BOTH, "--epochs", 1, "--hidden", 32, "--standardize"), 1),
         ((*BOTH, "--epochs", 1, "--hidden", 32, "--each"), 0.5),  # one layer after the other
     ],

@@ -2,39 +2,45 @@
 
 from pathlib import Path
 
-from whichlayer.common import disk
-from whichlayer.heads.options import DECISIONS, Options
+from whichlayer.common import cli, disk
+from whichlayer.encoder.poolings import POOLINGS
+from whichlayer.heads.options import HEADS, Options
 
-REPORTS_HEAD = "report's head"
+REPORTS_HEAD = HEADS["mlp"].words
+# options that a table does not show as their name and value
+SHOWN = {"standardize": "standardised", "reduction": "no reduction", "decide": "{}"}
+
+
+def layers_of(columns):
+    """The layers of (pooling, layer) columns, each once."""
+    return list(dict.fromkeys(layer for _, layer in columns))
+
+
+def poolings_of(columns):
+    """The poolings of (pooling, layer) columns, each once."""
+    return list(dict.fromkeys(pooling for pooling, _ in columns))
 
 
 def head_in_words(columns, options):
     """The head of a run with these (pooling, layer) columns: its kind, pooling and unusual options."""
-    # its kind and pooling
-    poolings = {pooling for pooling, _ in columns}
+    head = HEADS[options.head]
     parts = []
-    if options.head == "linear":
-        parts.append("linear probe")
-    if poolings == {"cls", "mean"}:
-        parts.append("[CLS] and mean")
-    elif poolings == {"mean"}:
-        parts.append("mean pooling")
-    elif options.head == "linear":
-        parts.append("[CLS]")
-    # what differs from the defaults
-    if options.decide != DECISIONS[options.head]:
-        parts.append(options.decide)
-    if options.standardize:
-        parts.append("standardised")
-    if options.fusion != Options.fusion and len(columns) > 1:
-        parts.append(f"fusion {options.fusion}")
-    if options.reduction != Options.reduction:
-        parts.append("no reduction")
-    for name in ("hidden", "epochs", "batch_size", "lr"):
-        value = getattr(options, name)
-        if value != getattr(Options, name):
-            parts.append(f"{name.replace('_', ' ')} {value}")
+    if head.words != REPORTS_HEAD:
+        parts.append(head.words)
+    if parts or poolings_of(columns) != [head.pooling]:
+        parts.append(poolings_in_words(poolings_of(columns)))
+    for name, value in options.unusual.items():
+        if name in ("decide", *head.options):
+            shown = SHOWN.get(name, name.replace("_", " ") + " {}")
+            parts.append(shown.format(value))
     return ", ".join(parts) or REPORTS_HEAD
+
+
+def poolings_in_words(poolings):
+    """Poolings as a table names them."""
+    if len(poolings) == 1:
+        return POOLINGS[poolings[0]].words
+    return cli.listing([POOLINGS[pooling].short for pooling in poolings])
 
 
 def short_encoder(name):
@@ -51,36 +57,23 @@ def spell(layers):
 
 def layers_in_words(columns, more=None):
     """Layers in words, with their poolings in brackets, or with what else is to be said there."""
-    layers = list(dict.fromkeys(layer for _, layer in columns))
-    poolings = list(dict.fromkeys(pooling for pooling, _ in columns))
+    layers = layers_of(columns)
     noun = "layers" if len(layers) > 1 else "layer"
-    return f"{noun} {spell(layers)} ({more or ' and '.join(poolings)})"
+    return f"{noun} {spell(layers)} ({more or ' and '.join(poolings_of(columns))})"
 
 
-def run_name(config, tell_apart=False):
-    """The name of a run's folder: encoder, data, layers, and every option that is not the default.
-
-    tell_apart: whether to name the encoder's weights, since another encoder has the same name.
-    """
-    poolings = list(dict.fromkeys(pooling for pooling, _ in config.columns))
-    layers = list(dict.fromkeys(layer for _, layer in config.columns))
-    parts = [disk.slug(Path(config.encoder.name).name)]
-    if tell_apart:
-        parts.append(config.encoder.weights[:8])
-    parts += [disk.slug(config.data.name), "layers", *layers]
+def run_name(config):
+    """The name of a run's folder: encoder, data, layers, and what is not the default."""
+    encoder = disk.slug(Path(config.encoder.name).name)
+    parts = [encoder, disk.slug(config.data.name), "layers", *layers_of(config.columns)]
+    poolings = poolings_of(config.columns)
     if poolings != ["cls"]:
         parts.append("and".join(poolings))
-    for option, value in vars(config.options).items():
-        usual = DECISIONS[config.options.head] if option == "decide" else getattr(Options, option)
-        if value == usual or (option == "fusion" and len(config.columns) == 1):
-            continue
-        if value is True:
-            parts.append(option)
-        elif option in ("head", "fusion", "split"):
-            parts.append(value)
-        else:
-            parts.append(f"{option.replace('_', '-')}-{value}")
+    if config.options.head != Options.head:
+        parts.append(config.options.head)
+    for option, value in config.options.unusual.items():
+        name = option.replace("_", "-")
+        parts.append(name if value is True else f"{name}-{value}")
     name = "-".join(map(str, parts))
-    if len(name.encode()) > 200:
-        return f"{disk.slug(name, 180)}-{disk.digest(name)[:12]}"
-    return name
+    # longer ones are refused by disks
+    return name if len(name.encode()) <= 200 else f"{disk.slug(name, 180)}-{disk.digest(name)[:12]}"

@@ -1,13 +1,31 @@
-"""The options of a run: their names, defaults and order, and which decide what a head is scored on."""
+"""The heads that can be trained, each an entry of HEADS; and the options of a run."""
 
 from dataclasses import dataclass
 
-# the linear probe has none of these: its runs leave them out
-MLP_OPTIONS = ("standardize", "fusion", "reduction", "hidden", "epochs", "batch_size", "lr")
 # rows are compared only where these are the same: they decide which titles a head is scored on
 PROTOCOL = ("folds", "repeats", "split", "seed")
-# how each head decides unless --decide says otherwise, see decision.py
-DECISIONS = {"mlp": "likeliest", "linear": "macro-f1"}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A kind of head."""
+
+    words: str  # its name in a table
+    pooling: str  # what it is trained on unless --pooling says otherwise
+    decisions: tuple  # how it may name a category, see decision.py; the first unless --decide says otherwise
+    options: tuple = ()  # those of Options that no other head has
+
+
+# by the name that --head and folders have for it
+HEADS = {
+    "mlp": Head(
+        words="report's head",
+        pooling="cls",
+        decisions=("likeliest",),
+        options=("standardize", "fusion", "reduction", "hidden", "epochs", "batch_size", "lr"),
+    ),
+    "linear": Head(words="linear probe", pooling="mean", decisions=("macro-f1", "likeliest")),
+}
 
 
 @dataclass(frozen=True)
@@ -16,12 +34,12 @@ class Options:
     defaults.
     """
 
-    head: str = "mlp"  # mlp is the report's head, linear the linear probe
+    head: str = "mlp"  # see HEADS
     standardize: bool = False  # bring every dimension to mean 0 and deviation 1 on the training titles
     fusion: str = "conv"  # of several layers: conv, mix or concat
     reduction: str = "conv"  # of the hidden dimensions: conv or none
     hidden: int = 512  # width of the hidden layer
-    decide: str | None = None  # which category is named: likeliest or macro-f1; None: see DECISIONS
+    decide: str | None = None  # which category is named: likeliest or macro-f1; None: as the head usually does
     labels: int | None = None  # labelled titles of each category in training; None: all of them
     folds: int = 5  # parts that are held out in turn
     repeats: int = 3  # how often all of it is done, with folds of its own
@@ -33,7 +51,7 @@ class Options:
 
     def __post_init__(self):
         if self.decide is None:
-            object.__setattr__(self, "decide", DECISIONS[self.head])
+            object.__setattr__(self, "decide", HEADS[self.head].decisions[0])
 
     @property
     def protocol(self):
@@ -44,3 +62,9 @@ class Options:
     def heads(self):
         """How many heads a run trains: one for each fold of each repeat."""
         return self.folds * self.repeats
+
+    @property
+    def unusual(self):
+        """What differs from the head's defaults, by name."""
+        usual = Options(self.head)
+        return {name: value for name, value in vars(self).items() if value != getattr(usual, name)}

@@ -1,28 +1,29 @@
-"""Tasks worked on side by side, each in a process of its own that has one thread.
+"""Tasks worked on side by side, in processes that have one thread each.
 
 Products of small matrices gain next to nothing from a second thread, and threads of one Python
-process wait for each other's turn; processes do not. They are forked, so a task takes nothing to
-begin, and only what it gives is sent back.
+process wait for each other's turn; processes do not. They are forked, so they take nothing to
+begin, and what a task works with need not be sent.
 """
 
-import collections
-import contextlib
+import ctypes
 import multiprocessing
-import multiprocessing.connection
-import os
 import signal
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 
 import torch
 
 from whichlayer.common import cli
 
-# they wait while a process is forked, until it has handlers of its own
+# they wait while processes are forked, until these have handlers of their own
 STOPS = (signal.SIGINT, signal.SIGTERM)
-# open files of a process are fewer than this
-FILES = 4096
 # processes at a time, whatever the machine: each takes memory
 MOST = 16
+# Linux's prctl: which signal this process gets when the one that forked it has ended
+PR_SET_PDEATHSIG = 1
+# in such a process: what it does with a task, which cannot be sent
+WORK = {}
 
 
 def is_possible():
@@ -33,71 +34,47 @@ def is_possible():
 
 
 def each(work, tasks):
-    """Yield work(task) for each task, in the order in which they end; as many at a time as there
-    are threads, MOST at most.
+    """Yield work(task) for each of a list of tasks, in the order in which they end; as many at a
+    time as there are threads, MOST at most.
 
     What work gives is numpy arrays, dataclasses and the like; what it raises is raised here.
     Whatever ends this, no process stays behind.
     """
-    at_once = min(torch.get_num_threads(), MOST)
-    waiting = collections.deque(tasks)
-    running = {}  # see start
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                running |= start(work, waiting.popleft())
-            for pipe in multiprocessing.connection.wait(list(running)):
-                yield receive(pipe, running.pop(pipe))
-    finally:
-        for process in running.values():
-            process.kill()
-            process.join()
-
-
-def start(work, task):
-    """Fork a process for a task: {our end of a pipe, which gives what work gives: the process}."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(work, task, theirs), daemon=True)
+    if not tasks:
+        return
+    at_once = min(torch.get_num_threads(), MOST, len(tasks))
+    pool = ProcessPoolExecutor(at_once, multiprocessing.get_context("fork"), begin, (work,))
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
-        process.start()
+        # the first one forks the processes; no list of what has come is kept
+        outcomes = as_completed([pool.submit(work_on, task) for task in tasks])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
-        theirs.close()
-    return {ours: process}
+    processes = multiprocessing.active_children()
+    try:
+        for outcome in outcomes:
+            yield outcome.result()
+    except BrokenProcessPool:
+        raise MemoryError("a process was ended from outside") from None
+    finally:
+        for process in processes:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
 
 
-def child(work, task, pipe):
-    """What a process does: send what work(task) gives or raises."""
+def begin(work):
+    """Make a process ready that was forked to work on tasks."""
     # Ctrl-C reaches all of a terminal's processes: the first one ends the others
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    # nor may locks and pipes stay open here when the first one is gone
-    os.closerange(3, pipe.fileno())
-    os.closerange(pipe.fileno() + 1, FILES)
+    # nor does it outlive the first one, whose locks it has inherited
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     cli.STATE["quiet"] = True
     torch.set_num_threads(1)
-    try:
-        outcome = work(task)
-    except Exception as error:
-        outcome = error
-    # nobody is there to read it
-    with contextlib.suppress(BrokenPipeError):
-        pipe.send(outcome)
+    WORK["on"] = work
 
 
-def receive(pipe, process):
-    """What a process gave; what it raised is raised."""
-    try:
-        outcome = pipe.recv()
-    except EOFError:
-        process.join()
-        ended = f"a process was ended from outside, with code {process.exitcode}"
-        raise MemoryError(ended) from None
-    pipe.close()
-    process.join()
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+def work_on(task):
+    """What a process does with a task."""
+    return WORK["on"](task)

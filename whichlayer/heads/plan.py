@@ -1,6 +1,5 @@
 """What train.py is to train: options, sets of layers, a run for each, and which runs are there."""
 
-import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,12 +7,15 @@ import numpy as np
 
 import data
 from whichlayer.common import cli, disk
-from whichlayer.encoder import changes, store
+from whichlayer.encoder import store
+from whichlayer.encoder.poolings import POOLINGS
 from whichlayer.heads import naming, runs, splits
-from whichlayer.heads.options import MLP_OPTIONS, PROTOCOL, Options
+from whichlayer.heads.options import HEADS, PROTOCOL, Options
 
 # what of a configuration is known before the training
 PLANNED = ("columns", "classes", "options", "encoder", "data", "settings", "features", "files")
+# the report's sets of layers, counted from the top
+REPORTS_SETS = ([0], [1], [2], [3], [0, 1], [0, 1, 2, 3])
 # categories are unequal where the largest has more than so many times the titles of the smallest
 UNEQUAL = 3
 
@@ -41,47 +43,37 @@ class LayerSet:
 
 def choose_options(args):
     """The Options of all runs; options that contradict one another are a Problem."""
-    if args.survey:
-        check_survey(args)
+    for name in ("head", "layers", "each", "pooling"):
+        if args.survey and getattr(args, name):
+            what = "the survey is of linear probes on all that was extracted"
+            raise cli.Problem(f"--survey --{name}: {what}; leave out one of the two")
     head = args.head or ("linear" if args.survey else Options.head)
-    protocol = {name: getattr(args, name) for name in PROTOCOL}
-    given = {name: getattr(args, name) for name in MLP_OPTIONS if getattr(args, name) is not None}
-    if head == "mlp":
-        if args.decide == "macro-f1":
-            why = "the report's head holds no titles out to choose by"
-            raise cli.Problem(f"--decide macro-f1: {why}; use --head linear")
-        return Options(head="mlp", **given, **protocol)
-    # the linear probe always does
-    given.pop("standardize", None)
-    if given:
-        option = "--" + next(iter(given)).replace("_", "-")
-        wrong = "an option of the report's head"
-        raise cli.Problem(f"{option}: {wrong}; leave it out, or use --head mlp without --survey")
-    return Options(head="linear", decide=args.decide, **protocol)
+    if args.decide and args.decide not in HEADS[head].decisions:
+        why = "that head keeps no titles to choose by"
+        raise cli.Problem(f"--decide {args.decide} with --head {head}: {why}; use --head linear")
 
-
-def check_survey(args):
-    """Refuse what goes ill with --survey."""
-    if args.head == "mlp":
-        why = "the survey is of the linear probe"
-        raise cli.Problem(f"--survey --head mlp: {why}; leave out one of the two")
-    for name in ("layers", "each", "pooling"):
-        if getattr(args, name):
-            why = "the survey takes all layers and poolings that were extracted"
-            raise cli.Problem(f"--survey --{name}: {why}; leave out one of the two")
+    own = (*PROTOCOL, "decide", *HEADS[head].options)
+    given = {}
+    for name in vars(Options()):
+        value = getattr(args, name)
+        if name in ("head", "labels") or value is None:
+            continue
+        if name not in own:
+            raise cli.Problem(f"--{name.replace('_', '-')}: --head {head} has no such option; leave it out")
+        given[name] = value
+    return Options(head=head, **given)
 
 
 def open_all(folders):
     """The Features of some folders; other titles than those of the first are a Problem."""
     different = {Path(folder).resolve(): folder for folder in folders}
     every = [store.open_features(folder) for folder in different.values()]
+    first = every[0]
     for features in every:
         say_if_changed(features)
-    first = every[0]
-    for other in every[1:]:
-        if other.manifest.data.titles != first.manifest.data.titles:
+        if features.manifest.data.titles != first.manifest.data.titles:
             wrong = "features of different titles, which cannot share a table"
-            both = f"--features {first.folder} {other.folder}"
+            both = f"--features {first.folder} {features.folder}"
             raise cli.Problem(f"{both}: {wrong}; train on one after the other")
     return every
 
@@ -110,8 +102,7 @@ def read_task(features, options):
         counts = splits.distinct_titles(labels, groups)
     rare = data.rare_categories(dict(zip(classes, counts.tolist(), strict=True)), options.folds)
     if rare:
-        once = " (copies of a title count once)" if counts.sum() < len(labels) else ""
-        raise cli.Problem(f"{features.folder}: {rare}{once}")
+        raise cli.Problem(f"{features.folder}: {rare} ({options.split} folds)")
     folds = splits.repeat_folds(labels, groups, options, classes)
     return Task(classes, labels, groups, folds)
 
@@ -119,50 +110,46 @@ def read_task(features, options):
 # --- sets of layers -------------------------------------------------------------------------------
 
 
-def choose_sets(args, features):
+def choose_sets(args, features, head):
     """The columns of each run that the arguments ask for: lists of (pooling, layer).
 
-    What was not extracted is a Problem, or, of the report's sets, left out.
+    head: a key of HEADS. What was not extracted is a Problem, or, of the report's sets, left out.
     """
     if args.survey:
         return survey_sets(features)
-    encoder = features.manifest.encoder
-    poolings = choose_poolings(args, features)
+    held = poolings_of(features)
+    poolings = [pooling for pooling in POOLINGS if pooling in (args.pooling or [usual_pooling(features, head)])]
     available = layers_with(features, poolings)
     if not available:
-        what = f"no layer is there with both of {' and '.join(poolings)}"
-        raise cli.Problem(f"--pooling {' '.join(poolings)}: {what}; extract it with both")
+        asked = f"--pooling {' '.join(poolings)}"
+        raise cli.Problem(
+            f"{asked}: {features.folder} has no such layer, only {' '.join(held)}; add it with extract.py {asked}"
+        )
     if args.layers or args.each:
+        encoder = features.manifest.encoder
         wanted = args.layers or ["all"]
         layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
         sets = [[layer] for layer in layers] if args.each else [layers]
     else:
-        sets = available_sets(encoder.layers, available, poolings, features.folder)
+        sets = reports_sets(features, available)
     return [side_by_side(poolings, layers) for layers in sets]
 
 
-def choose_poolings(args, features):
-    """The poolings that --pooling names, or the first that is there; one that is not is a Problem."""
-    held = poolings_of(features)
-    poolings = sorted(set(args.pooling or held[:1]))
-    for pooling in poolings:
-        if pooling not in held:
-            more = f"add it with: extract.py --pooling {pooling} and its other options as before"
-            raise cli.Problem(f"--pooling {pooling}: {features.folder} holds none; {more}")
-    return poolings
-
-
 def poolings_of(features):
-    """The poolings that features hold, [CLS] first."""
-    return [pooling for pooling in cli.POOLINGS if features.layers(pooling)]
+    """The poolings that features hold, in the order of POOLINGS."""
+    return [pooling for pooling in POOLINGS if features.layers(pooling)]
+
+
+def usual_pooling(features, head):
+    """What a head is trained on unless --pooling says otherwise: its usual pooling, or what is there."""
+    held = poolings_of(features)
+    usual = HEADS[head].pooling
+    return usual if usual in held else held[0]
 
 
 def layers_with(features, poolings):
     """The layers that were extracted with all of some poolings, ascending."""
-    common = set(features.layers(poolings[0]))
-    for pooling in poolings[1:]:
-        common &= set(features.layers(pooling))
-    return sorted(common)
+    return sorted(set.intersection(*(set(features.layers(pooling)) for pooling in poolings)))
 
 
 def side_by_side(poolings, layers):
@@ -170,24 +157,18 @@ def side_by_side(poolings, layers):
     return [(pooling, layer) for pooling in poolings for layer in layers]
 
 
-def available_sets(depth, available, poolings, folder):
+def reports_sets(features, available):
     """Those of the report's six layer sets that are there, or else each layer alone."""
-    from_top = [[0], [1], [2], [3], [0, 1], [0, 1, 2, 3]]
-    wanted = [[depth - n for n in layers] for layers in from_top if max(layers) < depth]
+    depth = features.manifest.encoder.layers
+    wanted = [[depth - n for n in layers] for layers in REPORTS_SETS if max(layers) < depth]
     sets = [layers for layers in wanted if set(layers) <= set(available)]
-    missing = [", ".join(map(str, layers)) for layers in wanted if layers not in sets]
-    if missing:
-        why = f"since not extracted with {' and '.join(poolings)}"
-        cli.say(f"{folder}: left out of the report's sets, {why}: {'; '.join(missing)}")
-    if not sets:
-        cli.say("none of them is left: each layer that was extracted is trained alone")
-        sets = [[layer] for layer in reversed(available)]
-    return sets
+    if len(sets) < len(wanted):
+        cli.say(f"{features.folder}: only {len(sets)} of the report's {len(wanted)} sets of layers were extracted")
+    return sets or [[layer] for layer in reversed(available)]
 
 
 def survey_sets(features):
-    """The columns of --survey's runs: every layer alone, the last four, all, all with both
-    poolings.
+    """The columns of --survey's runs: every layer alone, the last four, all, all with all poolings.
 
     "Last" and "all" are meant of the layers that were extracted; sets that coincide are there once.
     Several layers side by side have mean pooling where that was extracted: with [CLS] alone they
@@ -196,46 +177,34 @@ def survey_sets(features):
     poolings = poolings_of(features)
     sets = []
     for pooling in poolings:
-        layers = layers_with(features, [pooling])[::-1]
-        sets += [[(pooling, layer)] for layer in layers]
-        if pooling != poolings[-1]:
-            continue
-        if len(layers) >= 4:
-            sets.append(side_by_side([pooling], layers[:4]))
-        sets.append(side_by_side([pooling], layers))
-    common = layers_with(features, poolings)[::-1]
-    if common:
-        sets.append(side_by_side(poolings, common))
+        sets += [[(pooling, layer)] for layer in layers_with(features, [pooling])[::-1]]
+    sets += [all_layers(features)[:4], all_layers(features)]
+    sets.append(side_by_side(poolings, layers_with(features, poolings)[::-1]))
+    return [list(columns) for columns in dict.fromkeys(map(tuple, sets)) if columns]
 
-    distinct = []
-    for columns in sets:
-        if columns not in distinct:
-            distinct.append(columns)
-    return distinct
+
+def all_layers(features):
+    """The columns of all layers, top first, with the linear probe's usual pooling."""
+    pooling = usual_pooling(features, "linear")
+    return side_by_side([pooling], layers_with(features, [pooling])[::-1])
 
 
 # --- runs -----------------------------------------------------------------------------------------
 
 
 def plan_runs(features, sets, task, options, sizes, survey):
-    """A LayerSet for each set of columns, with a run for each of some numbers of labels (None:
-    all).
+    """A LayerSet for each set of columns, with a run for each of some numbers of labels (None: all).
 
-    A survey of unequal categories shows what the decision brings: all layers, with mean pooling
-    where it is there, are decided both ways.
+    A survey of unequal categories shows what the decision brings: all layers are decided both ways.
     """
-    both_ways = None  # columns
     counts = np.bincount(task.labels)
-    if survey and None in sizes and counts.max() > UNEQUAL * counts.min():
-        pooling = poolings_of(features)[-1]
-        both_ways = side_by_side([pooling], layers_with(features, [pooling])[::-1])
-
+    both_ways = survey and None in sizes and counts.max() > UNEQUAL * counts.min()
     layer_sets = []
     for columns in sets:
         wanted = [replace(options, labels=size) for size in sizes]
-        if columns == both_ways:
-            other = "likeliest" if options.decide == "macro-f1" else "macro-f1"
-            wanted.append(replace(options, decide=other))
+        if both_ways and columns == all_layers(features):
+            decisions = HEADS[options.head].decisions
+            wanted += [replace(options, decide=other) for other in decisions if other != options.decide]
         configs = [configure(features, columns, task.classes, each) for each in wanted]
         layer_sets.append(LayerSet(features, [runs.Run(None, config) for config in configs]))
     return layer_sets
@@ -245,7 +214,9 @@ def configure(features, columns, classes, options):
     """The runs.Config of a run that is to be trained."""
     manifest = features.manifest
     names = [store.feature_file(pooling, layer) for pooling, layer in columns]
-    config = runs.Config(
+    deepest = max(layer for _, layer in columns)
+    cost = manifest.cost
+    return runs.Config(
         format=runs.FORMAT,
         columns=columns,
         classes=classes,
@@ -255,11 +226,9 @@ def configure(features, columns, classes, options):
         settings=manifest.settings,
         features=disk.digest(store.identity(manifest)),
         files={name: manifest.files[name].sha256 for name in names},
+        flop=cost and cost.flop[deepest],
+        tokens=cost and cost.tokens,
     )
-    if manifest.cost is None:
-        return config
-    deepest = max(layer for _, layer in columns)
-    return replace(config, flop=manifest.cost.flop[deepest], tokens=manifest.cost.tokens)
 
 
 def find_missing(results, layer_sets):
@@ -270,82 +239,37 @@ def find_missing(results, layer_sets):
     """
     planned = {}  # configurations by folder
     missing = []
-    outdated = find_outdated(results, [layer_set.features for layer_set in layer_sets])
     for layer_set in layer_sets:
         own = []
         for run in layer_set.runs:
-            folder = find_folder(results, run.config, planned)
+            folder = results / naming.run_name(run.config)
             if folder in planned:
-                differ = differing(planned[folder], run.config)
-                if differ:
-                    wrong = f"two features folders give a run that name, but their {differ} differ"
-                    remedy = "train on one after the other, with another --results"
-                    raise cli.Problem(f"{folder}: {wrong}; {remedy}")
-                continue
-            planned[folder] = run.config
-            if folder in outdated or not is_trained(folder, run.config):
+                refuse_other(folder, planned[folder], run.config)
+            elif not is_trained(folder, run.config, layer_set.features):
                 own.append(replace(run, folder=folder))
+            planned[folder] = run.config
         if own:
             missing.append(LayerSet(layer_set.features, own))
-    say_outdated(outdated, planned)
     return missing
 
 
-def find_outdated(results, every):
-    """The runs that were trained on some features before their titles changed: {folder: Run}."""
-    there = []
-    for path in sorted(results.glob("[!.]*/config.json")):
-        # a damaged run is in nobody's way here
-        with contextlib.suppress(cli.Problem):
-            there.append(runs.open_run(path.parent))
-    return {run.folder: run for run in changes.find_outdated(there, every)}
-
-
-def say_outdated(outdated, planned):
-    """Say which runs are of earlier titles, and what becomes of them. planned: by folder."""
-    again = [run for folder, run in outdated.items() if folder in planned]
-    others = [run for folder, run in outdated.items() if folder not in planned]
-    if again:
-        cli.say(f"{changes.out_of_date(again)}, trained again in the same place")
-    if others:
-        names = ", ".join(run.folder.name for run in others[:3])
-        names += ", …" if len(others) > 3 else ""
-        kept = f"not asked for, kept in a table of the earlier titles: {names}"
-        cli.say(f"{changes.out_of_date(others)}, {kept}")
-
-
-def find_folder(results, config, planned):
-    """The folder of a run. Where another encoder of that name has it, the name tells them apart.
-
-    planned: configurations by folder, of runs that are to come.
-    """
-    folder = results / naming.run_name(config)
-    telling = results / naming.run_name(config, tell_apart=True)
-    if telling.exists():
-        return telling
-    other = planned.get(folder)
-    if other is None and folder.exists():
-        other = runs.open_run(folder).config
-    if other is not None and other.encoder.weights != config.encoder.weights:
-        return telling
-    return folder
-
-
-def is_trained(folder, config):
-    """Whether a run is there already; another one in its place is a Problem."""
+def is_trained(folder, config, features):
+    """Whether a run is there already; says so."""
     if not folder.exists():
         return False
     run = runs.open_run(folder)
-    differ = differing(run.config, config)
-    if differ:
-        wrong = f"a run of that name is there, but its {differ} differ"
-        raise cli.Problem(f"{folder}: {wrong}; delete it, or choose another --results")
+    if runs.is_earlier(run, features):
+        cli.say(f"{runs.out_of_date([run])}, trained again in the same place: {folder.name}")
+        return False
+    refuse_other(folder, run.config, config)
     again = f"delete {folder} to train it again"
     cli.say(f"{folder.name}: trained already (macro-F1 {run.figures.macro_f1:.4f}); {again}")
     return True
 
 
-def differing(first, second):
-    """In what two runs.Config are not of the same run, in words; empty where they are."""
-    names = [name for name in PLANNED if getattr(first, name) != getattr(second, name)]
-    return cli.listing(names) if names else ""
+def refuse_other(folder, first, second):
+    """Raise a Problem unless two runs.Config, which would share a folder, are of the same run."""
+    differ = [name for name in PLANNED if getattr(first, name) != getattr(second, name)]
+    if differ:
+        wrong = f"another run has that name, but its {cli.listing(differ)} differ"
+        raise cli.Problem(f"{folder}: {wrong}; delete it, or train with another --results")

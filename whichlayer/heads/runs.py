@@ -13,9 +13,10 @@ README.md               a model card
 
 import contextlib
 import csv
+import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,11 @@ from safetensors.numpy import save
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.heads import naming, words
-from whichlayer.heads.options import MLP_OPTIONS, PROTOCOL, Options
+from whichlayer.heads.options import HEADS, Options
 from whichlayer.scores import decision, metrics
 from whichlayer.scores.figures import Figures
 
-FORMAT = 3  # raised when older runs can no longer be read
-CHANGED = "titles or labels"
+FORMAT = 4  # raised when older runs can no longer be read
 BASELINES = {kind: baseline.name for kind, baseline in words.BASELINES.items()}
 
 
@@ -95,11 +95,8 @@ class Run:
     @property
     def identity(self):
         """What two runs share only where one is a copy of the other, or was made as it was."""
-        config = self.config
-        weights = self.encoder.weights if self.encoder else None
-        made_of = [config.data.titles, weights, config.features, config.columns, config.options]
-        holds = [config.classes, config.results, config.contents]
-        return disk.digest(disk.as_json(made_of + holds))
+        bare = replace(self.config, made=None, software=None, machine=None)
+        return disk.digest(disk.as_json(bare))
 
     @property
     def labels_per_category(self):
@@ -114,11 +111,11 @@ class Run:
     @property
     def layers(self):
         """The layers, top first; empty for a baseline."""
-        return list(dict.fromkeys(layer for _, layer in self.columns))
+        return naming.layers_of(self.columns)
 
     @property
     def poolings(self):
-        return list(dict.fromkeys(pooling for pooling, _ in self.columns))
+        return naming.poolings_of(self.columns)
 
     @property
     def depth(self):
@@ -193,10 +190,8 @@ class Run:
     @property
     def remedy(self):
         """What to do where the run is damaged, in words."""
-        if not self.baseline:
-            return "delete the run's folder and train again"
-        again = cli.command("evaluate.py", "--baselines", results=(self.folder.parent, "results"))
-        return f"delete the run's folder and make it again with: {again}"
+        script = "evaluate.py --baselines" if self.baseline else "train.py"
+        return f"delete the run's folder and make it again with {script}"
 
 
 # --- writing and reading --------------------------------------------------------------------------
@@ -215,18 +210,7 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        # arrays, heads, history, and what else is to be kept
-        for name, array in arrays.items():
-            if array is not None:
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        if heads:
-            # written here, as the library takes no path that is not UTF-8
-            (temporary / "heads.safetensors").write_bytes(save(heads))
-        if history:
-            with open(temporary / "history.csv", "w", newline="") as file:
-                csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
-        for name, content in (files or {}).items():
-            (temporary / name).write_bytes(content)
+        write_contents(temporary, arrays, heads, history, files or {})
         # the configuration, with a checksum of each of those
         contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
         disk.write_json(temporary / "config.json", written(config) | {"contents": contents})
@@ -245,18 +229,28 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def write_contents(place, arrays, heads, history, files):
+    """Write what a run's folder holds beside its configuration; see write."""
+    for name, array in arrays.items():
+        if array is not None:
+            np.save(place / f"{name}.npy", array, allow_pickle=False)
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    if heads:
+        # written here, as the library takes no path that is not UTF-8
+        (place / "heads.safetensors").write_bytes(save(heads))
+    if history:
+        with open(place / "history.csv", "w", newline="") as file:
+            csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
+
+
 def written(config):
-    """A configuration as a dictionary for JSON, without the options that its head, or a baseline,
-    does not have.
-    """
+    """A configuration as a dictionary for JSON, without the options that only other heads have."""
     content = disk.as_json(config)
-    options = content["options"]
-    if config.baseline:
-        content["options"] = {name: options[name] for name in (*PROTOCOL, "decide")}
-        if config.options.labels:
-            content["options"]["labels"] = config.options.labels
-    elif config.options.head == "linear":
-        content["options"] = {name: value for name, value in options.items() if name not in MLP_OPTIONS}
+    for name, head in HEADS.items():
+        if config.baseline or name != config.options.head:
+            for option in head.options:
+                del content["options"][option]
     return content
 
 
@@ -265,8 +259,8 @@ def open_run(folder):
     folder = Path(folder)
     path = folder / "config.json"
     if not path.exists():
-        hint = "train.py makes runs, python evaluate.py lists them"
-        raise cli.Problem(f"{folder}: no run is there; {hint}")
+        raise cli.Problem(f"{folder}: no run is there; train.py makes runs, evaluate.py lists them")
+    refuse_older(path)
     what = "a run of train.py (an encoder is named with --model)"
     config = disk.read_json(path, Config, what, FORMAT)
     needed = ALWAYS if config.baseline else ALWAYS + TRAINED
@@ -276,38 +270,33 @@ def open_run(folder):
     return Run(folder, config)
 
 
-def find(place):
-    """The Run that --run names: a run's own folder, or the only trained one in a folder of results."""
-    folder = Path(place or "results")
-    if place and (folder / "config.json").exists():
-        run = open_run(folder)
-        if run.baseline == "majority":
-            kept = "the majority class, which says the same of every title"
-            raise cli.Problem(f"--run {folder}: {kept}; name another run")
-        if run.baseline and run.labels_per_category:
-            kept = "TF-IDF with few labels, measured for the table only"
-            raise cli.Problem(f"--run {folder}: {kept}; name the run with all titles")
-        return run
+def refuse_older(path):
+    """Raise a Problem that says which command makes a run again that an earlier version made."""
+    command = None
+    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        if content["format"] < FORMAT:
+            command = content["made"]["command"]
+    if command:
+        remedy = f"delete it and make it again with: {command}"
+        raise cli.Problem(f"{path.parent}: made by an earlier version; {remedy}")
 
-    found = []
-    for path in folder.glob("[!.]*/config.json"):
-        # what cannot be used is not offered
-        with contextlib.suppress(cli.Problem):
-            run = open_run(path.parent)
-            if not run.baseline:
-                found.append(run)
-    if place and len(found) == 1:
-        return found[0]
-    if place and not found:
-        # which says that no run is there
-        return open_run(folder)
-    known = "; train.py makes runs"
-    if found:
-        found.sort(key=lambda run: (-run.figures.macro_f1, run.folder))
-        names = ", ".join(cli.shell(run.folder) for run in found[:8])
-        more = ", …" if len(found) > 8 else ""
-        known = f"; there are, the best first: {names}{more}"
-    raise cli.Problem(f"--run: name the folder of one run{known}")
+
+def find(place):
+    """The Run in a folder that --run names; one that cannot predict, or none, is a Problem."""
+    folder = Path(place or "results")
+    there = [path.parent.name for path in sorted(folder.glob("[!.]*/config.json"))]
+    if there:
+        example = folder / there[0]
+        raise cli.Problem(f"--run: name the folder of one run, such as {cli.shell(example)}")
+    run = open_run(folder)
+    if run.baseline and "weights.safetensors" not in run.config.contents:
+        wrong = "measured for the table only, it cannot predict"
+        raise cli.Problem(f"--run {folder}: {run.head}, {wrong}; name another run")
+    return run
+
+
+# --- the features of a run --------------------------------------------------------------------------
 
 
 def features_of(run, folders=None):
@@ -317,20 +306,16 @@ def features_of(run, folders=None):
     """
     problems = []
     for place in folders or [run.config.made.features or "features"]:
-        if not (Path(place) / "manifest.json").exists():
-            problems.append(f"{place}: there are no features")
+        try:
+            features = store.open_features(place)
+        except cli.Problem as problem:
+            problems.append(str(problem))
             continue
-        features = store.open_features(place)
-        differs = differing(run, features.manifest)
-        if not differs:
+        wrong = differing(run, features.manifest)
+        if not wrong:
             return features
-        wrong = f"not the features that the run was trained on, their {differs} differ"
-        if differs == CHANGED:
-            again = cli.one_line(run.config.made.command)
-            wrong += f" (if that is meant, train it again with: {again})"
-        problems.append(f"{place}: {wrong}")
-    needed = f"{run.folder.name} needs those of {run.encoder.name}" if run.encoder else "all runs need theirs"
-    raise cli.Problem(f"{'; '.join(problems)}; {needed}, name them with --features")
+        problems.append(f"{place}: not the features that the run was trained on, their {wrong} differ")
+    raise cli.Problem(f"{'; '.join(problems)}; name those of {run.folder.name} with --features")
 
 
 def differing(run, manifest):
@@ -339,13 +324,38 @@ def differing(run, manifest):
     """
     config = run.config
     if config.data.titles != manifest.data.titles:
-        return CHANGED
+        return "titles or labels"
     if run.baseline:
         return None
     if config.features != disk.digest(store.identity(manifest)):
         return "encoder or settings"
     there = {name: entry.sha256 for name, entry in manifest.files.items()}
     return None if config.files.items() <= there.items() else "files"
+
+
+def find_outdated(own, every):
+    """Those of some runs that were trained on some store.Features before their titles changed."""
+    return [run for run in own if any(is_earlier(run, features) for features in every)]
+
+
+def is_earlier(run, features):
+    """Whether a run was trained on store.Features before their titles or labels changed."""
+    manifest = features.manifest
+    data = run.config.data
+    if run.baseline or run.config.made.features != str(features.folder.resolve()):
+        return False
+    # something else may have been extracted in the same place
+    is_same = (run.encoder.weights, data.name) == (manifest.encoder.weights, manifest.data.name)
+    return is_same and data.titles != manifest.data.titles
+
+
+def out_of_date(outdated):
+    """How many runs are of earlier titles, in words."""
+    number = cli.count(len(outdated), "run")
+    return f"{number} of an earlier state of {outdated[0].config.data.name}: out of date"
+
+
+# --- a run in words ---------------------------------------------------------------------------------
 
 
 def collapse(run):
@@ -364,23 +374,21 @@ def collapse(run):
 
 def model_card(config, name):
     """A README for a run's folder: what it is, how good, and how to use it."""
-    result = config.results
-    titles = config.data
-    # they stand between such quotes
-    data = titles.name.replace("`", "")
-    encoder = config.encoder.name.replace("`", "")
-    command = config.made.command.replace("`", "")
+    # these stand between such quotes
+    names = (config.data.name, config.encoder.name, config.made.command)
+    data, encoder, command = [text.replace("`", "") for text in names]
     classes = "\n".join(f"- {cli.escape_markdown(each)}" for each in config.classes)
     return f"""---
 pipeline_tag: text-classification
 ---
 # {name}
 
-Tells the categories below apart by {naming.layers_in_words(config.columns)} of the frozen encoder `{encoder}`.
+A classifier made with whichlayer: it tells the categories below apart by
+{naming.layers_in_words(config.columns)} of the frozen encoder `{encoder}`.
 Made with `{command}`. Use it with `python predict.py --run FOLDER "a title"`.
 
-F1-macro {result.macro_f1:.4f} (folds {result.fold_mean:.4f} ± {result.fold_deviation:.4f}, log loss
-{result.log_loss:.4f}), out of fold, on {titles.rows:,} titles of `{data}` (sha256 `{titles.sha256}`).
+F1-macro {config.results.macro_f1:.4f}, log loss {config.results.log_loss:.4f}, out of fold,
+on {config.data.rows:,} titles of `{data}` (sha256 `{config.data.sha256}`).
 
 {classes}
 """

@@ -123,11 +123,9 @@ def missing_class(distinct, counts, names=None):
     missing = np.flatnonzero((counts == 0).any(0))
     smallest = int(missing[distinct[missing].argmin()])
     name = names[smallest] if names else smallest
-    there = cli.count(int(distinct[smallest]), "distinct title")
-    enough = distinct[smallest] >= len(counts)
-    why = "which stand in other categories too, not enough" if enough else "too few"
-    remedy = "use fewer folds, or merge or drop the category"
-    return f"category {name!r} has {there}, {why} for --folds {len(counts)}; {remedy}"
+    # which may stand in other categories as well
+    there = f"{distinct[smallest]} distinct titles, not enough of its own for --folds {len(counts)}"
+    return f"category {name!r} has {there}; use fewer folds, or merge or drop the category"
 
 
 def repeat_folds(labels, groups, options, names=None):
@@ -202,11 +200,10 @@ def label_sizes(wanted, labels, groups, folds):
     kept = [size for size in sizes if size <= available.max()]
     if kept != sizes:
         large = f"--labels {' '.join(map(str, sizes[len(kept) :]))}"
-        why = "no category has so many distinct titles to train on; that is all titles: use `--labels all`"
+        why = "no category has so many distinct titles to train on; that is `--labels all`"
         if not kept and None not in wanted:
             raise cli.Problem(f"{large}: {why}")
         cli.say(f"left out: {large}; {why}")
     if kept and available.min() < kept[-1]:
-        fewer = f"{(available < kept[-1]).sum()} of {len(available)} categories have fewer titles"
-        cli.say(f"--labels {kept[-1]}: {fewer}; all of theirs are used")
+        cli.say(f"--labels {kept[-1]}: categories with fewer titles than that give all of theirs")
     return [*kept, None] if None in wanted else kept

@@ -5,17 +5,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from test_model import head_by_hand
 from torch.nn.functional import cross_entropy
 
-import model
-from whichlayer.heads import logistic, mlp, splits
+import train
+from whichlayer.heads import splits, stacking
 from whichlayer.heads.options import Options
 
 
 @dataclass
 class Inputs:
-    """What mlp.train_heads takes."""
+    """What train.train_heads takes."""
 
     x: torch.Tensor  # (titles, layers, hidden)
     labels: np.ndarray  # (titles,)
@@ -25,10 +24,10 @@ class Inputs:
     draws: list  # of each head
 
     def train(self):
-        return mlp.train_heads(self.x, self.labels, self.folds, self.options, self.classes, self.draws)
+        return train.train_heads(self.x, self.labels, self.folds, self.options, self.classes, self.draws)
 
     def new_heads(self):
-        return mlp.new_heads(self.options, *self.x.shape[1:], self.classes)
+        return stacking.new_heads(self.options, *self.x.shape[1:], self.classes)
 
 
 def made_up(rows=90, layers=2, hidden=16, classes=3, size=None, **options):
@@ -45,7 +44,7 @@ def made_up(rows=90, layers=2, hidden=16, classes=3, size=None, **options):
 
 
 def train_one(head, number, inputs):
-    """Train one head by an ordinary loop, on the batches that mlp.train_heads would give it."""
+    """Train one head by an ordinary loop, on the batches that train.train_heads would give it."""
     options = inputs.options
     targets = torch.as_tensor(inputs.labels)
     own = inputs.x[inputs.draws[number].rows]
@@ -54,9 +53,9 @@ def train_one(head, number, inputs):
         head.deviation.copy_(own.std(0, correction=0))
     optimizer = torch.optim.Adam(head.parameters(), lr=options.lr)
     for epoch in range(1, options.epochs + 1):
-        rows, counts = mlp.epoch_batches(inputs.draws, options, epoch)
+        rows, counts = stacking.epoch_batches(inputs.draws, options, epoch)
         for batch, count in zip(rows[:, number], counts[:, number], strict=True):
-            titles = batch[:count]
+            titles = batch[: int(count)]
             optimizer.zero_grad()
             cross_entropy(head(inputs.x[titles]), targets[titles]).backward()
             optimizer.step()
@@ -85,6 +84,7 @@ def test_training_all_heads_at_once_equals_one_after_the_other(layers, options):
         assert set(trained.state) == set(head.state_dict())
         for name, value in head.state_dict().items():
             torch.testing.assert_close(trained.state[name][number], value, rtol=1e-3, atol=2e-5)
+        # of each title, by the head that has not seen it
         repeat, fold = divmod(number, inputs.options.folds)
         held_out = folds[repeat] == fold
         expected = head(inputs.x[torch.from_numpy(held_out)]).softmax(1).detach()
@@ -100,20 +100,15 @@ def test_first_weights_depend_on_seed_repeat_and_fold_alone():
         weights = [head.mlp[0].weight.detach() for head in inputs.new_heads()]
         return dict(zip(places, weights, strict=True))
 
-    many = first(folds=5, repeats=3)
-    few = first(folds=3, repeats=2, epochs=9)
-    other_seed = first(seed=1)
-    assert all(torch.equal(many[place], weight) for place, weight in few.items())
-    different = {weight.numpy().tobytes() for weight in (*many.values(), *other_seed.values())}
-    assert len(different) == 15 + 6
-
-
-def test_making_heads_leaves_the_callers_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    made_up().new_heads()
-    assert torch.equal(torch.rand(2), expected)
+    many = first(folds=5, repeats=3)
+    assert torch.equal(torch.rand(2), expected)  # the caller's random numbers are left alone
+    few = first(folds=3, repeats=2, epochs=9)
+    assert all(torch.equal(many[place], weight) for place, weight in few.items())
+    different = {weight.numpy().tobytes() for weight in (*many.values(), *first(seed=1).values())}
+    assert len(different) == 15 + 6
 
 
 @pytest.mark.parametrize(
@@ -123,55 +118,34 @@ def test_making_heads_leaves_the_callers_random_numbers_alone():
 def test_an_epoch_shows_each_training_title_once(rows, folds, size):
     draws = made_up(rows=rows, folds=folds, classes=2).draws
     options = Options(folds=folds, batch_size=size, seed=3)
-    numbers, counts = mlp.epoch_batches(draws, options, 1)
-    assert numbers.shape[:2] == counts.shape and numbers.shape[1] == 2 * folds
+    numbers, counts = (tensor.numpy() for tensor in stacking.epoch_batches(draws, options, 1))
+    assert numbers.shape[:2] == counts.shape[:2] and numbers.shape[1] == 2 * folds
     assert counts.min() >= 1 and np.ptp(counts, 0).max() <= 1
     # single titles: a fold may have one more
     assert numbers.shape[2] == counts.max() <= max(size, 2)
     for head, draw in enumerate(draws):
-        batches = zip(numbers[:, head], counts[:, head], strict=True)
+        batches = zip(numbers[:, head], counts[:, head, 0], strict=True)
         shown = np.concatenate([batch[:count] for batch, count in batches])
         assert sorted(shown) == draw.rows.tolist()
-    next_epoch, _ = mlp.epoch_batches(draws, options, 2)
-    other_seed, _ = mlp.epoch_batches(draws, replace(options, seed=4), 1)
-    assert not np.array_equal(numbers, next_epoch)
-    assert not np.array_equal(numbers, other_seed)
+    for epoch, seed in ((2, 3), (1, 4)):
+        other, _ = stacking.epoch_batches(draws, replace(options, seed=seed), epoch)
+        assert not np.array_equal(numbers, other)
 
 
 @pytest.mark.parametrize("shift, factor", [(0, 1), (10, 1e-3)])  # the second: digits are easily lost
 def test_standardization_is_measured_on_the_training_titles_alone(shift, factor):
-    inputs = made_up(rows=60)
+    inputs = made_up(rows=60, standardize=True)
     far_away = 100 * torch.from_numpy(inputs.folds[0] == 1)[:, None, None]
     x = shift + factor * (inputs.x + far_away)
-    learn = torch.tensor(np.stack([np.isin(np.arange(60), draw.rows) for draw in inputs.draws]))
-    scale = logistic.standardization(x.flatten(1), learn)
+    x[:, 0, 3] = -1234.567  # a constant one stays as it is
+    state, _ = stacking.stack(inputs.new_heads(), x, inputs.draws)
     for head, draw in enumerate(inputs.draws):
-        own = x.double().flatten(1).numpy()[draw.rows]
-        np.testing.assert_allclose(scale.mean[head], own.mean(0), rtol=1e-5)
-        np.testing.assert_allclose(scale.deviation[head], own.std(0), rtol=1e-4)
-
-
-@pytest.mark.parametrize("constant", [0.0, 0.1, -1234.567])
-def test_constant_dimension_stays_finite(constant):
-    inputs = made_up(standardize=True)
-    inputs.x[:, 0, 3] = constant
-    trained = inputs.train()
-    assert np.isfinite(trained.probabilities).all()
-    assert (trained.state["deviation"][:, 0, 3] == 1).all()
-    np.testing.assert_allclose(trained.state["mean"][:, 0, 3], constant, rtol=1e-6)
-
-
-def test_probabilities_come_from_the_head_that_has_not_seen_the_title():
-    inputs = made_up(standardize=True)
-    trained = inputs.train()
-    np.testing.assert_allclose(trained.probabilities.sum(2), 1, rtol=1e-5)
-    for repeat, row in np.ndindex(*inputs.folds.shape):
-        head = repeat * 3 + inputs.folds[repeat, row]
-        own = {name: value[head] for name, value in trained.state.items()}
-        logits = head_by_hand(own, inputs.x[row : row + 1], "conv", "conv", standardize=True)[0]
-        powers = np.exp(logits - logits.max())
-        expected = powers / powers.sum()
-        np.testing.assert_allclose(trained.probabilities[repeat, row], expected, atol=1e-5)
+        own = x.double().numpy()[draw.rows]
+        np.testing.assert_allclose(state["mean"][head], own.mean(0), rtol=1e-5)
+        deviation = own.std(0)
+        deviation[0, 3] = 1
+        np.testing.assert_allclose(state["deviation"][head], deviation, rtol=1e-4)
+    assert np.isfinite(replace(inputs, x=x).train().probabilities).all()
 
 
 def test_held_out_titles_are_never_learned():
@@ -186,12 +160,3 @@ def test_held_out_titles_are_never_learned():
     for name, value in before.items():
         torch.testing.assert_close(value[2], after[name][2], rtol=1e-3, atol=1e-5)
     assert abs(before["mlp.0.weight"][0] - after["mlp.0.weight"][0]).max() > 1e-3
-
-
-def test_blocks_of_titles_change_no_probability():
-    inputs = made_up()
-    heads = inputs.new_heads()
-    state, _ = torch.func.stack_module_state(heads)
-    whole = model.held_out_probabilities(heads[0], state, inputs.x, inputs.folds)
-    parts = model.held_out_probabilities(heads[0], state, inputs.x, inputs.folds, block=500)
-    np.testing.assert_allclose(whole, parts, atol=1e-6)
