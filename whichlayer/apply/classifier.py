@@ -4,6 +4,7 @@ Encoders are loaded once each, for all runs that share one (frozen.py); words (w
 and no torch. Of several runs, the calibrated probabilities are averaged.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,7 +73,9 @@ def load(folders, name=None, device="auto", dtype=None):
         # torch takes a second or two, which words do not need
         from whichlayer.apply import frozen
 
-        parts.append(Part(*frozen.steps(frozen.load(members, place, device, dtype))))
+        loaded = frozen.load(members, place, device, dtype)
+        steps = (frozen.prepare, frozen.judge)
+        parts.append(Part(*(functools.partial(step, loaded) for step in steps)))
     return Classifier(own, parts, sum(map(offsets_of, own)) / len(own))
 
 

@@ -3,7 +3,6 @@
 The encoder is loaded once and runs once for all of them, no deeper than they need.
 """
 
-import functools
 import os
 import threading
 from collections.abc import Callable
@@ -127,8 +126,3 @@ def probabilities(frozen, heads, stored):
     x = torch.from_numpy(side_by_side.astype(np.float32)).to(frozen.encoder.device)
     pooled = model.mean_probabilities(heads.forward, heads.state, x).cpu().numpy()
     return metrics.sharpen(pooled, run.figures.temperature)
-
-
-def steps(frozen):
-    """(prepare, judge) of this encoder, as classifier.Part has them."""
-    return functools.partial(prepare, frozen), functools.partial(judge, frozen)
