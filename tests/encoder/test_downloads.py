@@ -91,74 +91,55 @@ def status(code):
     return lambda request: reply(request, code, b"<html>sorry</html>")
 
 
-def test_download_succeeds(fetch):
-    assert fetch(whole) == ["GET /youtube.csv"]
+def without_length(request):
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(TITLES)
 
 
-def test_download_without_a_length_succeeds(fetch):
-    def unknown(request):
-        request.send_response(200)
-        request.end_headers()
-        request.wfile.write(TITLES)
-
-    assert len(fetch(unknown)) == 1
-
-
-def test_download_follows_a_redirect(fetch):
-    asked = fetch(lambda request: reply(request, 302, Location="/elsewhere"), whole)
-    assert asked == ["GET /youtube.csv", "GET /elsewhere"]
+def redirect(request):
+    reply(request, 302, Location="/elsewhere")
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [cut, cut_chunk, hang_up, garbage, status(503), status(429)],
-    ids=["cut", "cut-chunk", "hang-up", "garbage", "503", "429"],
+    "answers, requests",
+    [
+        ([whole], 1),
+        ([without_length], 1),
+        ([redirect, whole], 2),
+        *(([fault, whole], 2) for fault in (cut, cut_chunk, hang_up, garbage, status(503), status(429))),
+    ],
 )
-def test_faults_that_pass_are_tried_again(fetch, fault):
-    assert len(fetch(fault, whole)) == 2
+def test_download_succeeds_and_faults_that_pass_are_tried_again(fetch, answers, requests):
+    assert len(fetch(*answers)) == requests
+
+
+def other_bytes(request):
+    reply(request, 200, TITLES[:-1] + b"!")
 
 
 @pytest.mark.parametrize(
     "fault, reason, requests",
     [
-        (cut, "IncompleteRead(70000 bytes read", 3),
-        (cut_chunk, "IncompleteRead", 3),
+        (cut, "IncompleteRead", 3),
         (status(503), "503", 3),
-        (status(404), "404", 3),
         (status(403), "403", 3),
+        (page, "a web page (a proxy or a login?)", 1),
+        (other_bytes, "what came is wrong", 1),
     ],
-    ids=["cut", "cut-chunk", "503", "404", "403"],
 )
 def test_faults_that_stay_say_how_to_go_on(fetch, fault, reason, requests):
     with pytest.raises(cli.Problem) as error:
         fetch(fault)
-    assert reason in str(error.value) and "fetch it by hand from http" in str(error.value)
-    assert "youtube.csv and save it as " in str(error.value)
+    assert reason in str(error.value) and "by hand" in str(error.value)
     assert len(fetch.asked) == requests
-
-
-@pytest.mark.parametrize(
-    "answer, words",
-    [
-        (page, "a web page (a proxy or a login?)"),
-        (lambda request: reply(request, 200, TITLES[:-1] + b"!"), "what came is wrong"),
-    ],
-    ids=["page", "changed"],
-)
-def test_another_file_is_refused(fetch, answer, words):
-    with pytest.raises(cli.Problem) as error:
-        fetch(answer)
-    assert words in str(error.value) and "sha256 differs" in str(error.value) and "by hand" in str(error.value)
-    assert len(fetch.asked) == 1
 
 
 @pytest.mark.parametrize(
     "url",
     [
         "http://example.org/youtube.csv",
-        "ftp://example.org/youtube.csv",
         "file:///etc/hostname",
-        "file://localhost/etc/hostname",
         "http://127.0.0.1.example.org/youtube.csv",
         "http://127.0.0.1:80@example.org/youtube.csv",
     ],
@@ -171,15 +152,6 @@ def test_only_https_goes_out(url, tmp_path, monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", network)
     with pytest.raises(cli.Problem, match="only https"):
         data.download(url, tmp_path / "youtube.csv", SHA256)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nobody_listens(tmp_path, monkeypatch):
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving(whole) as (address, _):
-        pass
-    with pytest.raises(cli.Problem, match="refused.*fetch it by hand"):
-        data.download(f"{address}/youtube.csv", tmp_path / "youtube.csv", SHA256)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -331,13 +303,10 @@ def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, t
     assert not any("resolve/main/" in line for line in asked)
 
 
-@pytest.mark.parametrize(
-    "model, words",
-    [("someone/tiny-brt", "the model hub has no such model"), (f"{NAME}@new", "no such model or revision")],
-)
-def test_a_wrong_name_is_one_line(hub, extract, model, words, tmp_path):
+@pytest.mark.parametrize("model", ["someone/tiny-brt", f"{NAME}@new"])
+def test_a_wrong_name_is_one_line(hub, extract, model, tmp_path):
     with serving(hub) as (address, asked):
-        refused(extract(address, model), f"--model {model}", words)
+        refused(extract(address, model), f"--model {model}", "the model hub has no such model or revision")
     assert len(asked) == 1 and not list((tmp_path / "f").glob("*.json"))
 
 
@@ -345,7 +314,6 @@ def test_no_connection_and_nothing_in_the_cache_is_one_line(hub, extract):
     hub.faults = [("GET /api/models", status(503))]
     with serving(hub) as (address, _):
         refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
-    refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
 
 
 def test_cut_weights_are_never_used(hub, extract, tmp_path):
@@ -365,22 +333,11 @@ def test_cut_weights_are_never_used(hub, extract, tmp_path):
     assert result.code == 0, result.err
 
 
-def test_an_adapter_on_the_hub_is_refused(hub, extract):
-    hub.files["adapter_config.json"] = b"{}"
+def test_what_cannot_be_used_is_refused_before_it_is_downloaded(hub, extract):
+    """Nor is the hub asked to convert weights that could hold code."""
+    hub.files["pytorch_model.bin"] = hub.files.pop("model.safetensors")
     with serving(hub) as (address, asked):
+        refused(extract(address), NAME, "holds no weights as safetensors")
+        hub.files["adapter_config.json"] = b"{}"
         refused(extract(address), NAME, "adapter_config.json is an adapter", "merge it")
-    assert not any("model.safetensors" in line for line in asked)
-
-
-def test_an_encoder_in_a_part_of_its_repository_is_found_there(hub, extract, bert, tmp_path):
-    hub.files = {f"0_Transformer/{name}": content for name, content in hub.files.items()}
-    hub.files["modules.json"] = json.dumps([{"idx": 0, "path": "0_Transformer"}]).encode()
-    with serving(hub) as (address, _):
-        result = extract(address)
-    assert result.code == 0, result.err
-    unplugged = extract(address, out="again")
-    assert unplugged.code == 0, unplugged.err
-    for out in ("f", "again"):
-        features = store.open_features(tmp_path / out)
-        wanted = truth(bert, features.titles()[0])["cls", 2]
-        assert abs(features.read("cls", 2) - wanted).max() < 1e-5 * abs(wanted).max()
+    assert not any(word in line for line in asked for word in ("pytorch_model", "discussions", "convert"))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import call, truth
+from conftest import call, truth, write_titles
 from killing import torchrun
 
 from whichlayer.encoder import store
@@ -54,9 +54,10 @@ def test_the_same_command_gives_the_same_bytes(tmp_path, bert, titles):
     }
 
 
-def test_two_processes_share_one_gpu(tmp_path, bert, titles):
-    one = extract(bert, titles, tmp_path / "one", "--device", "cuda", "--window", 7)
-    command = ("--data", titles, "--model", bert, *SETTINGS, "--device", "cuda", "--window", 7)
+def test_two_processes_share_one_gpu(tmp_path, bert):
+    titles = write_titles(tmp_path / "many.csv", rows=9000)
+    one = extract(bert, titles, tmp_path / "one", "--device", "cuda")
+    command = ("--data", titles, "--model", bert, *SETTINGS, "--device", "cuda")
     two = torchrun("extract", *command, "--out", tmp_path / "two")
     assert two.returncode == 0, two.stderr
     again = store.open_features(tmp_path / "two")
@@ -64,25 +65,18 @@ def test_two_processes_share_one_gpu(tmp_path, bert, titles):
         assert (one.read(*column) == again.read(*column)).all()
 
 
-def test_the_linear_probe_is_that_of_the_processor(tmp_path, bert, titles):
+@pytest.mark.parametrize(
+    "options, tolerance",
+    [(("--head", "linear", "--layers", 2), 2e-3), (("--layers", 2, 1, "--standardize", "--epochs", 3), 0.02)],
+    ids=["probe", "head"],
+)
+def test_heads_learn_as_on_the_processor(tmp_path, bert, titles, options, tolerance):
     extract(bert, titles, tmp_path / "features", "--device", "cpu")
     found = []
     for device in ("cpu", "cuda"):
-        options = ("--head", "linear", "--layers", 2, "--device", device)
-        folder, config = train(tmp_path / "features", tmp_path / device, *options)
-        found.append((np.load(folder / "probabilities.npy"), config["results"]["penalties"]))
-    np.testing.assert_allclose(found[0][0], found[1][0], atol=2e-3)
-    assert found[0][1] == found[1][1]
-
-
-def test_the_reports_head_learns_as_on_the_processor(tmp_path, bert, titles):
-    extract(bert, titles, tmp_path / "features", "--device", "cpu")
-    found = []
-    for device in ("cpu", "cuda"):
-        options = ("--layers", 2, 1, "--standardize", "--epochs", 3, "--device", device)
-        folder, _ = train(tmp_path / "features", tmp_path / device, *options)
+        folder, _ = train(tmp_path / "features", tmp_path / device, *options, "--device", device)
         found.append(np.load(folder / "probabilities.npy"))
-    np.testing.assert_allclose(found[0], found[1], atol=0.02)
+    np.testing.assert_allclose(found[0], found[1], atol=tolerance)
 
 
 def test_predictions_are_those_of_the_processor(tmp_path, bert, titles):

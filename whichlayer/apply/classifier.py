@@ -4,6 +4,7 @@ Encoders are loaded once each, for all runs that share one (frozen.py); words (w
 and no torch. Of several runs, the calibrated probabilities are averaged.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ class Classifier:
         """The names of the categories, in the order of their probabilities."""
         return self.runs[0].classes
 
+    def __reduce__(self):
+        raise TypeError("a classifier cannot be pickled; load it in each process, from its runs")
+
 
 # --- loading --------------------------------------------------------------------------------------
 
@@ -56,7 +60,7 @@ def load(folders, name=None, device="auto", dtype=None):
     own = [runs.find(folder) for folder in as_list(folders)]
     if not own:
         raise cli.Problem("no run is named: give the folder of one, or a list of several")
-    check_classes(own)
+    check_together(own)
     shared = by_encoder(own)
     names = as_list(name) or [None] * len(shared)
     if len(names) != len(shared):
@@ -64,16 +68,14 @@ def load(folders, name=None, device="auto", dtype=None):
         remedy = "name one for each, in their order"
         raise cli.Problem(f"--model names {len(names)}, but the runs need {need}; {remedy}")
 
-    # words, then encoders
-    parts = []
-    for run in own:
-        if run.baseline:
-            parts.append(words_part(run))
+    parts = [words_part(run) for run in own if run.baseline]
     for members, place in zip(shared, names, strict=True):
         # torch takes a second or two, which words do not need
         from whichlayer.apply import frozen
 
-        parts.append(Part(*frozen.steps(frozen.load(members, place, device, dtype))))
+        loaded = frozen.load(members, place, device, dtype)
+        steps = (frozen.prepare, frozen.judge)
+        parts.append(Part(*(functools.partial(step, loaded) for step in steps)))
     return Classifier(own, parts, sum(map(offsets_of, own)) / len(own))
 
 
@@ -84,40 +86,31 @@ def as_list(value):
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def check_classes(own):
-    """Refuse to average runs that were given twice, also as a copy, or whose categories are not the
-    same.
-    """
-    for run in own[1:]:
+def check_together(own):
+    """Refuse to average runs that have other categories, or of which one is there twice."""
+    seen = {}
+    for run in own:
+        other = seen.setdefault(run.identity, run)
         if run.classes != own[0].classes:
             wrong = "its categories are not the same, so their probabilities cannot be averaged"
             raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}")
-    places = [run.folder.resolve() for run in own]
-    for place, run in zip(places, own, strict=True):
-        if places.count(place) > 1:
-            raise cli.Problem(f"--run: {run.folder} is named twice")
-    first = {}
-    for run in own:
-        other = first.setdefault(run.identity, run)
         if other is not run:
-            twice = "is a copy of it, and would count twice; name one of them"
-            raise cli.Problem(f"--run {other.folder} {run.folder}: {run.folder.name} {twice}")
+            twice = "are the same run, or copies of it, which would count twice; name one of them"
+            raise cli.Problem(f"--run: {other.folder} and {run.folder} {twice}")
 
 
 def by_encoder(own):
-    """Lists of the runs that share an encoder, in the order of the runs; words are in none."""
+    """Lists of the runs that share an encoder and its features, in the order of the runs; words are
+    in none.
+    """
     shared = {}
     for run in own:
         if run.encoder:
-            shared.setdefault(sharing_key(run), []).append(run)
+            settings = run.config.settings
+            features = (settings.prefix, settings.max_length, settings.dtype, settings.store)
+            key = (run.encoder.weights, run.encoder.tokenizer, *features)
+            shared.setdefault(key, []).append(run)
     return list(shared.values())
-
-
-def sharing_key(run):
-    """What has to be the same where runs share an encoder and its features."""
-    settings = run.config.settings
-    sizes = (settings.max_length, settings.dtype, settings.store)
-    return run.encoder.weights, run.encoder.tokenizer, settings.prefix, *sizes
 
 
 def words_part(run):
@@ -189,32 +182,21 @@ def predict(classifier, batches):
         cut = 0
         with_text = [i for i, item in enumerate(items) if not data.is_blank(item.title)]
         if with_text:
-            probabilities[with_text], cut = average(classifier, prepared)
+            judged = [part.judge(ready) for part, ready in zip(classifier.parts, prepared, strict=True)]
+            # the average of what all runs of all parts say
+            total = sum(values for own, _ in judged for values in own)
+            probabilities[with_text] = total / len(classifier.runs)
+            cut = max(too_long for _, too_long in judged)
             named[with_text] = decision.decide(probabilities[with_text], classifier.offsets)
         yield key, Window(items, probabilities, named, cut)
-
-
-def average(classifier, prepared):
-    """(probabilities, cut) of titles: (titles, classes) float64, the mean over all runs, and how
-    many titles are longer than an encoder reads. prepared: what each Part made of the titles.
-    """
-    total = 0.0
-    cut = 0
-    for part, ready in zip(classifier.parts, prepared, strict=True):
-        values, too_long = part.judge(ready)
-        total = total + sum(values)
-        cut = max(cut, too_long)
-    return total / len(classifier.runs), cut
 
 
 def batches_of(items, size):
     """Yield (number, list of at most `size` items) for an iterable of Items."""
     left = iter(items)
-    for number in itertools.count():
-        batch = list(itertools.islice(left, size))
-        if not batch:
-            return
-        yield number, batch
+    # an empty one ends them
+    batches = iter(lambda: list(itertools.islice(left, size)), [])
+    yield from enumerate(batches)
 
 
 def texts_of(items):

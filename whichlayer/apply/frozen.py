@@ -3,7 +3,7 @@
 The encoder is loaded once and runs once for all of them, no deeper than they need.
 """
 
-import functools
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ class Frozen:
     # hooks hang on the blocks, and a tokenizer keeps how it was called: one call at a time
     reading: threading.Lock
     running: threading.Lock
+    process: int  # that loaded it
 
 
 def load(own, name, device, dtype):
@@ -62,20 +63,25 @@ def load(own, name, device, dtype):
     for run, (head, state) in zip(own, read, strict=True):
         state = {key: value.to(encoder.device) for key, value in state.items()}
         heads.append(Heads(run, model.stacked(head, shared=True), state))
-    return Frozen(encoder, heads, threading.Lock(), threading.Lock())
+    return Frozen(encoder, heads, threading.Lock(), threading.Lock(), os.getpid())
 
 
 def load_own_encoder(own, name, device, dtype):
     """The Encoder of this name, once it is known to be the one that the runs were trained with."""
+    trained = own[0].encoder
     settings = own[0].config.settings
-    poolings = poolings_of(own)
-    prefix = settings.prefix or ""
-    dtype = dtype or settings.dtype
-    # whoever predicts does not ask what a title costs
-    counted = False
-    encoder = load_encoder(name, device, dtype, settings.max_length, poolings, prefix, counted)
+    encoder = load_encoder(
+        name,
+        device,
+        dtype or settings.dtype,
+        settings.max_length,
+        poolings_of(own),
+        settings.prefix or "",
+        False,  # whoever predicts does not ask what a title costs
+        trained.checked,
+    )
     for what in ("weights", "tokenizer"):
-        if getattr(encoder.info, what) != getattr(own[0].encoder, what):
+        if getattr(encoder.info, what) != getattr(trained, what):
             wrong = f"not the encoder that the run was trained with, its {what} differ"
             raise cli.Problem(f"{name}: {wrong}")
     return encoder
@@ -96,6 +102,9 @@ def judge(frozen, tokenised):
     """What each run says of Tokenised titles: ([(titles, classes) float64, …], titles that are cut)."""
     own = [heads.run for heads in frozen.heads]
     layers = sorted({layer for run in own for layer in run.layers})
+    if frozen.process != os.getpid():
+        # torch's threads stay behind in a fork, and would be waited for without end
+        torch.set_num_threads(1)
     # the heads' modules, too, hold the values of one call
     with frozen.running:
         values = embed(frozen.encoder, tokenised, layers, poolings_of(own))
@@ -117,8 +126,3 @@ def probabilities(frozen, heads, stored):
     x = torch.from_numpy(side_by_side.astype(np.float32)).to(frozen.encoder.device)
     pooled = model.mean_probabilities(heads.forward, heads.state, x).cpu().numpy()
     return metrics.sharpen(pooled, run.figures.temperature)
-
-
-def steps(frozen):
-    """(prepare, judge) of this encoder, as classifier.Part has them."""
-    return functools.partial(prepare, frozen), functools.partial(judge, frozen)

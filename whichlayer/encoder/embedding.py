@@ -52,13 +52,12 @@ class Tokenised:
 def tokenise(encoder, titles):
     """Tokenised for a list of titles. An encoder.Encoder says how, and where titles are cut."""
     # copies are computed once
-    distinct = list(dict.fromkeys(titles))
-    number = {title: i for i, title in enumerate(distinct)}
+    number = {title: i for i, title in enumerate(dict.fromkeys(titles))}
     place = np.array([number[title] for title in titles], dtype=np.int64)
 
     tokenizer = encoder.tokenizer
     longest = encoder.max_length
-    texts = [beginning(encoder, encoder.prefix + title) for title in distinct]
+    texts = [beginning(encoder, encoder.prefix + title) for title in number]
     ids = tokenizer(texts, truncation=True, max_length=longest, **BARE).input_ids
 
     # the longest are read again to know which were longer
@@ -204,7 +203,7 @@ def batch_size(encoder, lengths):
     # titles of one length need neither padding nor a mask; where they are few, longer ones join them
     size = int(np.searchsorted(lengths, lengths[0], side="right"))
     budget = encoder.batching.budget
-    if encoder.mixes:
+    if encoder.info.checked.mixes:
         least = min(encoder.batching.least, budget)
         while size < len(lengths) and size * lengths[size - 1] < least:
             size += 1

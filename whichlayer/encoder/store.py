@@ -31,12 +31,17 @@ csv.field_size_limit(1 << 30)
 
 @dataclass
 class Checked:
-    """Which shortcuts give an encoder's own hidden states, and where that was found out."""
+    """Which shortcuts give an encoder's own hidden states; equal where it was found out in the same
+    circumstances.
+    """
 
-    mixes: bool  # whether titles of different lengths may be padded to one
-    leaves: bool  # whether it may be left where the deepest layer that is wanted has come out
+    weights: str  # sha256, as of EncoderInfo
     software: dict[str, str]  # versions of torch and transformers
     processor: str  # kind of processor, or of device
+    has_summary: bool = field(default=False, compare=False)  # whether a token that sums up a title stands first
+    mixes: bool = field(default=False, compare=False)  # whether titles of different lengths may be padded to one
+    leaves: bool = field(default=False, compare=False)  # whether it may be left after any of its layers
+    packs: str = field(default="", compare=False)  # arithmetic in which linears were packed as oneDNN wants them
 
 
 @dataclass

@@ -1,0 +1,256 @@
+"""Encoders that cannot be used are refused in one line; what was found out about one is not tried again."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+from conftest import ROOT, call, refused, write_bert, write_tokenizer
+
+from whichlayer.apply import frozen
+from whichlayer.common import cli, disk
+from whichlayer.encoder import embedding, store
+from whichlayer.encoder import encoder as encoders
+from whichlayer.heads import runs
+
+KEY = "encoder.layer.1.output.dense.bias"
+
+
+def load(folder, **options):
+    return encoders.load_encoder(str(folder), "cpu", "float32", **{"max_length": 32, **options})
+
+
+def changed(source, target, change):
+    """A copy of an encoder whose dictionary of weights went through `change`."""
+    shutil.copytree(source, target)
+    weights = safetensors.torch.load_file(target / "model.safetensors")
+    change(weights)
+    safetensors.torch.save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+# --- what cannot be used --------------------------------------------------------------------------------------------
+
+
+def adapter(folder):
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def pickle_only(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def no_tokenizer(folder):
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
+def other_tokenizer(folder):
+    words = {token: number for number, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh"])}
+    transformers.BertTokenizer(vocab=words | {f"word{i}": i + 13 for i in range(400)}).save_pretrained(folder)
+
+
+def remote_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.Model"}}
+    (folder / "config.json").write_text(json.dumps(config | own))
+    (folder / "mine.py").write_text("raise SystemExit('code of its authors was run')")
+
+
+def other_sizes(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 48, "intermediate_size": 96}))
+
+
+def translator(folder):
+    transformers.T5Config(vocab_size=200).save_pretrained(folder)
+
+
+def letters(folder):
+    """CANINE computes on four letters at once, and gives more states than it has layers."""
+    size = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    config = transformers.CanineConfig(**size, local_transformer_stride=8, max_position_embeddings=256)
+    transformers.CanineModel(config).save_pretrained(folder)
+    no_tokenizer(folder)
+    transformers.CanineTokenizer().save_pretrained(folder)
+
+
+def cut(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:99])
+
+
+FAULTS = {
+    adapter: "adapter_config.json is an adapter.*merge it into its model first",
+    pickle_only: "holds no weights as safetensors; a pickle is never read.*convert it",
+    no_tokenizer: r"holds no tokenizer \(tokenizer.json, vocab.txt …\).*copy its own",
+    other_tokenizer: "tokenizer knows .* tokens that its weights do not",
+    remote_code: "needs code of its authors, which this project never runs",
+    other_sizes: "weights are missing from its file, or have another shape.*not a trained encoder",
+    translator: "a t5 model, not an encoder of text with layers",
+    letters: "cannot be run on titles .*a hidden state for each layer and token",
+    cut: "not a usable encoder",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_what_cannot_be_used_is_one_line(bert, tmp_path, fault):
+    folder = Path(shutil.copytree(bert, tmp_path / "encoder"))
+    fault(folder)
+    with pytest.raises(cli.Problem, match=f"--model .*{FAULTS[fault]}") as error:
+        load(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda weights: weights.pop(KEY), f"1 weights are missing.*{KEY}"),
+        (lambda weights: weights.update({KEY: weights[KEY][:-1].clone()}), f"have another shape.*{KEY}"),
+        (lambda weights: weights[KEY].fill_(float("nan")), "cannot be run on titles .*not finite, though in float32"),
+        (lambda weights: weights["embeddings.LayerNorm.weight"].fill_(float("inf")), "its weights are damaged"),
+    ],
+    ids=["missing", "another shape", "nan", "infinite"],
+)
+@pytest.mark.filterwarnings("error")
+def test_weights_that_are_wrong_are_refused(bert, tmp_path, change, words):
+    with pytest.raises(cli.Problem, match=words):
+        load(changed(bert, tmp_path / "broken", change))
+
+
+def test_an_encoder_that_fails_on_short_titles_is_one_line(bert, monkeypatch):
+    forward = transformers.BertModel.forward
+
+    def needs_four(self, input_ids, **options):
+        if input_ids.shape[1] < 4:
+            raise RuntimeError("max_pool1d() Invalid computed output size: 0")
+        return forward(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(transformers.BertModel, "forward", needs_four)
+    with pytest.raises(cli.Problem, match="cannot be run on titles .*output size: 0"):
+        load(bert)
+
+
+def test_loading_prints_nothing_and_changes_no_environment(tmp_path):
+    """Heads that are not used, a pooler that is missing: no report. Forks and other tokenizers read the environment."""
+    folder = write_bert(tmp_path / "bert")
+    config = transformers.AutoConfig.from_pretrained(folder)
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    code = (
+        "import os; before = dict(os.environ); from whichlayer.encoder import encoder; "
+        f"encoder.load_encoder({folder!r}, max_length=100); "
+        # torch's own, where it compiles
+        "os.environ.pop('TORCHINDUCTOR_CACHE_DIR', None); assert os.environ == before"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_fingerprint_tells_weights_apart(bert, tmp_path):
+    def nudge(weights):
+        weights[KEY][5] += 1e-3
+
+    def behead(weights):
+        for key in [key for key in weights if key.startswith("pooler.")]:
+            del weights[key]
+
+    known = load(bert).info
+    again = encoders.load_encoder(bert, "cpu", "bfloat16", 16).info
+    assert (again.weights, again.tokenizer) == (known.weights, known.tokenizer)
+    assert load(changed(bert, tmp_path / "nudged", nudge)).info.weights != known.weights
+    headless = changed(bert, tmp_path / "headless", behead)
+    # the pooler is filled with other random numbers each time, and nothing uses it
+    assert load(headless).info.weights == load(headless).info.weights
+
+
+# --- a summary ------------------------------------------------------------------------------------------------------
+
+
+def test_what_reads_from_left_to_right_has_no_summary_though_that_token_stands_first(tmp_path):
+    tokenizer = write_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=len(tokenizer), n_embd=24, n_layer=2, n_head=4)
+    transformers.GPT2Model(config).save_pretrained(tmp_path)
+    with pytest.raises(cli.Problem, match="--pooling cls: .*decoder-only.*use --pooling mean"):
+        load(tmp_path, poolings=("mean", "cls"))
+    encoder = load(tmp_path)
+    assert (encoder.has_summary, encoder.poolings) == (False, ["mean"])
+
+
+@pytest.mark.parametrize("template, has_summary", [("[CLS] $A", True), ("$A", False)])
+def test_a_first_token_of_any_name_sums_up_a_title_but_its_own_word_does_not(bert, tmp_path, template, has_summary):
+    from tokenizers.processors import TemplateProcessing
+
+    folder = shutil.copytree(bert, tmp_path / "encoder")
+    own = transformers.AutoTokenizer.from_pretrained(bert).backend_tokenizer
+    own.post_processor = TemplateProcessing(single=template, special_tokens=[("[CLS]", own.token_to_id("[CLS]"))])
+    no_tokenizer(folder)
+    nameless = transformers.PreTrainedTokenizerFast(tokenizer_object=own, pad_token="[PAD]", unk_token="[UNK]")
+    nameless.save_pretrained(folder)
+    encoder = load(folder)
+    assert encoder.tokenizer.cls_token_id is None
+    assert encoder.has_summary == has_summary and encoder.poolings == ["cls", "mean"][not has_summary :]
+
+
+# --- checked once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The batches that encoders compute from now on."""
+    seen = []
+    compute = embedding.embed_batch
+    monkeypatch.setattr(embedding, "embed_batch", lambda *given: seen.append(1) or compute(*given))
+    return seen
+
+
+def test_what_was_found_out_here_of_these_weights_is_not_tried_again(bert, tmp_path, tried):
+    first = load(bert)
+    assert len(tried) > 6
+    checked = first.info.checked
+    assert checked.mixes and checked.leaves and checked.has_summary and checked.packs == "torch.float32"
+    titles = ["how to paint a sunset", "Rome", "cheap flights to rome"]
+    wanted = embedding.embed(first, embedding.tokenise(first, titles), [1, 2], ["cls", "mean"])
+    kept = disk.from_json(store.Checked, json.loads(json.dumps(disk.as_json(checked))), "manifest.json")
+
+    tried.clear()
+    again = load(bert, checked=kept)
+    assert not tried and again.info.checked is kept and again.poolings == ["cls", "mean"]
+    assert len(again.blocks) == 2
+    found = embedding.embed(again, embedding.tokenise(again, titles), [1, 2], ["cls", "mean"])
+    assert all(np.array_equal(found[column], wanted[column]) for column in wanted)
+
+    other = changed(bert, tmp_path / "other", lambda weights: weights[KEY].add_(1))
+    for folder, differs in (
+        (bert, {"software": {**kept.software, "torch": "1.0"}}),
+        (bert, {"software": {**kept.software, "transformers": "1.0"}}),
+        (bert, {"processor": "abacus"}),
+        (other, {}),
+    ):
+        tried.clear()
+        encoder = load(folder, checked=dataclasses.replace(kept, mixes=False, **differs))
+        assert len(tried) > 6 and encoder.info.checked.mixes
+        assert encoder.info.checked.processor == checked.processor
+
+
+def test_what_was_found_out_holds_for_one_arithmetic(bert, tried):
+    checked = load(bert).info.checked
+    tried.clear()
+    encoder = encoders.load_encoder(bert, "cpu", "bfloat16", 32, checked=checked)
+    # whether products of that arithmetic may be packed, and that alone
+    assert len(tried) <= 3 and encoder.info.checked.packs == str(encoder.model.dtype)
+
+
+def test_what_predicts_tries_nothing_that_extract_has_tried(kept, tried):
+    run = runs.open_run(kept.linear)
+    assert run.encoder.checked.leaves
+    frozen.load([run], None, "cpu", None)
+    assert not tried
+    refused(call("predict", "--run", kept.linear, "--model", "minilm", "a title"), "not the encoder")
