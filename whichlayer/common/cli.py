@@ -173,7 +173,8 @@ def path(text):
 
 def listing(names):
     """Names as a sentence lists them: a, b and c."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    *first, last = names
+    return " and ".join(filter(None, [", ".join(first), last]))
 
 
 def choose_device(name):

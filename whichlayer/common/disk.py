@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -18,8 +19,7 @@ from pathlib import Path
 from whichlayer.common import cli
 
 AGAIN = "delete the folder and make it again"
-# files that are read or written at a time: more than one processor's share is waiting for the disk
-AT_ONCE = 4
+AT_ONCE = 4  # files that are read or written at a time, much of which is waiting for the disk
 # what JSON has in place of these
 JSON_KINDS = {float: (float, int), tuple: list}
 
@@ -87,8 +87,8 @@ def digest(content):
 
 def slug(name, longest=60):
     """A name as part of a path: letters, digits, dots and hyphens, never empty, hidden or long."""
-    kept = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(name))
-    short = kept.strip(".-").encode()[:longest].decode(errors="ignore")
+    kept = re.sub(r"[^\w.-]|_", "-", str(name)).strip(".-")
+    short = kept.encode()[:longest].decode(errors="ignore")
     return short.rstrip(".-") or "unnamed"
 
 
@@ -213,9 +213,8 @@ def provenance(started, features=None, **machine):
     command = cli.one_line(shlex.join(["python", *sys.argv]))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
-    for name in ("numpy", "pandas", "sklearn", "torch", "transformers"):
-        if name in sys.modules:
-            software[name] = sys.modules[name].__version__
+    known = {"numpy", "pandas", "sklearn", "torch", "transformers"}
+    software |= {name: sys.modules[name].__version__ for name in sorted(known & sys.modules.keys())}
     return {
         "made": Made(command, now, round(time.time() - started, 2), features),
         "software": software,
