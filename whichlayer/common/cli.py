@@ -221,7 +221,7 @@ def progress(total, unit, desc, shown=True, initial=0):
     is_log = not is_hidden and not sys.stderr.isatty()
     if is_log:
         line = "{desc}: {n_fmt} of {total_fmt}{unit} after {elapsed}"
-        look = {"mininterval": MINUTE, "delay": MINUTE, "miniters": 1, "bar_format": line}
+        look = {"mininterval": MINUTE, "delay": MINUTE, "miniters": 1, "bar_format": line, "position": 0}
     bar = tqdm(total=total, unit=unit, desc=desc, initial=initial, disable=is_hidden, **look)
     if is_log:
         # whole lines in place of one that is drawn again and again, and none in the end
