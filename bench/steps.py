@@ -66,8 +66,8 @@ def bench_train(args, temporary):
     usual.warm_up()
     path = data.find_titles(args.data)
     folder = extracted(path, temporary)
-    compare(":report's head, 30 epochs", folder, (), usual.train_heads, args.runs)
-    chosen = partial(usual.train_probes, is_chosen=True)
+    compare(":report's head, 30 epochs", folder, (), ("DataLoader loop", usual.train_heads), args.runs)
+    chosen = ("scikit-learn", partial(usual.train_probes, is_chosen=True))
     probe = f":linear probe, C chosen among {len(usual.GRID)}"
     compare(probe, folder, ("--head", "linear"), chosen, args.runs)
 
@@ -124,8 +124,9 @@ def train(folder, options):
 def compare(what, folder, options, theirs, rounds):
     """Print how long train.py and another training on the same folds take, and how good they are.
 
-    theirs: a function of features, labels and folds that returns out-of-fold probabilities.
+    theirs: its name, and a function of features, labels and folds that returns out-of-fold probabilities.
     """
+    usual_name, work = theirs
     from sklearn.metrics import f1_score, log_loss
 
     x = features_in(folder)
@@ -133,9 +134,9 @@ def compare(what, folder, options, theirs, rounds):
     labels = np.load(first.result / "labels.npy")
     folds = np.load(first.result / "folds.npy")
     ours = partial(train, folder, options)
-    contenders = {"this project": ours, "usual": partial(theirs, x, labels, folds)}
+    contenders = {"this project": ours, usual_name: partial(work, x, labels, folds)}
     found = take_turns(contenders, rounds)
-    probabilities = {"usual": found["usual"].result}
+    probabilities = {usual_name: found[usual_name].result}
     probabilities["this project"] = np.load(found["this project"].result / "probabilities.npy")
 
     rows = []

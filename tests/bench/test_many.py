@@ -24,7 +24,7 @@ def test_made_up_categories_are_of_titles_near_each_other():
 def test_the_usual_ways_predict_each_title_out_of_fold(monkeypatch):
     monkeypatch.setattr(usual, "EPOCHS", 2)
     labels = np.arange(60) % 2
-    x = np.random.default_rng(0).standard_normal((60, 9)).astype(np.float32) + 3 * labels[:, None]
+    x = (np.random.default_rng(0).standard_normal((60, 9)) + 3 * labels[:, None]).astype(np.float32)
     folds = np.stack([np.arange(60) // 2 % 3] * 2)
     for found in (usual.train_heads(x, labels, folds), usual.train_probes(x, labels, folds, is_chosen=True)):
         assert found.shape == (2, 60, 2)

@@ -1,9 +1,9 @@
 """Intervals, verdicts and advice hold on simulated titles whose truth is known; `make drill` repeats it at length."""
 
 import conftest  # noqa: F401  puts the scripts on the path
-import drill_comparison as drill
 import numpy as np
 import pytest
+from drills import drill_comparison as drill
 
 from whichlayer.scores import comparison, metrics
 
@@ -15,44 +15,33 @@ def fewer_draws(monkeypatch):
 
 @pytest.mark.parametrize(("repeats", "seeds"), [(1, 0), (3, 0), (3, 0.0045)])
 def test_interval_covers_titles_and_repeats(repeats, seeds):
-    _, covered, _ = drill.coverage(3599, repeats, seeds, drill.ALIKE, 300, before=False)
+    covered, _ = drill.coverage(3599, repeats, seeds, drill.ALIKE, 300)
     assert 0.925 <= covered <= 0.985
-
-
-def test_interval_that_knew_of_titles_only_would_not_cover_repeats():
-    before, _, _ = drill.coverage(3599, 1, 0.0045, drill.ALIKE, 30)
-    assert before < 0.9
 
 
 @pytest.mark.parametrize("case", list(drill.SMALL))
 def test_interval_of_few_titles_covers_or_says_that_they_are_too_few(case):
-    _, covered, _, few = drill.small_coverage(case, 300, before=False)
+    covered, _, few = drill.small_coverage(case, 300)
     assert covered >= 0.91 or few > 0.9
 
 
 def test_small_classes_are_not_said_to_be_too_few_where_intervals_cover():
     for case in ("8 × 5, 70%", "4 × 20, 98%", "2 × 30, 90%", "400, 100, 20 and 8; 97, 90, 80, 70%"):
-        assert drill.small_coverage(case, 50, before=False)[3] < 0.4
+        assert drill.small_coverage(case, 50)[2] < 0.4
 
 
 @pytest.mark.parametrize(
     ("titles", "rows", "repeats", "seeds"), [(600, 6, 3, 0.0045), (600, 12, 1, 0), (600, 12, 3, 0)]
 )
 def test_rows_of_equal_truth_are_seldom_told_apart(titles, rows, repeats, seeds):
-    _, wrong = drill.false_alarms(titles, rows, repeats, seeds, 150, before=False)
+    wrong = drill.false_alarms(titles, rows, repeats, seeds, 150)
     assert wrong <= 0.075  # in the long run at most 5%
 
 
-@pytest.mark.parametrize(("repeats", "seeds"), [(1, 0), (3, 0.0045)])
-def test_rows_of_two_encoders_are_compared_as_truly(repeats, seeds):
-    _, wrong = drill.false_alarms(600, 12, repeats, seeds, 100, before=False, encoders=2)
-    intervals, bounds = drill.encoder_coverage(600, repeats, seeds, 100)
+def test_rows_of_two_encoders_are_compared_as_truly():
+    wrong = drill.false_alarms(600, 12, 3, 0.0045, 80, encoders=2)
+    intervals, bounds = drill.encoder_coverage(600, 3, 0.0045, 80)
     assert wrong <= 0.09 and intervals >= 0.9 and bounds >= 0.9  # in the long run at most 5%, at least 95%
-
-
-def test_the_rows_used_to_be_told_apart_wrongly():
-    before, _ = drill.false_alarms(600, 12, 1, 0, 20)
-    assert before > 0.5
 
 
 def test_real_differences_are_found():
@@ -61,7 +50,7 @@ def test_real_differences_are_found():
 
 @pytest.mark.parametrize("titles", [60, 250, 520])
 def test_advice_loses_nothing_that_the_margin_does_not_allow(titles):
-    own = drill.costs(titles, 3, 0.0045, 20, before=False)[:, 4]
+    own = drill.costs(titles, 3, 0.0045, 20)[:, 2]
     assert np.mean(own <= 0.01) >= 0.95 and own.mean() < 0.001
 
 
