@@ -126,15 +126,14 @@ def compare(what, folder, options, theirs, rounds):
 
     theirs: its name, and a function of features, labels and folds that returns out-of-fold probabilities.
     """
-    usual_name, work = theirs
     from sklearn.metrics import f1_score, log_loss
 
+    usual_name, work = theirs
     x = features_in(folder)
     first = train(folder, options)
     labels = np.load(first.result / "labels.npy")
     folds = np.load(first.result / "folds.npy")
-    ours = partial(train, folder, options)
-    contenders = {"this project": ours, usual_name: partial(work, x, labels, folds)}
+    contenders = {"this project": partial(train, folder, options), usual_name: partial(work, x, labels, folds)}
     found = take_turns(contenders, rounds)
     probabilities = {usual_name: found[usual_name].result}
     probabilities["this project"] = np.load(found["this project"].result / "probabilities.npy")

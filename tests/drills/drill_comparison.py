@@ -195,7 +195,7 @@ def main():
         [
             (
                 f"{n:,}, {seeds}, {alike[2]:.0%}",
-                percent(first[0]),
+                percent(one[0]),
                 percent(three[0]),
                 f"{three[1]:.4f}",
                 percent(five[0]),
