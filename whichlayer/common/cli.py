@@ -62,9 +62,8 @@ def begin(parse_arguments):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
     settle_threads()
-    # None where the caller has closed it
+    # None where the caller has closed it; some terminals know no ≈
     for stream in filter(None, (sys.stdout, sys.stderr)):
-        # where a terminal knows no ≈
         stream.reconfigure(errors="backslashreplace")
     return parse_arguments()
 
@@ -93,9 +92,8 @@ def stop(number, _):
 
 def processors():
     """How many processors this process may use: its affinity, its container's quota (cgroup v2)."""
-    count = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
+    has_affinity = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     # no such file, or its quota is the word max
     with contextlib.suppress(OSError, ValueError):
         quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
@@ -126,8 +124,8 @@ def launch(main, args):
         place = f": {error.filename}" if error.filename else ""
         fail(1, f"{error.strerror or error}{place}")
     except (MemoryError, RuntimeError) as error:
-        torchs_words = "out of memory|not enough memory|can't allocate memory"
-        if not isinstance(error, MemoryError) and not re.search(torchs_words, str(error)):
+        known = "out of memory|not enough memory|can't allocate memory"
+        if isinstance(error, RuntimeError) and not re.search(known, str(error)):
             raise
         fail(1, f"out of memory ({one_line(error)[:200]})")
     finally:
@@ -167,7 +165,7 @@ def place(text):
 
 
 def path(text):
-    """The same as a Path."""
+    """An argparse type: the same as a Path."""
     return Path(place(text))
 
 
@@ -181,10 +179,10 @@ def choose_device(name):
     """The torch device for --device; under torchrun, each process takes the GPU of its rank."""
     import torch
 
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
     count = torch.cuda.device_count()
-    if name not in ("auto", "cuda", *(f"cuda:{index}" for index in range(count))) or not count:
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    if not count or name not in ("auto", "cuda", *(f"cuda:{index}" for index in range(count))):
         raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0 …; torch sees {count} CUDA devices here")
     index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", 0))
     return torch.device("cuda", index % count)
@@ -297,15 +295,12 @@ def markdown(columns, rows):
     for name, *cells in zip(columns, *rows, strict=True):
         column = [name.lstrip(":"), *map(str, cells)]
         widest = max(map(width, column))
-        lines = []
-        for cell in column:
-            space = " " * (widest - width(cell))
-            lines.append(f" {cell}{space} " if name.startswith(":") else f" {space}{cell} ")
         # below the name, a rule that fills the column and says how it is aligned
-        dashes = "-" * (widest + 1)
-        lines.insert(1, f":{dashes}" if name.startswith(":") else f"{dashes}:")
-        padded.append(lines)
-    return "\n".join(f"|{'|'.join(line)}|" for line in zip(*padded, strict=True))
+        line = "| {cell}{space} " if name.startswith(":") else "| {space}{cell} "
+        rule = "|:{}" if name.startswith(":") else "|{}:"
+        lines = [line.format(cell=cell, space=" " * (widest - width(cell))) for cell in column]
+        padded.append([lines[0], rule.format("-" * (widest + 1)), *lines[1:]])
+    return "\n".join(f"{''.join(line)}|" for line in zip(*padded, strict=True))
 
 
 def width(text):

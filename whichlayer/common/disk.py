@@ -151,11 +151,9 @@ def from_json(kind, value, path, place=""):
 
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        values = {}
-        for field in dataclasses.fields(kind):
-            given = value.get(field.name, field.default)
-            values[field.name] = from_json(hints[field.name], given, path, f"{place}.{field.name}".lstrip("."))
-        return kind(**values)
+        values = {field.name: value.get(field.name, field.default) for field in dataclasses.fields(kind)}
+        before = f"{place}." if place else ""
+        return kind(**{name: from_json(hints[name], item, path, before + name) for name, item in values.items()})
     if inner and outer is dict:
         return {key: from_json(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
     if inner:
