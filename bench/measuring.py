@@ -1,7 +1,6 @@
-"""What the benchmarks share: clocks, the machine's limit, titles, an encoder, tables."""
+"""What the benchmarks share: clocks, titles, an encoder, tables."""
 
 import importlib.metadata
-import os
 import platform
 import random
 import re
@@ -10,9 +9,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
+import pandas
 import torch
 import transformers
 
@@ -20,6 +19,7 @@ import data
 from whichlayer.common import cli
 from whichlayer.encoder.loading import find_model
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "scikit-learn", "sentence-transformers")
 # of the processor, as Linux names them, and as they are printed; the first ones found are
 INSTRUCTIONS = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx512f": "AVX512", "avx2": "AVX2"}
@@ -28,8 +28,7 @@ MEASURE = """import resource, subprocess, sys, time
 started = time.time()
 code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
 seconds = time.time() - started
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(seconds, used.ru_maxrss, used.ru_utime + used.ru_stime)
+print(seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)"""
 
 
@@ -43,64 +42,35 @@ class Took:
     seconds: float  # of a contender, the median over rounds
     result: object = None  # what a contender returned in the last round
     peak: float = 0.0  # a script's memory, in MB
-    processor: float = 0.0  # seconds that a script used of all processors
 
 
 def take_turns(contenders, rounds):
-    """{name: Took} for {name: function without arguments}: all in turn, round after round."""
-    seconds = {name: [] for name in contenders}
-    results = {}
+    """{name: Took} for {name: function without arguments}: all in turn, round after round. One that
+    returns a Took has measured itself.
+    """
+    found = {name: [] for name in contenders}
     for turn in range(1, rounds + 1):
         for name, work in contenders.items():
             started = time.perf_counter()
-            results[name] = work()
-            seconds[name].append(time.perf_counter() - started)
-            cli.say(f"round {turn} of {rounds}: {name}, {seconds[name][-1]:.2f} s")
-    return {name: Took(statistics.median(seconds[name]), results[name]) for name in contenders}
+            outcome = work()
+            took = Took(time.perf_counter() - started, outcome)
+            found[name].append(outcome if isinstance(outcome, Took) else took)
+            cli.say(f"round {turn} of {rounds}: {name}, {found[name][-1].seconds:.2f} s")
+    medians = {name: statistics.median(each.seconds for each in every) for name, every in found.items()}
+    return {name: Took(medians[name], every[-1].result) for name, every in found.items()}
 
 
-def run(script, *options, **environment):
+def run(script, *options):
     """What one of the scripts Took, from its start to its end. One that fails is a Problem."""
-    command = [sys.executable, data.HERE / script, *options, "--quiet"]
+    command = [sys.executable, ROOT / script, *options, "--quiet"]
     words = [sys.executable, "-c", MEASURE, *map(str, command)]
-    settings = {**os.environ, **environment}
-    done = subprocess.run(words, text=True, stdout=subprocess.PIPE, env=settings)
+    done = subprocess.run(words, text=True, stdout=subprocess.PIPE)
     if done.returncode:
         raise cli.Problem(f"{script} failed; its message stands above")
-    seconds, peak, processor = map(float, done.stdout.split())
+    seconds, peak = map(float, done.stdout.split())
     # bytes there, kilobytes here
     unit = 1e-6 if sys.platform == "darwin" else 1024e-6
-    return Took(seconds, peak=peak * unit, processor=processor)
-
-
-# --- the machine's limit --------------------------------------------------------------------------
-
-PRODUCTS = 100  # that are timed together
-SHAPE = (2048, 768, 3072)  # rows, columns of the first matrix, columns of the second
-
-
-def product(dtype):
-    """A function that multiplies matrices of SHAPE, PRODUCTS times, as fast as oneDNN can."""
-    rows, inner, columns = SHAPE
-    x = torch.randn(rows, inner).to(dtype)
-    weight = torch.randn(columns, inner).to(dtype)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-    multiply = partial(torch.ops.mkldnn._linear_pointwise, x, packed, None, "none", [], "")
-
-    def work():
-        with torch.inference_mode():
-            for _ in range(PRODUCTS):
-                multiply()
-
-    # what is made for a shape is made before
-    multiply()
-    return work
-
-
-def product_operations():
-    """Floating-point operations of what `product` returns."""
-    rows, inner, columns = SHAPE
-    return 2 * rows * inner * columns * PRODUCTS
+    return Took(seconds, peak=peak * unit)
 
 
 # --- titles, an encoder ---------------------------------------------------------------------------
@@ -108,11 +78,15 @@ def product_operations():
 
 def read_titles(name):
     """The titles and the categories of --data in an order of their own, as two lists."""
-    rows = data.read_table(data.find_titles(name), ["title", "category"])
-    places = list(map(next(rows).index, ("title", "category")))
-    pairs = [[cells[place] for place in places] for _, cells in rows]
+    table = pandas.read_csv(data.find_titles(name), dtype=str, keep_default_na=False)
+    pairs = table[["title", "category"]].values.tolist()
     random.Random(0).shuffle(pairs)
     return [list(column) for column in zip(*pairs, strict=True)]
+
+
+def write_titles(path, titles, categories):
+    """Write a file of titles that extract.py reads."""
+    pandas.DataFrame({"title": titles, "category": categories}).to_csv(path, index=False)
 
 
 def make_encoder(folder, **config):

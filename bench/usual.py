@@ -6,12 +6,14 @@ Plain PyTorch, transformers, sentence-transformers and scikit-learn, used as the
 import numpy as np
 import torch
 import transformers
-from torch.nn.functional import cross_entropy
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from whichlayer.common import cli
-from whichlayer.heads import mlp
-from whichlayer.scores import metrics
+
+# penalties that are chosen among, as this project does
+GRID = [float(f"{10.0**power:.1e}") for power in np.arange(-5, 2.1, 0.5)]
+EPOCHS = 30
 
 
 def load(folder):
@@ -41,77 +43,55 @@ def sentence_encoder(folder, dtype):
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        remedy = "pip install -r requirements-bench.txt"
+        remedy = "pip install -r bench/requirements.txt"
         return cli.say(f"sentence-transformers is missing, its row is left out; {remedy}")
     return SentenceTransformer(folder, device="cpu", model_kwargs={"dtype": dtype})
 
 
-def train_heads(x, labels, folds, options, classes):
-    """Out-of-fold probabilities of the report's heads, (repeats, titles, classes).
+def train_heads(x, labels, folds):
+    """Out-of-fold probabilities of the report's heads, (repeats, titles, classes), one after another.
 
-    One after another, as modules. Arguments and first weights are those of mlp.train_heads.
+    x: (titles, hidden) float32; labels: (titles,) int; folds: (repeats, titles) int.
     """
-    targets = torch.from_numpy(labels)
-    heads = mlp.new_heads(options, *x.shape[1:], classes)
-    probabilities = np.empty((len(folds), len(x), classes), np.float32)
-    places = np.ndindex(options.repeats, options.folds)
-    for (repeat, fold), head in zip(places, heads, strict=True):
+    inputs = torch.from_numpy(x)[:, None]
+    targets = torch.from_numpy(labels).long()
+    classes = int(labels.max()) + 1
+    probabilities = np.empty((*folds.shape, classes), np.float32)
+    for repeat, fold in np.ndindex(len(folds), int(folds.max()) + 1):
         held_out = torch.from_numpy(folds[repeat] == fold)
-        training = TensorDataset(x[~held_out], targets[~held_out])
-        optimizer = torch.optim.Adam(head.parameters(), lr=options.lr)
-        for _ in range(options.epochs):
-            for inputs, wanted in DataLoader(training, options.batch_size, shuffle=True):
+        training = TensorDataset(inputs[~held_out], targets[~held_out])
+        layers = (nn.Linear(x.shape[1] // 3, 512), nn.ReLU(), nn.Linear(512, classes))
+        head = nn.Sequential(nn.Conv1d(1, 1, kernel_size=3, stride=3), nn.Flatten(), *layers)
+        optimizer = torch.optim.Adam(head.parameters(), lr=1e-3)
+        for _ in range(EPOCHS):
+            for batch, wanted in DataLoader(training, 64, shuffle=True):
                 optimizer.zero_grad()
-                logits = head.mlp(head.reduce(inputs).squeeze(1))
-                cross_entropy(logits, wanted).backward()
+                nn.functional.cross_entropy(head(batch), wanted).backward()
                 optimizer.step()
             with torch.inference_mode():
-                logits = head.mlp(head.reduce(x[held_out]).squeeze(1))
-            values = logits.softmax(-1).numpy()
-            # as here
-            metrics.macro_f1(labels[held_out], values.argmax(1), classes)
+                values = head(inputs[held_out]).softmax(-1).numpy()
         probabilities[repeat, held_out] = values
     return probabilities
 
 
-def train_probes(x, labels, folds):
-    """Out-of-fold probabilities of logistic regressions with C = 1, (repeats, titles, classes)."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import PredefinedSplit, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def train_probes(x, labels, folds, is_chosen):
+    """Out-of-fold probabilities of logistic regressions, (repeats, titles, classes).
 
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
-    found = []
-    for repeat in folds:
-        cv = PredefinedSplit(repeat)
-        found.append(cross_val_predict(pipeline, x, labels, cv=cv, method="predict_proba"))
-    return np.stack(found)
-
-
-def choose_probes(x, labels, folds, draws, penalties, few):
-    """What train_probes returns, with a C for each head, chosen among penalties by log loss.
-
-    draws: what each head learns from, and in which parts it is held out; of more titles than `few`
-    the last part only.
+    is_chosen: whether C is, by log loss on a fifth of what a head learns from; else it is 1.
     """
-    from sklearn.linear_model import LogisticRegressionCV
-    from sklearn.model_selection import PredefinedSplit
+    from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+    from sklearn.model_selection import PredefinedSplit, StratifiedShuffleSplit, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    options = {"max_iter": 10_000, "l1_ratios": (0,), "use_legacy_attributes": False}
-    found = np.empty((len(folds), len(x), int(labels.max()) + 1))
-    for (repeat, fold), draw in zip(np.ndindex(len(folds), len(draws) // len(folds)), draws, strict=True):
-        parts = draw.parts
-        if len(parts) > few:
-            parts = np.where(parts == parts.max(), 0, -1)
-        solver = LogisticRegressionCV(Cs=penalties, cv=PredefinedSplit(parts), scoring="neg_log_loss", **options)
-        pipeline = make_pipeline(StandardScaler(), solver)
-        pipeline.fit(x[draw.rows], labels[draw.rows])
-        held_out = folds[repeat] == fold
-        found[repeat, held_out] = pipeline.predict_proba(x[held_out])
-    return found
+    solver = LogisticRegression(max_iter=10_000)
+    if is_chosen:
+        parts = StratifiedShuffleSplit(1, test_size=0.2, random_state=0)
+        options = {"max_iter": 10_000, "l1_ratios": (0,), "use_legacy_attributes": False}
+        solver = LogisticRegressionCV(Cs=GRID, cv=parts, scoring="neg_log_loss", **options)
+    pipeline = make_pipeline(StandardScaler(), solver)
+    splits = map(PredefinedSplit, folds)
+    return np.stack([cross_val_predict(pipeline, x, labels, cv=cv, method="predict_proba") for cv in splits])
 
 
 # answers each line of standard input; its arguments: a folder and a file of fit_classifier
@@ -152,4 +132,4 @@ def fit_classifier(folder, titles, labels, path):
 
 def warm_up():
     """Import what train_probes needs, so that this is not timed."""
-    train_probes(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2)
+    train_probes(np.eye(4), np.arange(4) % 2, np.arange(4)[None] // 2, is_chosen=False)

@@ -7,12 +7,9 @@ studies/published.sh runs it, and in between the commands that are measured.
 """
 
 import csv
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import predict  # noqa: F401  (first: it settles the threads)
 
@@ -22,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import data
 from whichlayer.apply import classifier, frozen
 from whichlayer.common import cli, disk
 from whichlayer.encoder import loading
@@ -135,10 +131,9 @@ def write_data(folder, work):
 
 def read_pairs(path):
     """(titles, categories) of a file that write_pairs wrote."""
-    rows = data.read_table(path, ["title", "category"])
-    next(rows)
-    pairs = [cells for _, cells in rows]
-    return [title for title, _ in pairs], np.array([category for _, category in pairs])
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return [row["title"] for row in rows], np.array([row["category"] for row in rows])
 
 
 # --- ours -----------------------------------------------------------------------------------------

@@ -54,11 +54,9 @@ MARGIN = 0.01
 
 def read_pairs(path):
     """The (title, category) of each row of a file that has a title."""
-    rows = data.read_table(path, ["title", "category"])
-    header = next(rows)
-    places = [header.index(name) for name in ("title", "category")]
-    pairs = [tuple(cells[place] for place in places) for _, cells in rows]
-    return [pair for pair in pairs if not data.is_blank(pair[0])]
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        pairs = [(row["title"], row["category"]) for row in csv.DictReader(file)]
+    return [pair for pair in pairs if pair[0].strip()]
 
 
 def share_titles(path, test_path):

@@ -3,7 +3,9 @@
 import contextlib
 import http.server
 import io
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -187,25 +189,27 @@ def titles(tmp_path):
     return write_titles(tmp_path / "titles.csv")
 
 
-@pytest.fixture
-def features(tmp_path, bert, titles):
-    """The folder of a finished extraction: both layers, both poolings, float32."""
-    result = call(
-        "extract",
-        "--data",
-        titles,
-        "--model",
-        bert,
-        "--pooling",
-        "cls",
-        "mean",
-        "--dtype",
-        "float32",
-        "--out",
-        tmp_path / "features",
-    )
+@pytest.fixture(scope="session")
+def extraction(tmp_path_factory, bert):
+    """A folder with titles.csv and its features: both layers, both poolings, float32."""
+    folder = tmp_path_factory.mktemp("extraction")
+    source = ("--data", write_titles(folder / "titles.csv"), "--model", bert, "--dtype", "float32")
+    result = call("extract", *source, "--pooling", "cls", "mean", "--out", folder / "features")
     assert result.code == 0, result.err
-    return tmp_path / "features"
+    return folder
+
+
+@pytest.fixture
+def features(tmp_path, extraction, titles):
+    """The folder of that extraction as if it had been made of `titles`, to be changed by the test."""
+    from whichlayer.common import disk
+
+    folder = Path(shutil.copytree(extraction / "features", tmp_path / "features"))
+    text = (folder / "manifest.json").read_text(encoding="utf-8")
+    manifest = json.loads(text.replace(str(extraction), str(tmp_path)))
+    del manifest["checksum"]
+    disk.write_json(folder / "manifest.json", manifest)
+    return folder
 
 
 @pytest.fixture(scope="session")

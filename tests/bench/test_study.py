@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, call, write_bert, write_titles
 
-sys.path.append(str(ROOT / "results"))
 from studies import findings, study
 from whichlayer.common import disk
 from whichlayer.heads import splits
@@ -50,11 +49,11 @@ def test_a_set_from_titles_to_the_page(tmp_path):
     folder = tmp_path / "out" / "small"
     data = tmp_path / "data"
     data.mkdir()
-    write_titles(data / "small.csv", rows=120)
+    write_titles(data / "small.csv", rows=80)
     assert study.parse_arguments(["titles", str(data), str(tmp_path / "out")]).what == "titles"
     study.write_titles(study.parse_arguments(["titles", str(data), str(tmp_path / "out")]))
     features = []
-    for depth in (4, 5):
+    for depth in (2, 3):
         encoder = write_bert(tmp_path / f"encoder-{depth}", layers=depth, seed=depth)
         features.append(folder / f"features-{depth}")
         options = ("--data", folder / "train.csv", "--model", encoder, "--pooling", "cls", "mean")
@@ -66,7 +65,7 @@ def test_a_set_from_titles_to_the_page(tmp_path):
     study.score_set(study.parse_arguments(["score", str(folder)]))
 
     own = disk.read_json(folder / "scores.json", findings.Set, "scores", findings.FORMAT)
-    assert own.titles + own.test == 120 and set(own.layers.values()) == {4, 5}
+    assert own.titles + own.test == 80 and set(own.layers.values()) == {2, 3}
     for encoder, depth in own.layers.items():
         row = findings.by_rule(own, encoder)["last layer, mean"]
         (run,) = (folder / "runs").glob(f"{encoder}-*-layers-{depth}-mean-*")
@@ -81,6 +80,6 @@ def test_a_set_from_titles_to_the_page(tmp_path):
 
 
 def test_the_page_without_any_set_says_what_makes_one(tmp_path):
-    command = [sys.executable, ROOT / "results" / "summary.py", tmp_path]
-    done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT, env={"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2 and "results/study.sh" in done.stderr and "Traceback" not in done.stderr
+    command = [sys.executable, "-m", "studies.summary", tmp_path]
+    done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT)
+    assert done.returncode == 2 and "studies/study.sh" in done.stderr and "Traceback" not in done.stderr

@@ -1,9 +1,6 @@
-"""Simulations of the intervals and the comparison, with a known truth, before and after; prints a markdown report.
+"""Simulations of the intervals and the comparison, with a known truth; prints a markdown report.
 
 python tests/drills/drill_comparison.py > results/comparison.md
-
-"Before" is what this project did at first: a percentile bootstrap over the titles of one repeat, each row against the
-best by its own interval, classes that a resample lacks left out of its mean.
 """
 
 import sys
@@ -14,7 +11,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from whichlayer.scores import comparison, metrics
+from whichlayer.common import cli
+from whichlayer.scores import comparison
 
 ALIKE = (0.7, 0.2, 0.1)  # of what makes a title hard: for all rows, for one row, for one row and one repeat
 
@@ -51,28 +49,6 @@ def compare(labels, predictions, classes=4):
     rows = [comparison.influence(labels, row, classes) for row in predictions]
     best = int(np.argmax([row.value for row in rows]))
     return rows, best, comparison.compare(rows, best)
-
-
-def bootstrap(random, labels, predictions, classes=4, resamples=300):
-    """Macro-F1 of resampled titles as before, (rows, resamples), for predictions (rows, titles); same draws for all."""
-    weights = random.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=resamples).astype(np.float32)
-    true = np.eye(classes, dtype=np.float32)[labels]
-    scores = []
-    for row in predictions:
-        guess = np.eye(classes, dtype=np.float32)[row]
-        total = weights @ (true + guess)
-        f1 = metrics.divide(2 * weights @ (true * guess), total)
-        scores.append(f1.sum(1) / (total > 0).sum(1))
-    return np.array(scores)
-
-
-def compare_before(random, labels, predictions, classes=4):
-    """The best row by the first repeat, and which rows' own intervals of the difference leave out 0."""
-    first = predictions[:, 0]
-    best = int(np.argmax([metrics.macro_f1(labels, row, classes) for row in first]))
-    scores = bootstrap(random, labels, first, classes)
-    low, high = np.quantile(scores - scores[best], [0.025, 0.975], axis=1)
-    return best, (low > 0) | (high < 0)
 
 
 def of_counts(random, counts, accuracies, even):
@@ -113,40 +89,35 @@ SMALL = {
 }
 
 
-def small_coverage(case, tables, before=True, seed=0):
-    """Of intervals of few titles: coverage before and after, mean width, how often they are said to be too few."""
+def small_coverage(case, tables, seed=0):
+    """Of intervals of few titles: coverage, mean width, how often they are said to be too few."""
     counts, accuracies, even = SMALL[case]
     random, held = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions, truth = of_counts(random, counts, accuracies, even)
         row = comparison.influence(labels, predictions, len(counts))
         low, high = comparison.interval(row)
-        old = np.zeros(2)
-        if before:
-            old = np.quantile(bootstrap(random, labels, predictions, len(counts))[0], [0.025, 0.975])
-        held.append((old[0] <= truth <= old[1], low <= truth <= high, high - low, bool(row.scarce)))
+        held.append((low <= truth <= high, high - low, bool(row.scarce)))
     return np.mean(held, axis=0)
 
 
-def coverage(titles, repeats, seeds, alike, tables, before=True, seed=0):
-    """Coverage of a row's interval before and after, where titles and repeats are drawn; and its mean width after."""
+def coverage(titles, repeats, seeds, alike, tables, seed=0):
+    """Coverage of a row's interval, where titles and repeats are drawn, and its mean width."""
     random, held = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions = simulate(random, titles, [0.96], repeats, seeds, alike)
         low, high = comparison.interval(comparison.influence(labels, predictions[0], 4))
-        old = np.quantile(bootstrap(random, labels, predictions[0, :1]), [0.025, 0.975]) if before else (0, 1)
-        held.append((old[0] <= 0.96 <= old[1], low <= 0.96 <= high, high - low))
+        held.append((low <= 0.96 <= high, high - low))
     return np.mean(held, axis=0)
 
 
-def false_alarms(titles, rows, repeats, seeds, tables, before=True, seed=0, encoders=1):
-    """Among rows of equal truth: share of tables with a row called different from the best, before and after."""
+def false_alarms(titles, rows, repeats, seeds, tables, seed=0, encoders=1):
+    """Among rows of equal truth: share of tables with a row called different from the best."""
     random, wrong = np.random.default_rng(seed), []
     for _ in range(tables):
         labels, predictions = simulate(random, titles, np.full(rows, 0.96), repeats, seeds, encoders=encoders)
-        significant = compare(labels, predictions)[2].significant.any()
-        wrong.append((before and compare_before(random, labels, predictions)[1].any(), significant))
-    return np.mean(wrong, axis=0)
+        wrong.append(compare(labels, predictions)[2].significant.any())
+    return np.mean(wrong)
 
 
 def encoder_coverage(titles, repeats, seeds, tables, margin=0.01, seed=0):
@@ -176,30 +147,20 @@ def power(titles, rows, seeds, tables, seed=0):
     return np.mean(found)
 
 
-def costs(titles, repeats, seeds, tables, margin=0.01, before=True, seed=0):
-    """What the recommendation loses, of 12 layers from 70 to 92%, the cheapest first; before and after.
+def costs(titles, repeats, seeds, tables, margin=0.01, seed=0):
+    """What the recommendation loses, of 12 layers from 70 to 92%, the cheapest first.
 
-    Returns (tables, 5): loss against the truly best row before, after, and of the table's best; loss of the recommended
-    row against the table's best before and after.
+    Returns (tables, 3): loss of the recommended row and of the table's best against the truly best row; loss of the
+    recommended row against the table's best.
     """
     random, truth, lost = np.random.default_rng(seed), np.linspace(0.70, 0.92, 12), []
     for _ in range(tables):
         labels, predictions = simulate(random, titles, truth, repeats, seeds)
         _, best, compared = compare(labels, predictions)
         shown = compared.loss_bound <= margin
-        new = int(shown.argmax()) if shown.any() else best
-        old_best, different = compare_before(random, labels, predictions) if before else (best, shown)
-        old = int((~different).argmax())
+        chosen = int(shown.argmax()) if shown.any() else best
         top = truth.max()
-        lost.append(
-            (
-                top - truth[old],
-                top - truth[new],
-                top - truth[best],
-                truth[old_best] - truth[old],
-                truth[best] - truth[new],
-            )
-        )
+        lost.append((top - truth[chosen], top - truth[best], truth[best] - truth[chosen]))
     return np.array(lost)
 
 
@@ -212,66 +173,60 @@ def chosen_bias(titles, rows, repeats, seeds, tables, seed=0):
     return np.mean(figures, axis=0)
 
 
+def percent(share):
+    return f"{share:.1%}"
+
+
 def table(title, text, heads, rows):
-    lines = [f"\n## {title}\n", text + "\n", f"| {' | '.join(heads)} |", "|" + ":--|" + "--:|" * (len(heads) - 1)]
-    print("\n".join(lines + [f"| {' | '.join(map(str, row))} |" for row in rows]), flush=True)
+    print(f"\n## {title}\n\n{text}\n\n{cli.markdown([f':{heads[0]}', *heads[1:]], rows)}", flush=True)
 
 
 def main():
     comparison.DRAWS = 4000  # enough for averages over many tables
     print("# Intervals, comparison and recommendation, simulated with a known truth\n")
-    print(
-        "Made by `python tests/drills/drill_comparison.py`. *Before*: the percentile bootstrap over a repeat's titles,"
-    )
-    print("each row against the best by its own interval, and the cheapest row that is not significantly worse.")
-    print("Repeats differ by the titles that they change, and by a common shift (*seeds*, its standard deviation).")
-
-    def percent(share):
-        return f"{share:.1%}"
+    print("Made by `python tests/drills/drill_comparison.py`. Repeats differ by the titles that they change, and by a")
+    print("common shift (*seeds*, its standard deviation).")
 
     table(
         "A row's interval covers titles and repeats",
-        "Share of 1,000 data sets (before: 200) whose 95% interval holds the truth, 0.96. *Changing*: the share of a "
-        "title's difficulty that each repeat draws anew.",
-        ("titles, seeds, changing", "before", "1 repeat", "3 repeats", "width", "5 repeats"),
+        "Share of 1,000 data sets whose 95% interval holds the truth, 0.96. *Changing*: the share of a title's "
+        "difficulty that each repeat draws anew.",
+        ("titles, seeds, changing", "1 repeat", "3 repeats", "width", "5 repeats"),
         [
-            (f"{n:,}, {seeds}, {alike[2]:.0%}", percent(before[0]), percent(first[1]))
-            + (percent(three[1]), f"{three[2]:.4f}", percent(five[1]))
+            (
+                f"{n:,}, {seeds}, {alike[2]:.0%}",
+                percent(one[0]),
+                percent(three[0]),
+                f"{three[1]:.4f}",
+                percent(five[0]),
+            )
             for n in (600, 3599)
             for seeds in (0, 0.0025, 0.0045)
             for alike in ((0.7, 0.2, 0.1), (0.4, 0.2, 0.4))
-            for before in [coverage(n, 1, seeds, alike, 200)]
-            for first in [coverage(n, 1, seeds, alike, 1000, False)]
-            for three in [coverage(n, 3, seeds, alike, 1000, False)]
-            for five in [coverage(n, 5, seeds, alike, 1000, False)]
+            for one, three, five in [[coverage(n, repeats, seeds, alike, 1000) for repeats in (1, 3, 5)]]
         ],
     )
     table(
         "A row's interval on few titles",
         "Titles of each class and how often they are right; share of 1,000 data sets whose interval holds the truth, "
         "mean width, and how often the table says that a class has too few titles for an interval.",
-        ("classes", "before", "after", "width", "said to be too few"),
+        ("classes", "holds", "width", "said to be too few"),
         [
-            (case, percent(before), percent(after), f"{width:.3f}", percent(few))
+            (case, percent(held), f"{width:.3f}", percent(few))
             for case in SMALL
-            for before, after, width, few in [small_coverage(case, 1000)]
+            for held, width, few in [small_coverage(case, 1000)]
         ],
     )
-    alarms = [
-        (n, m, repeats, seeds, 200 if m < 35 else 100)
-        for n in (600, 3599)
-        for m in (6, 12, 35)
-        for repeats, seeds in ((1, 0), (3, 0), (3, 0.0045), (3, "half"))
-    ]
     table(
         "Rows of equal truth that are called different from the best",
         "Share of tables (200; 100 of 35 rows) with at least one such row. *half*: seeds 0.0045 in every second row.",
-        ("titles", "rows", "repeats", "seeds", "before", "after"),
+        ("titles", "rows", "repeats", "seeds", "called different"),
         [
-            (f"{n:,}", m, repeats, seeds, percent(before) if repeats == 1 else "", percent(after))
-            for n, m, repeats, seeds, tables in alarms
+            (f"{n:,}", m, repeats, seeds, percent(false_alarms(n, m, repeats, deviation, 200 if m < 35 else 100)))
+            for n in (600, 3599)
+            for m in (6, 12, 35)
+            for repeats, seeds in ((1, 0), (3, 0), (3, 0.0045), (3, "half"))
             for deviation in [np.arange(m) % 2 * 0.0045 if seeds == "half" else seeds]
-            for before, after in [false_alarms(n, m, repeats, deviation, tables, repeats == 1)]
         ],
     )
     table(
@@ -286,7 +241,7 @@ def main():
             for n in (600, 3599)
             for repeats, seeds in ((1, 0), (3, 0), (3, 0.0045))
             for tables in [600 if repeats == 1 else 200]
-            for _, alarm in [false_alarms(n, 12, repeats, seeds, tables, False, encoders=2)]
+            for alarm in [false_alarms(n, 12, repeats, seeds, tables, encoders=2)]
             for intervals, bounds in [encoder_coverage(n, repeats, seeds, tables)]
         ],
     )
@@ -302,13 +257,12 @@ def main():
         "12 layers, truly 0.70 to 0.92, the cheapest first; macro-F1 lost by following the advice (margin 0.01), mean "
         "of 200 tables. No advice can know better than the table which row is best: its own part is the loss against "
         "that row.",
-        ("titles, repeats, seeds", "before", "after", "the table's best row", "own part before", "own part after")
-        + ("own part at most 0.01",),
+        ("titles, repeats, seeds", "loss", "the table's best row", "own part", "own part at most 0.01"),
         [
             (
                 f"{n}, {repeats}, {seeds}",
                 *(f"{x:.3f}" for x in lost.mean(0)),
-                percent((lost[:, 4] <= 0.01 + 1e-9).mean()),
+                percent((lost[:, 2] <= 0.01 + 1e-9).mean()),
             )
             for n in (60, 250, 520)
             for repeats, seeds in ((1, 0), (3, 0.0045))

@@ -16,7 +16,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-import data  # noqa: E402
+from whichlayer.common import cli  # noqa: E402
 from whichlayer.report import rows as tables  # noqa: E402
 from whichlayer.report import suspects  # noqa: E402
 
@@ -32,10 +32,8 @@ def run(script, *arguments):
 
 def flip(path, seed, out):
     """Copy titles with a share of their labels changed to another category; returns the rows that were, from 0 on."""
-    table = data.read_table(path, ["title", "category"])
-    header = list(next(table))
-    text, label = header.index("title"), header.index("category")
-    rows = [[cells[text], cells[label]] for _, cells in table]
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [[row["title"], row["category"]] for row in csv.DictReader(file)]
     names, random = sorted({label for _, label in rows}), np.random.default_rng(seed)
     flipped = random.choice(len(rows), round(SHARE * len(rows)), replace=False)
     for i in flipped:
@@ -79,24 +77,24 @@ def drill(path, seed):
 
 def main(path):
     drills = [drill(path, seed) for seed in SEEDS]
-    titles, total = sum(1 for _ in data.read_table(path, ["title", "category"])) - 1, sum(n for n, _ in drills)
+    total = sum(number for number, _ in drills)
+    titles = round(total / len(SEEDS) / SHARE)
     print(
-        f"# Flipped labels among the suspects in {Path(path).name}\n\n{titles:,} titles; with each of the seeds",
+        f"# Flipped labels among the suspects in {Path(path).name}\n\nAbout {titles:,} titles; with each of the seeds",
         end=" ",
     )
     print(f"{', '.join(map(str, SEEDS))}, {SHARE:.0%} of the labels were changed to another category. The encoder is")
     print("all-MiniLM-L6-v2 with mean pooling, with a linear probe on each layer. Counted are the flipped labels among")
     print("as many first suspects, beside the rankings of cleanlab's find_label_issues for the same probabilities.\n")
-    print(f"| Ranking |{''.join(f' Seed {seed} |' for seed in SEEDS)} Together |")
-    print(f"| :--- |{' ---: |' * (len(SEEDS) + 1)}")
-    for options, name in drills[0][1]:
-        counts = [found[options, name] for _, found in drills]
-        if None in counts:
-            cells = ["not installed"] * (len(SEEDS) + 1)
-        else:
+    rows = []
+    for ranking in drills[0][1]:
+        counts = [found[ranking] for _, found in drills]
+        cells = ["not installed"] * (len(SEEDS) + 1)
+        if None not in counts:
             cells = [f"{n} of {flipped}" for n, (flipped, _) in zip(counts, drills, strict=True)]
             cells.append(f"{sum(counts)} of {total}, {sum(counts) / total:.1%}")
-        print(f"| {name} | {' | '.join(cells)} |")
+        rows.append((ranking[1], *cells))
+    print(cli.markdown([":Ranking", *(f"Seed {seed}" for seed in SEEDS), "Together"], rows))
     print("\nThe titles have wrong labels of their own, which are suspects as well. Made by:\n")
     print("    python tests/drills/drill_suspects.py TITLES.csv\n")
 

@@ -15,31 +15,31 @@ def fewer_draws(monkeypatch):
 
 @pytest.mark.parametrize(("repeats", "seeds"), [(1, 0), (3, 0), (3, 0.0045)])
 def test_interval_covers_titles_and_repeats(repeats, seeds):
-    _, covered, _ = drill.coverage(3599, repeats, seeds, drill.ALIKE, 300, before=False)
+    covered, _ = drill.coverage(3599, repeats, seeds, drill.ALIKE, 300)
     assert 0.925 <= covered <= 0.985
 
 
 @pytest.mark.parametrize("case", list(drill.SMALL))
 def test_interval_of_few_titles_covers_or_says_that_they_are_too_few(case):
-    _, covered, _, few = drill.small_coverage(case, 300, before=False)
+    covered, _, few = drill.small_coverage(case, 300)
     assert covered >= 0.91 or few > 0.9
 
 
 def test_small_classes_are_not_said_to_be_too_few_where_intervals_cover():
     for case in ("8 × 5, 70%", "4 × 20, 98%", "2 × 30, 90%", "400, 100, 20 and 8; 97, 90, 80, 70%"):
-        assert drill.small_coverage(case, 50, before=False)[3] < 0.4
+        assert drill.small_coverage(case, 50)[2] < 0.4
 
 
 @pytest.mark.parametrize(
     ("titles", "rows", "repeats", "seeds"), [(600, 6, 3, 0.0045), (600, 12, 1, 0), (600, 12, 3, 0)]
 )
 def test_rows_of_equal_truth_are_seldom_told_apart(titles, rows, repeats, seeds):
-    _, wrong = drill.false_alarms(titles, rows, repeats, seeds, 150, before=False)
+    wrong = drill.false_alarms(titles, rows, repeats, seeds, 150)
     assert wrong <= 0.075  # in the long run at most 5%
 
 
 def test_rows_of_two_encoders_are_compared_as_truly():
-    _, wrong = drill.false_alarms(600, 12, 3, 0.0045, 80, before=False, encoders=2)
+    wrong = drill.false_alarms(600, 12, 3, 0.0045, 80, encoders=2)
     intervals, bounds = drill.encoder_coverage(600, 3, 0.0045, 80)
     assert wrong <= 0.09 and intervals >= 0.9 and bounds >= 0.9  # in the long run at most 5%, at least 95%
 
@@ -50,7 +50,7 @@ def test_real_differences_are_found():
 
 @pytest.mark.parametrize("titles", [60, 250, 520])
 def test_advice_loses_nothing_that_the_margin_does_not_allow(titles):
-    own = drill.costs(titles, 3, 0.0045, 20, before=False)[:, 4]
+    own = drill.costs(titles, 3, 0.0045, 20)[:, 2]
     assert np.mean(own <= 0.01) >= 0.95 and own.mean() < 0.001
 
 

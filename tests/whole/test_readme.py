@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PRODUCT, ROOT
+from conftest import ROOT
 
 from whichlayer.encoder.loading import find_model
 
@@ -75,18 +75,7 @@ def test_every_option_of_a_command_in_the_readme_exists():
             assert option in help_text, (script, option)
 
 
-def test_every_file_that_the_readme_links_to_is_there():
+def test_the_readme_stays_short_and_every_file_that_it_links_to_is_there():
+    assert README.count("\n") <= 130 and len(README.split()) <= 1400
     for place in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / place).exists(), place
-
-
-def test_the_readme_stays_short():
-    assert README.count("\n") <= 130
-    assert len(README.split()) <= 1400
-
-
-def test_each_file_has_a_line_where_those_who_carry_on_look():
-    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for path in PRODUCT:
-        if path.name != "__init__.py":
-            assert f"`{path.name}`" in table, f"{path.name} has no place in CONTRIBUTING.md"

@@ -43,24 +43,25 @@ def extract(tmp_path, folder):
     return call("extract", "--data", write_titles(tmp_path / "t.csv", 15), "--model", folder, "--out", tmp_path / "f")
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
-def test_pickled_weights_are_refused(tmp_path, marker, name):
+@pytest.mark.parametrize(
+    "name, is_alone, words",
+    [
+        ("pytorch_model.bin", True, ["no weights as safetensors", "a pickle is never read"]),
+        ("model.pt", True, ["no weights as safetensors", "a pickle is never read"]),
+        ("pytorch_model.bin", False, None),
+        ("model.safetensors", False, ["--model", "not a usable encoder"]),
+    ],
+)
+def test_pickled_weights_are_not_read(tmp_path, marker, name, is_alone, words):
     folder = Path(write_bert(tmp_path / "bert"))
-    (folder / "model.safetensors").unlink()
+    if is_alone:
+        (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(pickle.dumps(Bomb(marker)))
-    refused(extract(tmp_path, folder), "no weights as safetensors", "a pickle is never read", "convert it")
-
-
-def test_pickled_weights_beside_safetensors_are_not_read(tmp_path, marker):
-    folder = Path(write_bert(tmp_path / "bert"))
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(marker)))
-    assert extract(tmp_path, folder).code == 0
-
-
-def test_safetensors_that_are_a_pickle_inside_are_refused(tmp_path, marker):
-    folder = Path(write_bert(tmp_path / "bert"))
-    (folder / "model.safetensors").write_bytes(pickle.dumps(Bomb(marker)))
-    refused(extract(tmp_path, folder), "--model", "not a usable encoder")
+    result = extract(tmp_path, folder)
+    if words:
+        refused(result, *words)
+    else:
+        assert result.code == 0, result.err
 
 
 def add_code(folder, marker, **config):
@@ -96,49 +97,35 @@ def edit_manifest(folder, edit):
     disk.write_json(folder / "manifest.json", manifest)
 
 
-def test_pickled_features_are_refused(features, marker):
-    with open(features / "cls-01.npy", "wb") as file:
-        np.save(file, np.array([[Bomb(marker)]], dtype=object), allow_pickle=True)
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_pickled_features_are_refused(features, marker, is_bare):
     path = features / "cls-01.npy"
-    edit_manifest(
-        features,
-        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}}),
-    )
+    if is_bare:
+        path.write_bytes(pickle.dumps(Bomb(marker)))
+    else:
+        with open(path, "wb") as file:
+            np.save(file, np.array([[Bomb(marker)]], dtype=object), allow_pickle=True)
+    entry = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
+    edit_manifest(features, lambda m: m["files"].update({"cls-01.npy": entry}))
     with pytest.raises(cli.Problem, match="not the numbers that manifest.json names"):
         store.open_features(features).read("cls", 1)
 
 
-def test_features_that_are_a_bare_pickle_are_refused(features, marker):
-    path = features / "cls-01.npy"
-    path.write_bytes(pickle.dumps(Bomb(marker)))
-    edit_manifest(
-        features,
-        lambda m: m["files"].update({"cls-01.npy": {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}}),
-    )
-    with pytest.raises(cli.Problem, match="not the numbers that manifest.json names"):
-        store.open_features(features).read("cls", 1)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
+def test_a_manifest_that_names_other_files_is_refused(features):
+    before = (features / "manifest.json").read_bytes()
+    for name in (
         "../cls-01.npy",
-        "cls-../../x.npy",
         "/etc/passwd",
         "cls-1.npy",
         "cls-01.npy/..",
-        "cls-01",
-        "max-01.npy",
-        "cls--1.npy",
+        "zzz-01.npy",
         "cls-٠١.npy",
         "cls-01.npy\n",
-        "",
-    ],
-)
-def test_a_manifest_that_names_other_files_is_refused(features, name):
-    edit_manifest(features, lambda m: m["files"].update({name: m["files"]["cls-01.npy"]}))
-    with pytest.raises(cli.Problem, match="manifest.json"):
-        store.open_features(features)
+    ):
+        (features / "manifest.json").write_bytes(before)
+        edit_manifest(features, lambda m, name=name: m["files"].update({name: m["files"]["cls-01.npy"]}))
+        with pytest.raises(cli.Problem, match="manifest.json"):
+            store.open_features(features)
 
 
 def test_feature_names_of_deep_encoders_are_allowed(features):
@@ -149,36 +136,18 @@ def test_feature_names_of_deep_encoders_are_allowed(features):
 # --- names and cells ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../../x",
-        "a/b",
-        "",
-        "...",
-        ".hidden",
-        "-rf",
-        "a\\b",
-        "a\0b",
-        "~",
-        "C:\\x",
-        "x" * 500,
-        "日本語" * 100,
-        "x" * 59 + ".x",
-        "\u202etxt.exe",
-        "a b\n",
-        "..",
-        "/",
-    ],
-)
-def test_names_from_outside_make_harmless_paths(name, tmp_path):
-    made = disk.slug(name)
-    assert 1 <= len(made) <= 60 and len(made.encode()) < 200
-    assert made[0] not in ".-~" and made[-1] not in ".-"
-    assert all(c.isalnum() or c in ".-" for c in made)
-    path = tmp_path / made
-    assert path.resolve().parent == tmp_path.resolve()
-    path.mkdir()  # the file system takes it
+HOSTILE = ["../../x", "a/b", "", "...", ".hidden", "-rf", "a\\b", "a\0b", "~", "C:\\x", "x" * 500, "日本語" * 100]
+HOSTILE += ["x" * 59 + ".x", "\u202etxt.exe", "a b\n", "..", "/", "_"]
+
+
+def test_names_from_outside_make_harmless_paths(tmp_path):
+    for name in HOSTILE:
+        made = disk.slug(name)
+        assert 1 <= len(made) <= 60 and len(made.encode()) < 200
+        assert made[0] not in ".-~" and made[-1] not in ".-"
+        assert all(c.isalnum() or c in ".-" for c in made)
+        assert (tmp_path / made).resolve().parent == tmp_path.resolve()
+        (tmp_path / made).mkdir(exist_ok=True)  # the file system takes it
 
 
 def test_names_keep_what_people_know_them_by():

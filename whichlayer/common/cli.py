@@ -9,22 +9,19 @@ import re
 import shlex
 import signal
 import sys
-import time
 import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = "0.7.0"
+VERSION = "0.8.0"
 POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60
-# whether this process prints nothing but results and errors; what stopped it, Ctrl-C if nothing else
-STATE = {"quiet": False, "signal": signal.SIGINT}
+# whether this process prints nothing but results and errors; whether the imports are over; what
+# stopped it, Ctrl-C if nothing else
+STATE = {"quiet": False, "is_imported": False, "signal": signal.SIGINT}
 # what moves a cursor (but to the next line or stop), changes colours or turns text around; and
 # surrogates, which are no characters
 UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-# the same in a word of a command, which has to stay on its line, too
-UNSAFE_WORD = re.compile(f"[\t\n]|{UNSAFE.pattern}")
 
 
 class Problem(Exception):
@@ -36,11 +33,9 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action):
         default = action.default
-        if isinstance(default, list):
-            default = " ".join(map(str, default))
-        if default is False or default in (None, "", argparse.SUPPRESS) or "(default: " in action.help:
-            return action.help
-        return f"{action.help} (default: {default})"
+        shown = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        is_said = shown in ("None", "False", "", argparse.SUPPRESS) or "(default: " in action.help
+        return action.help if is_said else f"{action.help} (default: {shown})"
 
 
 def parser(doc):
@@ -58,28 +53,24 @@ def begin(parse_arguments):
     """Make ready for the slow imports, and parse the command line: a script's first act.
 
     Importing numpy and torch takes seconds, and they then read the number of threads: so it stands
-    below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at
-    once.
+    below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at once.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, leave)
     # one of several processes waits in places that no handler of ours interrupts
-    is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if is_alone and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, leave)
+    alone = [signal.SIGTERM] if os.environ.get("WORLD_SIZE", "1") == "1" else []
+    for number in (signal.SIGINT, *alone):
+        # a shell's background job ignores Ctrl-C
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     settle_threads()
-    # None where the caller has closed it
+    # None where the caller has closed it; some terminals know no ≈
     for stream in filter(None, (sys.stdout, sys.stderr)):
-        # where a terminal knows no ≈
         stream.reconfigure(errors="backslashreplace")
     return parse_arguments()
 
 
 def settle_threads():
-    """Say how many threads there are to be, and that they do not spin while they wait: beside a
-    busy process, spinning makes everything several times slower.
-
-    Libraries read this when they are imported.
+    """Say how many threads numpy and torch are to have, and that they do not spin while they wait:
+    beside a busy process, spinning makes everything several times slower.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -88,25 +79,21 @@ def settle_threads():
     os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
 
 
-def leave(number, _):
-    """End at once on Ctrl-C or SIGTERM during imports, where an exception may get lost or become
-    another.
-    """
-    os.write(2, f"{Path(sys.argv[0]).name}: stopped\n".encode())
-    os._exit(128 + number)
-
-
 def stop(number, _):
-    """End as on Ctrl-C, with the exit code of a signal."""
+    """End on Ctrl-C or SIGTERM with the exit code of the signal: during imports at once, where an
+    exception may get lost or become another.
+    """
+    if not STATE["is_imported"]:
+        os.write(2, f"{Path(sys.argv[0]).name}: stopped\n".encode())
+        os._exit(128 + number)
     STATE["signal"] = number
     raise KeyboardInterrupt
 
 
 def processors():
     """How many processors this process may use: its affinity, its container's quota (cgroup v2)."""
-    count = os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
+    has_affinity = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     # no such file, or its quota is the word max
     with contextlib.suppress(OSError, ValueError):
         quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
@@ -119,10 +106,7 @@ def launch(main, args):
     broken pipe.
     """
     STATE["quiet"] = args.quiet
-    if signal.getsignal(signal.SIGINT) is leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if signal.getsignal(signal.SIGTERM) is leave:
-        signal.signal(signal.SIGTERM, stop)
+    STATE["is_imported"] = True
     try:
         main(args)
         # None where the caller has closed it
@@ -131,8 +115,8 @@ def launch(main, args):
     except Problem as error:
         fail(2, error)
     except KeyboardInterrupt as error:
-        kept = "what is finished is kept, nothing half-written is left behind"
-        fail(128 + STATE["signal"], str(error) or f"stopped; {kept}, and the same command goes on")
+        kept = "stopped; what is finished is kept, nothing half-written is left behind, and the same command goes on"
+        fail(128 + STATE["signal"], str(error) or kept)
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -140,8 +124,8 @@ def launch(main, args):
         place = f": {error.filename}" if error.filename else ""
         fail(1, f"{error.strerror or error}{place}")
     except (MemoryError, RuntimeError) as error:
-        torchs_words = "out of memory|not enough memory|can't allocate memory"
-        if not isinstance(error, MemoryError) and not re.search(torchs_words, str(error)):
+        known = "out of memory|not enough memory|can't allocate memory"
+        if isinstance(error, RuntimeError) and not re.search(known, str(error)):
             raise
         fail(1, f"out of memory ({one_line(error)[:200]})")
     finally:
@@ -158,17 +142,17 @@ def fail(code, text):
 # --- options --------------------------------------------------------------------------------------
 
 
-def number(kind, low, high=float("inf")):
+def number(kind, low, high=sys.maxsize):
     """An argparse type: an int or a float from low to high, with an error that names both."""
 
     def convert(text):
         value = kind(text)
         # nor is anything that is not a number, or infinite
-        if not low <= value <= high or value == float("inf"):
+        if not low <= value <= high:
             raise ValueError
         return value
 
-    limits = f"at least {low}" if high == float("inf") else f"{low} to {high}"
+    limits = f"at least {low}" if high == sys.maxsize else f"{low} to {high}"
     convert.__name__ = f"{'whole number' if kind is int else 'number'} ({limits})"
     return convert
 
@@ -181,42 +165,36 @@ def place(text):
 
 
 def path(text):
-    """The same as a Path."""
+    """An argparse type: the same as a Path."""
     return Path(place(text))
 
 
 def listing(names):
     """Names as a sentence lists them: a, b and c."""
     *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+    return " and ".join(filter(None, [", ".join(first), last]))
 
 
 def choose_device(name):
     """The torch device for --device; under torchrun, each process takes the GPU of its rank."""
     import torch
 
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not re.fullmatch(r"auto|cuda(:\d+)?", name, re.ASCII):
-        raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0, cuda:1 …")
     count = torch.cuda.device_count()
-    index = name.partition(":")[2]
-    if not count or (index and int(index) >= count):
-        raise Problem(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu")
-    chosen = int(index or os.environ.get("LOCAL_RANK", 0))
-    return torch.device("cuda", chosen % count)
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    if not count or name not in ("auto", "cuda", *(f"cuda:{index}" for index in range(count))):
+        raise Problem(f"--device {name}: use auto, cpu, cuda or cuda:0 …; torch sees {count} CUDA devices here")
+    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", index % count)
 
 
 def check_output(option, path, named=True):
     """Refuse to write where that cannot work, or would replace what is no plain file or unnamed."""
     path = Path(path)
-    if not path.resolve().parent.is_dir() or path.is_dir():
-        raise Problem(f"{option} {path}: there is no such folder to write it in, or it is a folder itself")
-    if path.exists() and not path.is_file():
-        raise Problem(f"{option} {path}: this is not a plain file; name one")
+    if not path.resolve().parent.is_dir() or (path.exists() and not path.is_file()):
+        raise Problem(f"{option} {path}: its folder is not there, or it is not a plain file; name one")
     if path.exists() and not named:
-        there = f"{path} is there already, and would be replaced"
-        raise Problem(f"{option}: {there}; move it, or name another file")
+        raise Problem(f"{option}: {path} is there already, and would be replaced; move it, or name another file")
 
 
 # --- text for people ------------------------------------------------------------------------------
@@ -229,7 +207,7 @@ def say(text):
 
 
 def progress(total, unit, desc, shown=True, initial=0):
-    """A tqdm bar on standard error that shows after two seconds; where that is no terminal, Lines.
+    """A tqdm bar on standard error, after two seconds; where that is no terminal, a line a minute.
 
     total: None where it is not known; unit: begins with a space; initial: what is done already.
     """
@@ -237,79 +215,39 @@ def progress(total, unit, desc, shown=True, initial=0):
 
     # None where the caller has closed it
     is_hidden = STATE["quiet"] or not shown or sys.stderr is None
-    if not is_hidden and not sys.stderr.isatty():
-        now = time.monotonic()
-        return Lines(total, unit, desc, initial, now, now)
     look = {"unit_scale": True, "delay": 2, "dynamic_ncols": True}
-    return tqdm(total=total, unit=unit, desc=desc, initial=initial, disable=is_hidden, **look)
-
-
-@dataclass
-class Lines:
-    """Progress as a line a minute, so that a log shows life; used as a tqdm bar is."""
-
-    total: int | None
-    unit: str
-    desc: str
-    n: int  # what is done
-    begun: float  # seconds, of a clock that only goes forward
-    said: float  # when there was a line
-    disable: bool = False
-
-    def update(self, number):
-        """Note that so many more are done."""
-        self.n += number
-        now = time.monotonic()
-        if now - self.said < MINUTE:
-            return
-        self.said = now
-        of = f" of {self.total:,}" if self.total else ""
-        say(f"{self.desc}: {self.n:,}{of}{self.unit} after {count(int((now - self.begun) / 60), 'minute')}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
+    is_log = not is_hidden and not sys.stderr.isatty()
+    if is_log:
+        line = "{desc}: {n_fmt} of {total_fmt}{unit} after {elapsed}"
+        look = {"mininterval": MINUTE, "delay": MINUTE, "miniters": 1, "bar_format": line, "position": 0}
+    bar = tqdm(total=total, unit=unit, desc=desc, initial=initial, disable=is_hidden, **look)
+    if is_log:
+        # whole lines in place of one that is drawn again and again, and none in the end
+        bar.sp = say
+        bar.close = lambda: None
+    return bar
 
 
 def command(script, *words, **options):
-    """A command to paste and run next. options: name=(value or list of values, default); left out
-    if it is that.
-    """
+    """A command to paste and run next. options: name=(value or list, default); left out if that."""
     given = []
     for name, (value, default) in options.items():
-        if isinstance(value, list):
-            # a dash would begin an option
-            given += [f"--{name}", *(f"./{each}" if str(each).startswith("-") else each for each in value)]
-        elif str(value) != default:
-            given += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", value]
+        if str(value) != default:
+            given += [f"--{name}", *(value if isinstance(value, list) else [value])]
     python = (sys.orig_argv or ["python"])[0]
     return shell(python, Path(sys.argv[0]).with_name(script), *given, *words)
 
 
 def shell(*words):
-    """Words as a shell takes them when pasted, on one line."""
-    return " ".join(shell_word(str(word)) for word in words)
+    """Words as a shell takes them when pasted; what a terminal would obey as escapes."""
+    return escaped(shlex.join(map(str, words)))
 
 
-def shell_word(word):
-    """A word as a shell takes it; where it holds what would do harm to a line, or bytes of a path
-    that are no text, in the form $'…' of bash and zsh.
+def escaped(text):
+    """The text with escapes for what a terminal would obey; joiners stay, which Persian and families
+    of emoji are written with.
     """
-    if not UNSAFE_WORD.search(word):
-        return shlex.quote(word)
-    escaped = re.sub(r"[\\']", r"\\\g<0>", word)
-    return f"$'{UNSAFE_WORD.sub(shell_escape, escaped)}'"
-
-
-def shell_escape(found):
-    """A match of one character as an escape in $'…'."""
-    code = ord(found[0])
-    # what Python has in place of a byte that is not UTF-8
-    if 0xDC80 <= code <= 0xDCFF:
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 0x80 else f"\\U{code:08x}"
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def at_least(value):
@@ -323,13 +261,8 @@ def count(number, what):
 
 
 def one_line(text):
-    """The text on one line, what a terminal would obey as escapes: it may hold names from a file.
-
-    Joiners stay, which Persian and families of emoji are written with, and so does what is newer
-    than Python's tables of characters.
-    """
-    line = " ".join(str(text).split())
-    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], line)
+    """The text on one line, what a terminal would obey as escapes: it may hold names from a file."""
+    return escaped(" ".join(str(text).split()))
 
 
 def quote(text):
@@ -338,10 +271,8 @@ def quote(text):
 
 
 def escape_cell(text):
-    """A cell that no spreadsheet runs: an apostrophe in front of what would be a formula.
-
-    What begins with a sign, as many tweets do, is one if it has no space, or calls a function,
-    another program or another file; numbers are none.
+    """A cell that no spreadsheet runs: an apostrophe in front of what would be a formula. What begins
+    with a sign is one if it has no space, or calls a function, another program or file.
     """
     if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
         return text
@@ -360,26 +291,20 @@ def markdown(columns, rows):
     columns: their names, with a colon in front where aligned to the left; rows: lists of as many
     cells, of any type.
     """
-    table = [[name.lstrip(":") for name in columns], *rows]
     padded = []  # column by column
-    for name, column in zip(columns, zip(*table, strict=True), strict=True):
-        to_left = name.startswith(":")
-        widest = max(width(str(cell)) for cell in column)
-        lines = []
-        for cell in map(str, column):
-            space = " " * (widest - width(cell))
-            lines.append(f" {cell}{space} " if to_left else f" {space}{cell} ")
+    for name, *cells in zip(columns, *rows, strict=True):
+        column = [name.lstrip(":"), *map(str, cells)]
+        widest = max(map(width, column))
         # below the name, a rule that fills the column and says how it is aligned
-        dashes = "-" * (widest + 1)
-        lines.insert(1, f":{dashes}" if to_left else f"{dashes}:")
-        padded.append(lines)
-    return "\n".join(f"|{'|'.join(line)}|" for line in zip(*padded, strict=True))
+        line = "| {cell}{space} " if name.startswith(":") else "| {space}{cell} "
+        rule = "|:{}" if name.startswith(":") else "|{}:"
+        lines = [line.format(cell=cell, space=" " * (widest - width(cell))) for cell in column]
+        padded.append([lines[0], rule.format("-" * (widest + 1)), *lines[1:]])
+    return "\n".join(f"{''.join(line)}|" for line in zip(*padded, strict=True))
 
 
 def width(text):
-    """Columns of a terminal that a text takes: a wide character two, a combining mark or a
-    joiner none.
-    """
+    """Columns of a terminal that a text takes: a wide character two, a combining mark or joiner none."""
     columns = 0
     for character in text:
         if unicodedata.category(character) not in ("Mn", "Me", "Cf"):

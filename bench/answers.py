@@ -1,5 +1,6 @@
 """Whole scripts from titles to the answer, for `python -m bench`: one title, and the comparison."""
 
+import json
 import statistics
 import subprocess
 import sys
@@ -12,11 +13,9 @@ import numpy as np
 import data
 import predict
 from bench import usual
-from bench.measuring import make_encoder, print_table, read_titles, run, take_turns
+from bench.measuring import ROOT, make_encoder, print_table, read_titles, run, take_turns, write_titles
 from whichlayer.common import cli
-from whichlayer.encoder import store
 from whichlayer.encoder.loading import find_model
-from whichlayer.heads import plan, probe, splits
 
 # titles that are predicted one by one
 SINGLES = 50
@@ -28,19 +27,18 @@ USUAL = "sentence-transformers and scikit-learn"
 
 def bench_predict(args, temporary):
     # the same layer and pooling for both: MiniLM's last one, the mean
-    features = temporary / "features"
+    features = ("--features", temporary / "features")
     results = temporary / "results"
-    run(
-        "extract.py", "--data", data.find_titles(args.data), "--model", "minilm", "--pooling", "mean", "--out", features
-    )
-    run("train.py", "--features", features, "--results", results, "--head", "linear", "--layers", -1, "--repeats", 1)
+    source = ("--data", data.find_titles(args.data), "--model", "minilm", "--pooling", "mean")
+    run("extract.py", *source, "--out", features[1])
+    run("train.py", *features, "--results", results, "--head", "linear", "--layers", -1, "--repeats", 1)
     titles, categories = read_titles(args.data)
     classifier = temporary / "classifier.npz"
     model = find_model("minilm")[0]
     theirs = usual.fit_classifier(model, titles, categories, classifier)
 
     # from the shell: to the first answer, with the title as an argument or in a pipe
-    script = [sys.executable, data.HERE / "predict.py", "--quiet", "--run", results]
+    script = [sys.executable, ROOT / "predict.py", "--quiet", "--run", results]
     other = [sys.executable, "-c", usual.PREDICT, model, classifier]
     shells = {
         "this project, predict.py TITLE": partial(first_answer, [*script, titles[0]]),
@@ -54,7 +52,7 @@ def bench_predict(args, temporary):
     some = titles[:SINGLES]
     single = {"this project, predict.py in a pipe": in_a_pipe(script, some)}
     ours = predict.load(results)
-    single["this project, from Python"] = one_by_one(partial(predict_one, ours), some)
+    single["this project, from Python"] = one_by_one(lambda title: predict.table(ours, [title]), some)
     if theirs is not None:
         single[USUAL] = in_a_pipe(other, some)
         single[f"{USUAL}, from Python"] = one_by_one(theirs, some)
@@ -66,11 +64,6 @@ def bench_predict(args, temporary):
         rows.append((name, start, each))
     each = f"ms for a title more, median of {SINGLES}"
     print_table((":MiniLM, a linear head", "seconds to the first answer", each), rows)
-
-
-def predict_one(classifier, title):
-    """What this project says of one title."""
-    return predict.table(classifier, [title])
 
 
 def first_answer(command, *typed):
@@ -118,40 +111,37 @@ def one_by_one(ask, titles):
 
 
 def our_stages(path, model, folder):
-    """{stage: seconds} of a survey of all layers and both poolings by this project."""
-    source = ("--data", path, "--model", model)
-    results = folder / "runs"
-    survey = ("--features", folder, "--results", results, "--survey", "--repeats", 1)
+    """{stage: seconds} of a survey of all layers and both poolings by this project, in a new folder."""
+    features = ("--features", folder / "features")
+    results = ("--results", folder / "runs")
     commands = {
-        "features": ("extract.py", *source, "--pooling", *cli.POOLINGS, "--out", folder),
-        "probes": ("train.py", *survey),
-        "table with intervals": ("evaluate.py", "--results", results),
+        "features": ("extract.py", "--data", path, "--model", model, "--pooling", "cls", "mean", "--out", features[1]),
+        "probes": ("train.py", *features, *results, "--survey", "--repeats", 1),
+        "table with intervals": ("evaluate.py", *results),
     }
     return {stage: run(*command).seconds for stage, command in commands.items()}
 
 
-def usual_stages(titles, labels, model, sets):
-    """(features, {stage: seconds}) of the same by transformers and scikit-learn.
+def usual_stages(titles, labels, model, folder):
+    """(features, {stage: seconds}) of the same sets of layers and folds by transformers and scikit-learn.
 
-    sets: lists of (pooling, layer) that stand side by side. features: seconds for the features; the
-    stages are the ways to go on from there. With C chosen, wide sets would take many minutes.
+    folder: what our_stages left. features: seconds for the features; the stages are the ways to go
+    on from there. With C chosen, wide sets would take many minutes.
     """
-    groups = np.arange(len(labels))
-    folds = splits.make_folds(labels, groups, 5, 0)[None]
-    draws = splits.draw_titles(labels, groups, folds, 0)
+    configs = sorted(folder.glob("runs/*/config.json"))
+    sets = [json.loads(path.read_text(encoding="utf-8"))["columns"] for path in configs]
+    folds = np.load(configs[0].parent / "folds.npy")
     started = time.perf_counter()
     features = usual.extract(*usual.load(model), titles)
     extracting = time.perf_counter() - started
     alone = [columns for columns in sets if len(columns) == 1]
-    chosen = f"probes of the {len(alone)} single layers alone, C chosen among {len(probe.GRID)}"
-    choose = partial(usual.choose_probes, draws=draws, penalties=probe.GRID, few=probe.FEW)
-    ways = {"probes with C = 1": (sets, usual.train_probes), chosen: (alone, choose)}
+    chosen = f"probes of the {len(alone)} single layers alone, C chosen among {len(usual.GRID)}"
     took = {}
-    for way, (some, train) in ways.items():
+    for way, some, is_chosen in (("probes with C = 1", sets, False), (chosen, alone, True)):
         started = time.perf_counter()
         for columns in some:
-            x = np.hstack([features[column] for column in columns])
-            train(x, labels, folds)
+            x = np.hstack([features[pooling, layer] for pooling, layer in columns])
+            usual.train_probes(x, labels, folds, is_chosen)
         took[way] = time.perf_counter() - started
         cli.say(f"{way}: {took[way]:.1f} s")
     return extracting, took
@@ -159,14 +149,16 @@ def usual_stages(titles, labels, model, sets):
 
 def bench_answer(args, temporary):
     titles, categories = read_titles(args.data)
+    path = temporary / "titles.csv"
+    write_titles(path, titles, categories)
     labels = np.unique(categories, return_inverse=True)[1]
     usual.warm_up()
     for name in args.model or ["minilm"]:
         model = make_encoder(temporary / "base") if name == "random" else find_model(name)[0]
-        short = Path(name).name
-        ours = our_stages(data.find_titles(args.data), model, temporary / f"features-{short}")
-        sets = plan.survey_sets(store.open_features(temporary / f"features-{short}"))
-        extracting, theirs = usual_stages(titles, labels, model, sets)
+        folder = temporary / Path(name).name
+        folder.mkdir()
+        ours = our_stages(path, model, folder)
+        extracting, theirs = usual_stages(titles, labels, model, folder)
 
         # each stage, and the sums
         total = sum(ours.values())
@@ -177,8 +169,9 @@ def bench_answer(args, temporary):
             both = extracting + seconds
             rows.append((f"usual: {stage}", f"{seconds:.1f}", ""))
             rows.append(("**all, with those**", f"{both:.1f}", f"{both / total:.1f}"))
-        size = f"{len(labels):,} titles, survey of {len(sets)} sets of layers"
-        print_table((f":{short}, {size}", "seconds", "times as long"), rows)
+        sets = len(list(folder.glob("runs/*/config.json")))
+        size = f"{len(labels):,} titles, survey of {sets} sets of layers"
+        print_table((f":{folder.name}, {size}", "seconds", "times as long"), rows)
     usual_way = "transformers in batches of 32, then scikit-learn's cross_val_predict"
-    chosen = f"this project chooses C among {len(probe.GRID)} for each fold of every set"
+    chosen = f"this project chooses C among {len(usual.GRID)} for each fold of every set"
     print(f"Usual: {usual_way}; {chosen}. Its start-up is left out, and it has no intervals.\n")
