@@ -79,7 +79,6 @@ from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
 from whichlayer.heads.options import Options
 
-
 # --- check ----------------------------------------------------------------------------------------
 
 
