@@ -38,7 +38,7 @@ def copied(tmp_path):
 
 
 def extracted(folder, bert, data, *options):
-    command = ["--data", data, "--model", bert, "--dtype", "float32", "--max-length", 6, "--window", 7]
+    command = ["--data", data, "--model", bert, "--dtype", "float32", "--max-length", 6]
     result = call("extract", *command, "--out", folder, *options)
     assert result.code == 0, result.err
     return folder
