@@ -15,11 +15,10 @@ import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-sys.path.insert(0, str(HERE.parent / "encoder"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "encoder"))
 
-from conftest import write_bert, write_titles  # first: it lets the scripts be imported
+from conftest import ROOT, write_bert, write_titles  # first: it lets the scripts be imported
 
 # isort: split
 import killing
@@ -66,7 +65,7 @@ def kill_one(command, chance):
 def kill_pair(command, chance):
     """Kill both of a pair of processes, and their launcher, after some seconds; whether they lived so long."""
     launch = f"import killing; killing.torchrun('extract', *{[str(word) for word in command]!r}, window={WINDOW})"
-    process = subprocess.Popen([sys.executable, "-c", launch], cwd=HERE.parent)
+    process = subprocess.Popen([sys.executable, "-c", launch], cwd=ROOT / "tests")
     try:
         process.wait(chance.uniform(0.3, 1) * PAIR)
     except subprocess.TimeoutExpired:

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import call, truth, write_titles
+from conftest import call, truth
 from killing import torchrun
 
+from whichlayer.common import windows
 from whichlayer.encoder import store
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use is here")
@@ -54,11 +55,11 @@ def test_the_same_command_gives_the_same_bytes(tmp_path, bert, titles):
     }
 
 
-def test_two_processes_share_one_gpu(tmp_path, bert):
-    titles = write_titles(tmp_path / "many.csv", rows=9000)
+def test_two_processes_share_one_gpu(tmp_path, bert, titles, monkeypatch):
+    monkeypatch.setattr(windows, "WINDOW", 7)
     one = extract(bert, titles, tmp_path / "one", "--device", "cuda")
     command = ("--data", titles, "--model", bert, *SETTINGS, "--device", "cuda")
-    two = torchrun("extract", *command, "--out", tmp_path / "two")
+    two = torchrun("extract", *command, "--out", tmp_path / "two", window=7)
     assert two.returncode == 0, two.stderr
     again = store.open_features(tmp_path / "two")
     for column in (("cls", 1), ("mean", 2)):
