@@ -38,7 +38,7 @@ def mixed(kept, tmp_path):
     for title, label in read(kept.titles)[1:11]:
         rows.append((f"{title.upper()}!", label))
     write_file(tmp_path / "test.csv", rows)
-    frame = predict.table(predict.load(kept.linear), [title for title, _ in rows])
+    frame = predict.table(predict.load(kept.words), [title for title, _ in rows])
     return frame.assign(label=[label.strip() for _, label in rows])
 
 
@@ -59,7 +59,7 @@ def calibration_error(sure, right):
 
 
 def test_accuracy_and_macro_f1_have_intervals_for_all_titles_and_for_the_new_ones(kept, mixed, tmp_path):
-    text = ask(kept.linear, tmp_path / "test.csv")
+    text = ask(kept.words, tmp_path / "test.csv")
     assert text.startswith("Of the 30 titles, 10 were in training, as they are or as copies.")
     rows = text.split("\n\n")[1].splitlines()[2:]
     for line, part in zip(rows, (mixed, mixed[:20]), strict=True):
@@ -82,7 +82,7 @@ def test_accuracy_and_macro_f1_have_intervals_for_all_titles_and_for_the_new_one
 
 def test_categories_and_confused_pairs_are_those_of_the_new_titles(kept, mixed, tmp_path):
     new = mixed[:20]
-    text = ask(kept.linear, tmp_path / "test.csv")
+    text = ask(kept.words, tmp_path / "test.csv")
     categories = tables(text)[1]
     names = [*NAMES, "news"]
     scores = precision_recall_fscore_support(new.label, new.prediction, labels=names, zero_division=0)
@@ -103,15 +103,15 @@ def test_categories_and_confused_pairs_are_those_of_the_new_titles(kept, mixed, 
 
 
 def test_predictions_are_written_beside_the_score(kept, mixed, tmp_path):
-    text = ask(kept.linear, tmp_path / "test.csv")
-    assert ask(kept.linear, tmp_path / "test.csv", "--out", tmp_path / "o.csv") == text
+    text = ask(kept.words, tmp_path / "test.csv")
+    assert ask(kept.words, tmp_path / "test.csv", "--out", tmp_path / "o.csv") == text
     assert [row[2] for row in read(tmp_path / "o.csv")[1:]] == mixed.prediction.tolist()
 
 
 def test_a_file_in_which_all_is_right_has_no_confused_pairs(kept, tmp_path):
     titles = [f"how to see rome and egypt {i}" for i in range(20)]
-    named = predict.table(predict.load(kept.linear), titles).prediction
-    text = ask(kept.linear, write_file(tmp_path / "t.csv", zip(titles, named, strict=True)))
+    named = predict.table(predict.load(kept.words), titles).prediction
+    text = ask(kept.words, write_file(tmp_path / "t.csv", zip(titles, named, strict=True)))
     assert "Most confused" not in text and tables(text)[0][0]["Accuracy"] == "1.0000"
     low = tables(text)[0][0]["95% interval"].split("–")[0]
     assert "0.5" < low < "0.99"  # 20 right answers do not show that all are
@@ -132,9 +132,9 @@ def test_a_test_file_without_rows_is_refused_in_plain_words(kept, tmp_path):
 
 
 def test_categories_that_the_file_does_not_hold_are_named_as_they_count_where_predicted(kept, mixed, tmp_path):
-    assert "The file has no titles of" not in unwrapped(ask(kept.linear, tmp_path / "test.csv"))
+    assert "The file has no titles of" not in unwrapped(ask(kept.words, tmp_path / "test.csv"))
     rows = mixed[mixed.label.isin(["art", "food"])]
-    text = ask(kept.linear, write_file(tmp_path / "t.csv", zip(rows.title, rows.label, strict=True)))
+    text = ask(kept.words, write_file(tmp_path / "t.csv", zip(rows.title, rows.label, strict=True)))
     assert "The file has no titles of travel; where it is predicted, a category without titles" in unwrapped(text)
     assert set(rows.prediction) == set(NAMES)
     wanted = f1_score(rows.label, rows.prediction, labels=NAMES, average="macro", zero_division=0)
@@ -166,15 +166,15 @@ def test_what_the_run_decides_for_is_scored(kept, mixed, tmp_path):
 
 def test_where_most_was_in_training_that_comes_first_with_the_figure_out_of_fold(kept, tmp_path):
     trained = [(title, label) for title, label in read(kept.titles)[1:]]
-    value = runs.open_run(kept.linear).figures.macro_f1
+    value = runs.open_run(kept.words).figures.macro_f1
     said = f"out of fold the run has {value:.4f}."
-    text = ask(kept.linear, write_file(tmp_path / "all.csv", trained))
+    text = ask(kept.words, write_file(tmp_path / "all.csv", trained))
     assert text.startswith("Of these titles, 90 were in training, as they are or as copies;")
     first = unwrapped(text.split("|")[0])
     assert said in first and first.endswith("None of them is new, so this says nothing of new titles.")
     assert "not in training" not in text
     new = [(f"how to see rome {i}", "art") for i in range(30)]
-    text = unwrapped(ask(kept.linear, write_file(tmp_path / "most.csv", trained + new)))
+    text = unwrapped(ask(kept.words, write_file(tmp_path / "most.csv", trained + new)))
     assert text.startswith("Of these titles, 90 were in training,") and said in text.split("|")[0]
     assert "None of them is new" not in text and "not in training" in text
 
@@ -264,12 +264,12 @@ def test_at_least_scores_what_is_answered(kept, mixed, tmp_path):
         said = re.search(
             r"With a probability of at least (\S+), (\S+)% of the titles \(titles not in training\) are answered, "
             r"and (\S+)% of those answers are right \(95% interval (\S+)% to (\S+)%\)",
-            unwrapped(ask(kept.linear, tmp_path / "test.csv", "--at-least", least)),
+            unwrapped(ask(kept.words, tmp_path / "test.csv", "--at-least", least)),
         )
         assert said[1] == f"{least:g}"
         assert said[2] == f"{100 * len(answered) / 20:.1f}" and said[3] == f"{100 * right.mean():.1f}"
         assert float(said[4]) < float(said[3]) < float(said[5])
-    text = ask(kept.linear, tmp_path / "test.csv", "--at-least", 1)
+    text = ask(kept.words, tmp_path / "test.csv", "--at-least", 1)
     assert "No title has a category with a probability of at least 1." in text
 
 
