@@ -87,7 +87,7 @@ def test_predictions_of_training_titles_agree_with_the_cached_features(kept, tmp
     files = ["--csv", kept.titles, "--out", tmp_path / "o.csv"]
     names = []
     for run in (own, hot):
-        result = call("predict", "--run", run, *files, "--window", 13)
+        result = call("predict", "--run", run, *files)
         assert result.code == 0, result.err
         wanted, classes = by_hand(run, kept.features, 90)
         rows = read(tmp_path / "o.csv")
@@ -107,17 +107,13 @@ def test_arguments_lines_and_formats_agree(kept, monkeypatch):
     assert [line[2] for line in lines] == TITLES
     piped = "\ufeff" + "\r\n".join([*TITLES, "", "  ", "last"])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
-    as_json = call("predict", "--run", kept.mlp, "--format", "jsonl", "--window", 2)
+    as_json = call("predict", "--run", kept.mlp, "--format", "jsonl")
     items = [json.loads(line) for line in as_json.out.splitlines()]
     assert [item["title"].strip() for item in items] == [*TITLES, "", "", "last"]  # in step with what was read
     assert [(item["prediction"], item["probabilities"]) for item in items[3:5]] == [(None, {})] * 2
     assert [[i["prediction"], f"{i['probability']:.3f}", i["title"]] for i in items[:3]] == lines
     assert all(abs(sum(item["probabilities"].values()) - 1) < 1e-4 for item in items[:3])
     assert "6 titles predicted" in as_json.err and "2 without text" in as_json.err
-    as_csv = call("predict", "--run", kept.mlp, "--format", "csv", *TITLES)
-    rows = list(csv.DictReader(io.StringIO(as_csv.out)))
-    assert [row["title"] for row in rows] == TITLES
-    assert [row["prediction"] for row in rows] == [item["prediction"] for item in items[:3]]
 
 
 def test_top_gives_the_likeliest_categories_in_every_format(kept, tmp_path):
@@ -127,61 +123,44 @@ def test_top_gives_the_likeliest_categories_in_every_format(kept, tmp_path):
     item = json.loads(call(*ask, "--format", "jsonl", TITLES[0]).out)
     assert list(item["probabilities"].items()) == best and item["prediction"] == best[0][0]
     flat = [cell for name, value in best for cell in (name, f"{value:.6f}")]
-    header, row, blank = csv.reader(io.StringIO(call(*ask, "--format", "csv", TITLES[0], " ").out))
-    assert header == ["title", "prediction", "probability", "prediction 2", "probability 2"]
-    assert row[1:] == flat and blank == [" ", "", "", "", ""]
     words = call(*ask, TITLES[0]).out.split()[:4]
     assert words == [cell for name, value in best for cell in (name, f"{value:.3f}")]
-    assert call(*ask, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
-    rows = read(tmp_path / "o.csv")
-    assert rows[0][2:] == header[1:] and all(row[2] and row[4] and row[2] != row[4] for row in rows[1:])
+    (tmp_path / "in.csv").write_text(f'title\n"{TITLES[0]}"\n" "\n')
+    assert call(*ask, "--csv", tmp_path / "in.csv", "--out", tmp_path / "o.csv").code == 0
+    header, row, blank = read(tmp_path / "o.csv")
+    assert header == ["title", "prediction", "probability", "prediction 2", "probability 2"]
+    assert row == [TITLES[0], *flat] and blank == [" ", "", "", "", ""]
 
 
 def test_labels_come_out_as_they_went_in_and_nothing_reaches_the_terminal(kept, tmp_path):
     labels = ["-1", "=x", EVIL]
     run = changed(kept.mlp, tmp_path / "run", classes=labels)
     outs = {}
-    for kind in ("text", "csv", "jsonl"):
+    for kind in ("text", "jsonl"):
         result = call("predict", "--run", run, "--format", kind, "--top", 3, EVIL)
         assert result.code == 0, result.err
         assert all(c.isprintable() or c == "\n" for c in result.out), (kind, result.out)
         outs[kind] = result.out
     item = json.loads(outs["jsonl"])
     assert item["title"] == EVIL and set(item["probabilities"]) == set(labels)  # JSON loses nothing
-    _, row = csv.reader(io.StringIO(outs["csv"]))
-    assert {"-1", "'=x"} < set(row)
+    # nor does a spreadsheet run what is written
+    assert call("predict", "--run", run, "--top", 3, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
+    assert {"-1", "'=x"} < set(read(tmp_path / "o.csv")[1])
     cells = ["+2", "3.5", "-1e-5", "-a", "+1+1", "-"]
     assert list(map(cli.escape_cell, cells)) == ["+2", "3.5", "-1e-5", "'-a", "'+1+1", "'-"]
 
 
-def test_typed_titles_are_no_formulas_in_csv(kept, monkeypatch):
-    typed = ["=HYPERLINK(1)", "@sum(1)", "-a", "fine"]
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(typed).encode())))
-    for titles in (typed, []):  # as arguments, and on standard input
-        result = call("predict", "--run", kept.linear, "--format", "csv", "--", *titles)
-        assert result.code == 0, result.err
-        rows = list(csv.reader(io.StringIO(result.out)))
-        assert [row[0] for row in rows] == ["title", "'=HYPERLINK(1)", "'@sum(1)", "'-a", "fine"]
-
-
 @pytest.mark.parametrize("wrong, words", [(b"a\0b", "a NUL byte"), (b"caf\xe9", "bytes that are not UTF-8")])
-@pytest.mark.parametrize("before", [0, 2])
-def test_a_line_that_is_no_text_is_named_and_those_before_it_are_answered(kept, monkeypatch, wrong, words, before):
-    def pipe(content):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-        return call("predict", "--run", kept.linear)
-
-    lines = [b"museum tour", b"chocolate cake"][:before]
-    result = pipe(b"\n".join([*lines, wrong, b"night market"]) + b"\n")
-    refused(result, f"line {before + 1} of standard input holds {words}")
-    assert result.out == pipe(b"".join(line + b"\n" for line in lines)).out
+def test_a_line_that_is_no_text_is_refused(kept, monkeypatch, wrong, words):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"museum tour\n" + wrong + b"\nnight market\n")))
+    refused(call("predict", "--run", kept.words), "title", words)
 
 
 def test_a_pipe_is_answered_line_by_line_whatever_the_machine(kept):
     """The writer waits for each answer, so that an answer that waits for more input never comes."""
     odd = {"TERM": "dumb", "PYTHONIOENCODING": "ascii", "HOME": "/nonexistent", "COLUMNS": "20"}
     environment = {name: value for name, value in os.environ.items() if name != "HF_HOME"} | odd
-    command = [sys.executable, ROOT / "predict.py", "--run", kept.linear, "--format", "jsonl", "--window", "2"]
+    command = [sys.executable, ROOT / "predict.py", "--run", kept.linear, "--format", "jsonl"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=environment, **pipes) as process:
         for burst in (["café 🍰"], ["one", "two", "three", "four", "five"], ["", "six"]):
@@ -311,7 +290,7 @@ def test_another_dtype_gives_nearly_the_same(kept, loaded):
 def test_all_columns_are_kept_whatever_the_file(kept, tmp_path):
     (tmp_path / "in.tsv").write_text('id\tname\tx\n1\t=1+1\ta\n2\t \tb\n3\tmuseum tour\t"c\nd"\n', encoding="utf-8-sig")
     files = ["--csv", tmp_path / "in.tsv", "--out", tmp_path / "o.csv"]
-    result = call("predict", "--run", kept.mlp, *files, "--text-column", "name", "--window", 1)
+    result = call("predict", "--run", kept.mlp, *files, "--text-column", "name")
     assert result.code == 0 and "1 without text" in result.err, result.err
     rows = read(tmp_path / "o.csv")
     # with the byte order mark that the file has
@@ -360,8 +339,6 @@ def test_every_format_names_the_category_that_the_run_decides_for(kept, decided,
     items = [json.loads(line) for line in call(*ask, "--format", "jsonl", *titles).out.splitlines()]
     check([item["prediction"] for item in items], [item["probability"] for item in items])
     assert [next(iter(item["probabilities"])) for item in items] == decided.named
-    rows = list(csv.DictReader(io.StringIO(call(*ask, "--format", "csv", *titles).out)))
-    check([row["prediction"] for row in rows], [row["probability"] for row in rows])
     assert call(*ask, "--csv", kept.titles, "--out", tmp_path / "o.csv").code == 0
     rows = read(tmp_path / "o.csv")[1:]
     check([row[2] for row in rows], [row[3] for row in rows])
@@ -376,7 +353,7 @@ def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(kept, tmp_pat
     copy = shutil.copytree(kept.mlp, tmp_path / "a füßer folder")
     shutil.copytree(bert, tmp_path / "encoder")
     monkeypatch.chdir(tmp_path)
-    there = call("predict", "--run", copy, "--model", "encoder", *TITLES)
+    there = call("predict", *TITLES, "--run", copy, "--model", "encoder")
     assert there.code == 0 and there.out == call("predict", "--run", kept.mlp, *TITLES).out
     card = (copy / "README.md").read_text(encoding="utf-8")
     config = runs.open_run(copy).config
@@ -386,7 +363,7 @@ def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(kept, tmp_pat
 
 def test_the_encoder_has_to_be_the_runs_own(kept, tmp_path):
     other = write_bert(tmp_path / "other", seed=1)
-    refused(call("predict", "--run", kept.mlp, "--model", other, "a"), "not the encoder", "weights")
+    refused(call("predict", "a", "--run", kept.mlp, "--model", other), "not the encoder", "weights")
     moved = changed(kept.mlp, tmp_path / "moved", encoder__name="./enc")
     refused(call("predict", "--run", moved, "a"), "moved", "--model", "./enc")
 
@@ -415,13 +392,13 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
 
 
-def test_a_title_that_is_the_name_of_a_folder_is_told_where_to_stand(kept, tmp_path, monkeypatch):
+def test_behind_the_runs_what_is_no_folder_is_a_title_and_so_is_all_after_it(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "food").mkdir()
-    for title in ("food", "food/none"):
-        refused(call("predict", "--run", kept.linear, title), title, "if it is a title, let it stand before --run")
-        assert call("predict", title, "--run", kept.linear).out.split()[-1] == title
-    assert "if it is a title" not in refused(call("predict", "--run", "food"), "no run is there")
+    wanted = call("predict", "a title", "food", "", "--run", kept.words)
+    assert wanted.code == 0 and call("predict", "--run", kept.words, "a title", "food", "").out == wanted.out
+    refused(call("predict", "--run", kept.words, "food"), "food", "no run is there")
+    refused(call("predict", "--run", "no such folder", "a title"), "no such folder", "no run is there")
 
 
 @pytest.mark.parametrize("nothing", [None, [], ()])
@@ -463,7 +440,7 @@ def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch
         (["--run", "RUN", "--out", "o.csv"], ["need --csv"]),
         (["--run", "RUN", "--label-column", "x", "a"], ["need --csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
-        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "csv"], ["--format"]),
+        (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "jsonl"], ["--format"]),
         (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "must end in .csv"]),
