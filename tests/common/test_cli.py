@@ -183,9 +183,9 @@ def test_a_signal_ends_with_one_line_and_its_exit_code(importing, number):
 
 
 def test_two_writers_in_one_folder_are_refused(tmp_path):
-    with disk.locked(tmp_path, "a training"):
-        with pytest.raises(cli.Problem, match="a training is running in this folder"):
-            disk.locked(tmp_path, "a training").__enter__()
+    busy = pytest.raises(cli.Problem, match="a training is running in this folder")
+    with disk.locked(tmp_path, "a training"), busy, disk.locked(tmp_path, "a training"):
+        raise AssertionError("nothing is done without the lock")
 
 
 def test_git_shows_nothing_of_what_the_scripts_leave_in_their_own_folders(tmp_path):
