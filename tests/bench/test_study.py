@@ -53,7 +53,7 @@ def test_a_set_from_titles_to_the_page(tmp_path):
     assert study.parse_arguments(["titles", str(data), str(tmp_path / "out")]).what == "titles"
     study.write_titles(study.parse_arguments(["titles", str(data), str(tmp_path / "out")]))
     features = []
-    for depth in (2, 3):
+    for depth in (4, 5):
         encoder = write_bert(tmp_path / f"encoder-{depth}", layers=depth, seed=depth)
         features.append(folder / f"features-{depth}")
         options = ("--data", folder / "train.csv", "--model", encoder, "--pooling", "cls", "mean")
@@ -65,7 +65,7 @@ def test_a_set_from_titles_to_the_page(tmp_path):
     study.score_set(study.parse_arguments(["score", str(folder)]))
 
     own = disk.read_json(folder / "scores.json", findings.Set, "scores", findings.FORMAT)
-    assert own.titles + own.test == 80 and set(own.layers.values()) == {2, 3}
+    assert own.titles + own.test == 80 and set(own.layers.values()) == {4, 5}
     for encoder, depth in own.layers.items():
         row = findings.by_rule(own, encoder)["last layer, mean"]
         (run,) = (folder / "runs").glob(f"{encoder}-*-layers-{depth}-mean-*")

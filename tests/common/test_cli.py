@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, call, refused, write_titles
+from conftest import ROOT, call, write_titles
 
 from whichlayer.common import cli, disk
 
@@ -182,12 +182,10 @@ def test_a_signal_ends_with_one_line_and_its_exit_code(importing, number):
     assert ("the same command goes on" in errors) != importing
 
 
-def test_a_fault_of_what_is_done_under_a_lock_names_the_folder(tmp_path):
-    with pytest.raises(OSError) as error, disk.locked(tmp_path, "it"):
-        raise OSError(28, "No space left on device")
-    assert error.value.filename == str(tmp_path)
-    with disk.locked(tmp_path, "a training"):
-        refused(call("evaluate", "--results", tmp_path, "--baselines"), str(tmp_path))
+def test_two_writers_in_one_folder_are_refused(tmp_path):
+    busy = pytest.raises(cli.Problem, match="a training is running in this folder")
+    with disk.locked(tmp_path, "a training"), busy, disk.locked(tmp_path, "a training"):
+        raise AssertionError("nothing is done without the lock")
 
 
 def test_git_shows_nothing_of_what_the_scripts_leave_in_their_own_folders(tmp_path):

@@ -16,11 +16,9 @@ VERSION = "0.8.0"
 POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60
-# whether this process prints nothing but results and errors; whether the imports are over; what
-# stopped it, Ctrl-C if nothing else
+# whether to print nothing but results and errors; whether the imports are over; what stopped it
 STATE = {"quiet": False, "is_imported": False, "signal": signal.SIGINT}
-# what moves a cursor (but to the next line or stop), changes colours or turns text around; and
-# surrogates, which are no characters
+# what moves a cursor (but tab and newline), changes colours or turns text around; surrogates
 UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -55,10 +53,9 @@ def begin(parse_arguments):
     Importing numpy and torch takes seconds, and they then read the number of threads: so it stands
     below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at once.
     """
-    # one of several processes waits in places that no handler of ours interrupts
+    # one of several processes waits where no handler of ours interrupts it
     alone = [signal.SIGTERM] if os.environ.get("WORLD_SIZE", "1") == "1" else []
     for number in (signal.SIGINT, *alone):
-        # a shell's background job ignores Ctrl-C
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
     settle_threads()
@@ -69,9 +66,8 @@ def begin(parse_arguments):
 
 
 def settle_threads():
-    """Say how many threads numpy and torch are to have, and that they do not spin while they wait:
-    beside a busy process, spinning makes everything several times slower.
-    """
+    """Say how many threads numpy and torch are to have, and that they do not spin while they wait."""
+    # beside a busy process, spinning makes everything several times slower
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         # numpy's and scipy's own; 4 is the least
@@ -80,9 +76,7 @@ def settle_threads():
 
 
 def stop(number, _):
-    """End on Ctrl-C or SIGTERM with the exit code of the signal: during imports at once, where an
-    exception may get lost or become another.
-    """
+    """End with the exit code of a signal; during imports at once, where an exception may get lost."""
     if not STATE["is_imported"]:
         os.write(2, f"{Path(sys.argv[0]).name}: stopped\n".encode())
         os._exit(128 + number)
@@ -102,9 +96,7 @@ def processors():
 
 
 def launch(main, args):
-    """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 143 SIGTERM, 141
-    broken pipe.
-    """
+    """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 143 SIGTERM, 141 broken pipe."""
     STATE["quiet"] = args.quiet
     STATE["is_imported"] = True
     try:
@@ -121,8 +113,7 @@ def launch(main, args):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        place = f": {error.filename}" if error.filename else ""
-        fail(1, f"{error.strerror or error}{place}")
+        fail(1, ": ".join(filter(None, [error.strerror or str(error), str(error.filename or "")])))
     except (MemoryError, RuntimeError) as error:
         known = "out of memory|not enough memory|can't allocate memory"
         if isinstance(error, RuntimeError) and not re.search(known, str(error)):
@@ -244,9 +235,7 @@ def shell(*words):
 
 
 def escaped(text):
-    """The text with escapes for what a terminal would obey; joiners stay, which Persian and families
-    of emoji are written with.
-    """
+    """The text with escapes for what a terminal would obey; joiners, which Persian needs, stay."""
     return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
@@ -288,15 +277,14 @@ def escape_markdown(text):
 def markdown(columns, rows):
     """A markdown table whose columns line up in a terminal, too.
 
-    columns: their names, with a colon in front where aligned to the left; rows: lists of as many
-    cells, of any type.
+    columns: their names, with a colon in front where aligned to the left; rows: lists of as many cells.
     """
     padded = []  # column by column
     for name, *cells in zip(columns, *rows, strict=True):
         column = [name.lstrip(":"), *map(str, cells)]
         widest = max(map(width, column))
-        # below the name, a rule that fills the column and says how it is aligned
         line = "| {cell}{space} " if name.startswith(":") else "| {space}{cell} "
+        # below the name; it says how the column is aligned
         rule = "|:{}" if name.startswith(":") else "|{}:"
         lines = [line.format(cell=cell, space=" " * (widest - width(cell))) for cell in column]
         padded.append([lines[0], rule.format("-" * (widest + 1)), *lines[1:]])

@@ -20,8 +20,7 @@ from whichlayer.common import cli
 
 AGAIN = "delete the folder and make it again"
 AT_ONCE = 4  # files that are read or written at a time, much of which is waiting for the disk
-# what JSON has in place of these
-JSON_KINDS = {float: (float, int), tuple: list}
+JSON_KINDS = {float: (float, int), tuple: list}  # what JSON has in place of these
 
 
 @contextlib.contextmanager
@@ -42,8 +41,7 @@ def atomic(path, mode="wb", **options):
 @contextlib.contextmanager
 def locked(folder, what):
     """Hold `folder` for this process alone, for as long as it lives."""
-    # comes with torch and transformers
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, Timeout  # comes with torch
 
     folder = Path(folder)
     if folder.is_file():
@@ -54,23 +52,19 @@ def locked(folder, what):
             yield
     except Timeout:
         raise cli.Problem(f"{folder}: {what} is running in this folder; wait for it or choose another") from None
-    except OSError as error:
-        # a disk that is full does not say which
-        error.filename = error.filename or str(folder)
-        raise
 
 
 def sha256(path):
     """The sha256 of a file, as hexadecimal digits; of a folder, that of its Parquet files' digits."""
-    path = Path(path)
-    if path.is_dir():
-        return digest([sha256(part) for part in parts_of(path)])
+    if Path(path).is_dir():
+        return digest(list(map(sha256, parts_of(path))))
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parts_of(path):
     """The files that a path names: itself, or the Parquet files of a folder."""
+    path = Path(path)
     return sorted(path.glob("[!.]*.parquet")) if path.is_dir() else [path]
 
 
@@ -100,8 +94,7 @@ def write_json(path, content):
     content = as_json(content)
     content["checksum"] = digest(content)
     with atomic(path, "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
+        file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path, kind, what, version):
@@ -127,9 +120,8 @@ def content_of(path):
 
 def is_foreign(path):
     """Whether a file of JSON holds an object of another program, not of write_json."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        content = content_of(path)
-        return isinstance(content, dict) and not {"checksum", "format"} <= content.keys()
+    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
+        return not {"checksum", "format"} <= content_of(path).keys()
     return False
 
 
@@ -140,7 +132,7 @@ def as_json(item):
 
 def from_json(kind, value, path, place=""):
     """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], a plain
-    type or a dataclass; one that is missing or of another type is a cli.Problem that names its place.
+    type or a dataclass. One that is missing or of another type is a Problem that names its place.
     """
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
@@ -188,9 +180,7 @@ class Made:
 
 
 def source(path, known=None):
-    """The Source that a file or folder is now; known: an earlier one, taken where size and time are
-    those of before.
-    """
+    """The Source that a file or folder is now, or a known one, if size and time are still those."""
     states = [part.stat() for part in parts_of(path)]
     size = sum(state.st_size for state in states)
     modified = max(state.st_mtime_ns for state in states)
@@ -201,7 +191,7 @@ def source(path, known=None):
 
 def has_changed(known):
     """Whether the file of a Source is there and holds something else; read only where written to."""
-    with contextlib.suppress(OSError, ValueError):  # it is elsewhere, or not for us to read
+    with contextlib.suppress(OSError, ValueError):
         return source(Path(known.path), known).sha256 != known.sha256
     return False
 
@@ -213,8 +203,5 @@ def provenance(started, features=None, **machine):
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
     known = {"numpy", "pandas", "sklearn", "torch", "transformers"}
     software |= {name: sys.modules[name].__version__ for name in sorted(known & sys.modules.keys())}
-    return {
-        "made": Made(command, now, round(time.time() - started, 2), features),
-        "software": software,
-        "machine": {"processor": platform.machine(), **machine},
-    }
+    made = Made(command, now, round(time.time() - started, 2), features)
+    return {"made": made, "software": software, "machine": {"processor": platform.machine(), **machine}}
