@@ -65,17 +65,6 @@ def test_what_tasks_give_comes_from_processes_of_their_own():
     assert list(parallel.each(work, [])) == []
 
 
-def test_what_ends_first_comes_first(tmp_path):
-    def work(task):
-        wait_until(lambda: task != "slow" or (tmp_path / "come").exists())
-        return task
-
-    each = parallel.each(work, ["slow", "a", "b"])
-    assert [next(each), next(each)] == ["a", "b"]
-    (tmp_path / "come").touch()
-    assert [*each] == ["slow"]
-
-
 @pytest.mark.parametrize(
     "error", [cli.Problem("layer 3: damaged"), OSError(28, "No space left", "x.npy"), ValueError()]
 )

@@ -214,14 +214,6 @@ def test_parts_are_stratified_and_keep_copies_together(size, parts):
             assert np.ptp(np.bincount(own, minlength=parts)) <= 1
 
 
-def test_a_category_whose_titles_all_stand_in_another_one_too_is_drawn_as_well():
-    labels, groups = titles(classes=(40, 40, 6), copies=1)
-    groups[labels == 2] = groups[labels == 0][:6]
-    for size in (1, 4):
-        for draw in drawn(labels, groups, size)[1]:
-            np.testing.assert_array_equal(np.bincount(labels[draw.rows]), [size] * 3)
-
-
 def test_sizes_that_are_too_large_are_left_out_with_a_line(capsys):
     labels, groups = titles(classes=(90, 60, 30))  # 30, 20 and 10 distinct titles, 24, 16 and 8 of them in training
     folds = splits.repeat_folds(labels, groups, Options())

@@ -59,7 +59,8 @@ def choose_options(args):
         if name in ("head", "labels") or value is None:
             continue
         if name not in own:
-            raise cli.Problem(f"--{name.replace('_', '-')}: --head {head} has no such option; leave it out")
+            option = name.replace("_", "-")
+            raise cli.Problem(f"--{option}: --head {head} has no such option; leave it out")
         given[name] = value
     return Options(head=head, **given)
 
@@ -117,14 +118,14 @@ def choose_sets(args, features, head):
     """
     if args.survey:
         return survey_sets(features)
-    held = poolings_of(features)
-    poolings = [pooling for pooling in POOLINGS if pooling in (args.pooling or [usual_pooling(features, head)])]
+    asked = args.pooling or [usual_pooling(features, head)]
+    poolings = [pooling for pooling in POOLINGS if pooling in asked]
     available = layers_with(features, poolings)
     if not available:
-        asked = f"--pooling {' '.join(poolings)}"
-        raise cli.Problem(
-            f"{asked}: {features.folder} has no such layer, only {' '.join(held)}; add it with extract.py {asked}"
-        )
+        option = f"--pooling {' '.join(poolings)}"
+        there = " ".join(poolings_of(features))
+        wrong = f"{features.folder} has no such layer, only {there}"
+        raise cli.Problem(f"{option}: {wrong}; add it with extract.py {option}")
     if args.layers or args.each:
         encoder = features.manifest.encoder
         wanted = args.layers or ["all"]
@@ -141,7 +142,7 @@ def poolings_of(features):
 
 
 def usual_pooling(features, head):
-    """What a head is trained on unless --pooling says otherwise: its usual pooling, or what is there."""
+    """The pooling that a head takes unless --pooling says otherwise: its own, or what is there."""
     held = poolings_of(features)
     usual = HEADS[head].pooling
     return usual if usual in held else held[0]
@@ -163,7 +164,8 @@ def reports_sets(features, available):
     wanted = [[depth - n for n in layers] for layers in REPORTS_SETS if max(layers) < depth]
     sets = [layers for layers in wanted if set(layers) <= set(available)]
     if len(sets) < len(wanted):
-        cli.say(f"{features.folder}: only {len(sets)} of the report's {len(wanted)} sets of layers were extracted")
+        found = f"only {len(sets)} of the report's {len(wanted)} sets of layers were extracted"
+        cli.say(f"{features.folder}: {found}")
     return sets or [[layer] for layer in reversed(available)]
 
 
@@ -193,7 +195,7 @@ def all_layers(features):
 
 
 def plan_runs(features, sets, task, options, sizes, survey):
-    """A LayerSet for each set of columns, with a run for each of some numbers of labels (None: all).
+    """A LayerSet for each set of columns, with a run for each number of labels (None: all).
 
     A survey of unequal categories shows what the decision brings: all layers are decided both ways.
     """
@@ -203,8 +205,8 @@ def plan_runs(features, sets, task, options, sizes, survey):
     for columns in sets:
         wanted = [replace(options, labels=size) for size in sizes]
         if both_ways and columns == all_layers(features):
-            decisions = HEADS[options.head].decisions
-            wanted += [replace(options, decide=other) for other in decisions if other != options.decide]
+            others = [way for way in HEADS[options.head].decisions if way != options.decide]
+            wanted += [replace(options, decide=other) for other in others]
         configs = [configure(features, columns, task.classes, each) for each in wanted]
         layer_sets.append(LayerSet(features, [runs.Run(None, config) for config in configs]))
     return layer_sets
