@@ -59,9 +59,9 @@ import time
 
 from whichlayer.common import disk
 from whichlayer.encoder import store
-from whichlayer.heads import baselines, runs
+from whichlayer.heads import runs
 from whichlayer.report import answer as answers
-from whichlayer.report import page, pictures, rows, suspects
+from whichlayer.report import baselines, page, pictures, rows, suspects
 
 
 def check_arguments(args):

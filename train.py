@@ -145,8 +145,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import model
-from whichlayer.common import disk
-from whichlayer.heads import naming, parallel, plan, probe, runs, splits, stacking
+from whichlayer.common import disk, parallel
+from whichlayer.heads import naming, plan, probe, runs, splits, stacking
 from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory

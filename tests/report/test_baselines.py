@@ -9,8 +9,9 @@ from filelock import FileLock
 from pages import evaluate
 from synthetic import guesses, scikit_learn, write_features, write_run
 
-from whichlayer.heads import baselines, runs, splits, words
+from whichlayer.heads import runs, splits, words
 from whichlayer.heads.options import Options
+from whichlayer.report import baselines
 from whichlayer.scores import decision
 
 

@@ -17,8 +17,7 @@ from conftest import ROOT, shell
 from filelock import FileLock, Timeout
 from test_train import write_features
 
-from whichlayer.common import cli
-from whichlayer.heads import parallel
+from whichlayer.common import cli, parallel
 
 # a signal that comes just before a long sleep begins is only seen after it: many short ones instead
 WAIT = "for _ in range(6000): time.sleep(0.1)"
@@ -100,7 +99,7 @@ SCRIPT = f"""
 import os, pathlib, sys, time
 from filelock import FileLock
 from whichlayer.common import cli
-from whichlayer.heads import parallel
+from whichlayer.common import parallel
 parallel.torch.get_num_threads = lambda: 2
 def work(task):
     here = pathlib.Path(f"child-{{task}}.tmp")
