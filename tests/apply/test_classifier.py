@@ -104,8 +104,6 @@ def test_averages_answer_in_every_way_that_one_run_does(kept, other, tmp_path, m
         )
 
     ask = ["predict", "--run", *folders]
-    typed = list(csv.reader(io.StringIO(call(*ask, "--format", "csv", *NEW).out)))[1:]
-    assert agree([row[1] for row in typed], [row[2] for row in typed])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join(NEW).encode())))
     items = [json.loads(line) for line in call(*ask, "--format", "jsonl").out.splitlines()]
     assert agree([item["prediction"] for item in items], [item["probability"] for item in items])
