@@ -96,11 +96,15 @@ def make_sketch(x):
 
     # where each title lies
     others = max(1, x.shape[1] - basis.shape[1])
-    inside = (x @ basis).square_()
-    outside = torch.linalg.vector_norm(x, dim=1).square() - inside.sum(1)
-    squares = torch.cat([inside, outside[:, None].clamp(min=0) / others], 1)
     kind = choose_rough(x)
-    return Sketch(x.to(kind), basis, squares.to(kind))
+    squares = torch.empty(len(x), basis.shape[1] + 1, dtype=kind, device=x.device)
+    block = max(256, PART // x.shape[1])
+    for part, own in zip(x.split(block), squares.split(block), strict=True):
+        inside = part @ basis
+        outside = part - inside @ basis.T
+        own[:, :-1] = inside.square()
+        own[:, -1] = outside.square().sum(1) / others
+    return Sketch(x.to(kind), basis, squares)
 
 
 # --- the loss -------------------------------------------------------------------------------------

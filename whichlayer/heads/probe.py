@@ -26,6 +26,8 @@ FEW = 2000
 STATE = 48_000_000
 # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 SEARCH = 50_000
+# numbers of the features that are copied where few titles are learned from: 130 MB
+COPY = 1 << 25
 
 
 def rescale(x):
@@ -143,7 +145,7 @@ def fit_together(x, labels, draws, classes, decide, report):
 
 
 def leave_out_unused(x, labels, draws):
-    """x and labels without the titles that no head learns from, where these are many, and parts.
+    """x and labels without the titles that no head learns from, where a copy is small, and parts.
 
     parts: (heads, titles) int8, -1 for titles that a head may not learn from, else the part with
     which a title is held out.
@@ -152,8 +154,7 @@ def leave_out_unused(x, labels, draws):
     for own, draw in zip(parts, draws, strict=True):
         own[draw.rows] = draw.parts
     used = np.flatnonzero((parts >= 0).any(0))
-    # a copy of nearly all of them would take too much memory
-    if 2 * len(used) > len(x):
+    if len(used) == len(x) or len(used) * x.shape[1] > COPY:
         used = slice(None)
     return x[used], labels[used], torch.from_numpy(parts[:, used]).to(x.device)
 
