@@ -147,9 +147,9 @@ def test_loading_prints_nothing_and_changes_no_environment(tmp_path):
         "import os; before = dict(os.environ); from whichlayer.encoder import encoder; "
         f"encoder.load_encoder({folder!r}, max_length=100); "
         # torch's own, where it compiles
-        "os.environ.pop('TORCHINDUCTOR_CACHE_DIR', None); assert os.environ == before"
+        "assert {name for name in os.environ if os.environ[name] != before.get(name)} <= {'TORCHINDUCTOR_CACHE_DIR'}"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=300)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from whichlayer.common import cli
 from whichlayer.encoder import store
 from whichlayer.encoder.embedding import BATCHING, Batching, embed, tokenise
-from whichlayer.encoder.loading import read_model
+from whichlayer.encoder.loading import keep_garbage, read_model
 from whichlayer.encoder.poolings import POOLINGS
 
 # as code of others may fail
@@ -47,6 +47,7 @@ class Encoder:
         return [name for name, each in POOLINGS.items() if self.has_summary or not each.is_first_token]
 
 
+@keep_garbage()
 def load_encoder(
     name, device="auto", dtype="auto", max_length=128, poolings=None, prefix="", counted=True, checked=None
 ):

