@@ -120,7 +120,7 @@ def print_table(columns, rows):
     """Print the line that says where, with what and how, and a markdown table."""
     installed = {each.name: each.version for each in importlib.metadata.distributions()}
     versions = ", ".join(f"{name} {installed[name]}" for name in PACKAGES if name in installed)
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    command = " ".join(["-m bench", *sys.argv[1:]])
     print(f"{processor()}, {torch.get_num_threads()} threads; {versions}", end="; ")
     print(f"{time.strftime('%Y-%m-%d')}; `python {command}`\n")
     print(cli.markdown(columns, rows), end="\n\n", flush=True)
