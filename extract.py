@@ -116,20 +116,13 @@ def job_of(args, path, titles, encoder):
         device=encoder.device.type,
         prefix=args.prefix or None,
     )
-    poolings = args.pooling or poolings_of(encoder)
+    poolings = args.pooling or encoder.poolings
+    if not args.pooling and len(poolings) < len(POOLINGS):
+        cli.say(f"{encoder.name} puts no summary token first: --pooling {' '.join(poolings)} alone")
     layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
     names = sorted(store.feature_file(*column) for column in itertools.product(set(poolings), layers))
     parts = (store.FORMAT, encoder.info, info, settings)
     return folder.Job(*parts, files={}, names=names, source=source)
-
-
-def poolings_of(encoder):
-    """All poolings that an encoder has."""
-    if getattr(encoder, "has_summary", True):
-        return list(POOLINGS)
-    found = [name for name, pooling in POOLINGS.items() if not pooling.is_first_token]
-    cli.say(f"{encoder.name} puts no summary token first: --pooling {' '.join(found)} alone")
-    return found
 
 
 # --- make -----------------------------------------------------------------------------------------

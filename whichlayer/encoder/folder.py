@@ -18,6 +18,7 @@ what an extraction of all titles gives.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -194,15 +195,25 @@ def lay_out(job, sources, out, work):
             shutil.copyfile(out / name, new / name)
     for name in job.names:
         np.lib.format.open_memmap(new / name, "w+", job.settings.store, (job.data.rows, job.encoder.hidden))
-        # a disk that fills up later cannot hurt us then; not every system can do so
-        with open(new / name, "r+b") as file, contextlib.suppress(AttributeError):
-            os.posix_fallocate(file.fileno(), 0, os.path.getsize(new / name))
+        reserve(new / name)
     os.replace(work / "titles.csv", new / "titles.csv")
     np.save(work / "sources.npy", sources)
     disk.write_json(work / "job.json", job)
     if job.follows and job.names:
         new = np.count_nonzero(sources < 0)
         cli.say(f"{cli.count(len(sources), 'title')}: {len(sources) - new:,} kept, {new:,} to encode")
+
+
+def reserve(path):
+    """Take a file's room on the disk: one that fills up later cannot hurt us then."""
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except AttributeError:  # not every system can
+            pass
+        except OSError as error:  # nor every disk
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
 
 
 # --- doing it -------------------------------------------------------------------------------------
