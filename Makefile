@@ -6,7 +6,7 @@
 # make study    which layers in general: DATA=folder of NAME.csv with NAME-test.csv, see studies/study.sh; about an hour
 # make published  published figures beside ours: DATA=folder of the files that results/published.md names
 # make bench    every figure of speed and memory
-# make drill    the long drills: 470 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
+# make drill    the long drills: 270 kills, 2,000 generated inputs, simulated comparisons, flipped labels; and coverage on
 #               real data, with SETS=folder that holds NAME.csv and NAME-test.csv
 
 PYTHON ?= python3.11
@@ -26,9 +26,9 @@ SAMPLE = --results results-sample
 	touch $@
 
 run: .venv/ready
-	$(PY) extract.py --data sample --model minilm --layers all --pooling cls mean --out features-sample
+	$(PY) extract.py --data sample --model minilm --out features-sample
 	$(PY) train.py --features features-sample $(SAMPLE) --survey
-	$(PY) train.py --features features-sample $(SAMPLE) --pooling mean --head linear --layers -1 --labels 8 16 32 64
+	$(PY) train.py --features features-sample $(SAMPLE) --head linear --layers -1 --labels 8 16 32 64
 	$(PY) evaluate.py $(SAMPLE) --baselines --plot results-sample/layers.png
 
 test: .venv/ready
@@ -62,7 +62,7 @@ bench: .venv/ready
 
 drill: .venv/ready
 	EXAMPLES=2000 $(PY) -m pytest -q tests/whole/test_bad_input.py tests/heads/test_splits.py
-	( $(PY) tests/encoder/test_interrupted.py 200 && echo && $(PY) tests/encoder/test_interrupted.py 200 changed && echo && \
+	( $(PY) tests/drills/drill_extraction.py 200 && echo && \
 	  $(PY) tests/drills/drill_training.py && echo && $(PY) tests/drills/drill_prediction.py 50 ) > results/kills.md.new
 	mv results/kills.md.new results/kills.md
 	( $(PY) tests/drills/drill_comparison.py; [ -z '$(SETS)' ] || $(PY) tests/drills/drill_coverage.py '$(SETS)' ) > results/comparison.md.new

@@ -11,7 +11,7 @@ for SET in ${SETS:-$(ls "$OUT")}; do
     FOLDER=$OUT/$SET FEATURES=
     for MODEL in $MODELS; do
         FEATURES="$FEATURES $FOLDER/features-$(basename "$MODEL")"
-        $PY extract.py --data "$FOLDER/train.csv" --model "$MODEL" --layers all --pooling cls mean \
+        $PY extract.py --data "$FOLDER/train.csv" --model "$MODEL" --layers all \
             --out "$FOLDER/features-$(basename "$MODEL")"
     done
     train() { $PY train.py --features $FEATURES --results "$FOLDER/runs" --repeats "$REPEATS" "$@"; }
