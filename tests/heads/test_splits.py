@@ -91,15 +91,6 @@ def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
     np.testing.assert_array_equal(folds, splits.make_folds(labels, groups, k, seed))
 
 
-def test_a_class_beside_other_labels_only_is_in_every_fold():
-    """Titles that all stand in the usual category as well are not where that category would put them."""
-    labels = np.r_[np.zeros(60, int), np.tile([0, 0, 1], 6)]
-    groups = np.r_[np.zeros(50, int), np.arange(1, 11), np.repeat(np.arange(11, 17), 3)]
-    for seed in range(20):
-        folds = splits.make_folds(labels, groups, 2, seed)
-        assert set(folds[labels == 1].tolist()) == {0, 1}
-
-
 @pytest.mark.parametrize(
     "labels, groups, k, said",
     [

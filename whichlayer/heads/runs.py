@@ -176,9 +176,13 @@ class Run:
         """The path of one of the run's files, once it is known to be what was written."""
         path = self.folder / name
         if not path.exists() or disk.sha256(path) != self.config.contents.get(name):
-            remedy = f"delete the run's folder and make it again with: {self.config.made.command}"
-            raise cli.Problem(f"{path}: gone or changed since the run was written; {remedy}")
+            raise cli.Problem(f"{path}: gone or changed since the run was written; {self.remedy}")
         return path
+
+    @property
+    def remedy(self):
+        """What to do where the run is damaged, in words."""
+        return f"delete the run's folder and make it again with: {self.config.made.command}"
 
 
 # --- writing and reading --------------------------------------------------------------------------
