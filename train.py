@@ -228,9 +228,7 @@ def train_set(layer_set, task, draw, device):
     features = layer_set.features
     first = layer_set.runs[0]
     x = torch.from_numpy(features.stack(first.columns)).to(device)
-    scale = None
-    if first.options.head == "linear":
-        scale = probe.rescale(x)
+    scale = probe.rescale(x) if first.options.head == "linear" else None
     made_of = str(features.folder.resolve())
     for run in layer_set.runs:
         begun = time.time()

@@ -231,11 +231,6 @@ def test_several_features_are_trained_on_the_same_titles_and_folds(tmp_path, two
     assert "2 of 2 runs" in said
     assert [run.config.made.features for run in found] == [str(folder.resolve()) for folder in two[::-1]]
 
-    # and are what one after the other is
-    for folder in two:
-        trained(folder, tmp_path / "each", *last)
-    assert [run.config.contents for run in runs_in(tmp_path / "each")] == [run.config.contents for run in found]
-
 
 def test_features_that_go_ill_together_are_refused_before_anything_is_trained(tmp_path, planted, two):
     results = tmp_path / "results"

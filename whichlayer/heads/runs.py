@@ -153,15 +153,14 @@ class Run:
 
     def named(self, calibrated, folds):
         """The category that is named for each title by its calibrated probabilities: (titles,) ints."""
-        offsets = self.mean_offsets(folds)
-        return decision.decide(calibrated, 0.0 if offsets is None else offsets)
+        return decision.decide(calibrated, self.mean_offsets(folds))
 
     def mean_offsets(self, folds):
         """What the decision takes from the logarithms of calibrated probabilities, (titles,
-        classes); None: nothing.
+        classes), or 0.
         """
         if self.offsets is None:
-            return None
+            return 0.0
         # they belong to log-probabilities, which the temperature divides
         own = decision.title_offsets(self.offsets, folds).mean(0)
         return own / self.figures.pooled_temperature
