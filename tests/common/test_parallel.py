@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, call
 from filelock import FileLock, Timeout
-from test_train import write_features
+from test_train import made_up, write_features
 
 from whichlayer.common import cli, parallel
 
@@ -154,14 +154,7 @@ def test_a_killed_script_takes_its_processes_and_its_lock_along(script, tmp_path
 @pytest.fixture
 def features(tmp_path):
     """Three layers of 1,200 titles, enough to be shared."""
-    labels = np.random.default_rng(1).integers(0, 3, 1200)
-    arrays = {}
-    for layer in (1, 2, 3):
-        random = np.random.default_rng(layer)
-        centres = random.normal(size=(3, 16)) * layer / 4
-        arrays["cls", layer] = centres[labels] + random.normal(size=(1200, 16))
-    names = [f"class {label}" for label in labels]
-    return write_features(tmp_path / "features", arrays, names, depth=3)
+    return write_features(tmp_path / "features", *made_up(rows=1200, layers=(1, 2, 3)), depth=3)
 
 
 def test_probes_trained_side_by_side_are_those_of_one_thread_whichever_are_missing(features, tmp_path, monkeypatch):

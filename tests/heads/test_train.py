@@ -81,7 +81,10 @@ def made_up(rows=60, hidden=9, layers=(1, 2), poolings=("cls",), seed=0, classes
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     """Features of a 2-layer encoder, titles of four classes that can be told apart."""
-    return write_features(tmp_path_factory.mktemp("planted") / "features", *made_up(poolings=("cls", "mean")))
+    cost = store.Cost(tokens=18.5, flop=[0.0, 10.0, 25.0])
+    return write_features(
+        tmp_path_factory.mktemp("planted") / "features", *made_up(poolings=("cls", "mean")), cost=cost
+    )
 
 
 def train_on(features, results, *options):
@@ -255,6 +258,7 @@ def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
     assert run.classes == sorted(CLASSES) and run.columns == [("cls", 2), ("cls", 1)]
     assert run.config.made.features == str(planted.resolve())  # wherever the next command is typed
     assert [run.classes[label] for label in run.array("labels")] == made_up()[1]
+    assert run.config.flop == 25  # of its deepest layer
     assert run.probabilities.shape == (2, 60, 4) and run.probabilities.dtype == np.float32
     for repeat, predicted in enumerate(run.probabilities.argmax(2)):
         whole = f1_score(run.array("labels"), predicted, average="macro")
@@ -282,13 +286,6 @@ def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
         assert float(loss) > 0
         if epoch == "9":
             assert float(score) == pytest.approx(run.figures.fold_macro_f1[int(repeat)][int(fold)])
-
-
-def test_a_run_knows_what_the_encoder_computes_for_its_deepest_layer(tmp_path):
-    cost = store.Cost(tokens=18.5, flop=[0.0, 10.0, 25.0])
-    features = write_features(tmp_path / "features", *made_up(), cost=cost)
-    trained(features, tmp_path / "results", "--each", "--epochs", 1)
-    assert [run.config.flop for run in runs_in(tmp_path / "results")] == [10.0, 25.0]
 
 
 # --- what is refused, and said --------------------------------------------------------------------
