@@ -21,7 +21,7 @@ layers train side by side, a process each.
 
 from whichlayer.common import cli
 from whichlayer.encoder.poolings import POOLINGS
-from whichlayer.heads.options import HEADS, Options
+from whichlayer.heads.options import DECISIONS, HEADS, Options
 
 
 def parse_arguments(argv=None):
@@ -69,9 +69,9 @@ def parse_arguments(argv=None):
     )
     add(
         "--decide",
-        choices=("likeliest", "macro-f1"),
-        help="name the likeliest category, or the one with the largest p / prior^τ, τ chosen for macro-F1 "
-        "(default: macro-f1 with the linear probe, likeliest with mlp)",
+        choices=DECISIONS,
+        help="the linear probe: name the likeliest category, or the one with the largest p / prior^τ, τ chosen for "
+        "macro-F1 (default: macro-f1)",
     )
     add_protocol_options(add)
     add("--device", default="auto", metavar="auto|cpu|cuda[:n]", help="where to compute")
@@ -146,7 +146,7 @@ from torch.nn.functional import cross_entropy
 
 import model
 from whichlayer.common import disk, parallel
-from whichlayer.heads import naming, plan, probe, runs, splits, stacking
+from whichlayer.heads import plan, probe, runs, splits, stacking
 from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
@@ -228,9 +228,7 @@ def train_set(layer_set, task, draw, device):
     features = layer_set.features
     first = layer_set.runs[0]
     x = torch.from_numpy(features.stack(first.columns)).to(device)
-    scale = None
-    if first.options.head == "linear":
-        scale = probe.rescale(x)
+    scale = probe.rescale(x) if first.options.head == "linear" else None
     made_of = str(features.folder.resolve())
     for run in layer_set.runs:
         begun = time.time()
@@ -264,9 +262,7 @@ def measure(trained, task):
     """The Figures of a model.Trained."""
     found = figures.measure(task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets)
     found.layer_weights = model.layer_weights(trained.state)
-    if trained.penalties:
-        found.penalties = trained.penalties
-        found.grid_ends = int(np.isin(trained.penalties, (probe.GRID[0], probe.GRID[-1])).sum())
+    found.penalties = trained.penalties
     return found
 
 
@@ -276,9 +272,7 @@ def finish(run, trained, task):
     arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
     runs.write(run.folder, run.config, arrays, trained.state, trained.history)
 
-    labels = f", {run.labels_per_category} labels a category" if run.labels_per_category else ""
-    encoder = naming.short_encoder(run.encoder.name)
-    cli.say(f"{encoder}, {run.name}{labels}: macro-F1 {run.figures.macro_f1:.4f}")
+    cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
     collapsed = runs.collapse(run)
     if collapsed:
         cli.say(f"  {'; try '.join(collapsed)}")
@@ -302,7 +296,7 @@ def train_all(layer_sets, train, is_shared):
     with contextlib.closing(parallel.each(lambda layer_set: list(train(layer_set)), small)) as outcomes:
         yield from itertools.chain.from_iterable(outcomes)
     for layer_set in layer_sets:
-        if not is_shared or count_numbers(layer_set) > SMALL:
+        if layer_set not in small:
             yield from train(layer_set)
 
 
@@ -311,15 +305,14 @@ def count_numbers(layer_set):
     return np.prod(layer_set.features.shape) * len(layer_set.runs[0].columns)
 
 
-def can_share(layer_sets, device):
+def can_share(layer_sets, options, device):
     """Whether small ones of the sets that a command asks for are trained side by side.
 
     That is decided by all of them, trained already or not: last digits depend on the number of
     threads, and should not depend on what is there.
     """
-    first = layer_sets[0].runs[0].config
-    is_probe = first.options.head == "linear" and device.type == "cpu"
-    is_worth_it = len(layer_sets) > 1 and first.data.rows >= MANY
+    is_probe = options.head == "linear" and device.type == "cpu"
+    is_worth_it = len(layer_sets) > 1 and layer_sets[0].features.manifest.data.rows >= MANY
     return is_probe and is_worth_it and parallel.is_possible()
 
 
@@ -333,7 +326,7 @@ def main(args):
     task = plan.read_task(every[0], options)
 
     # a run for each set of layers and each number of labels
-    sizes = splits.label_sizes(args.labels, task.labels, task.groups, task.folds)
+    sizes = splits.label_sizes(args.labels, task.labels, task.groups, options.folds)
     layer_sets = []
     for features in every:
         chosen = plan.choose_sets(args, features, options.head)
@@ -350,7 +343,7 @@ def main(args):
             lambda size: splits.draw_titles(task.labels, task.groups, task.folds, options.seed, size)
         )
         train = functools.partial(train_set, task=task, draw=draw, device=device)
-        with contextlib.closing(train_all(missing, train, can_share(layer_sets, device))) as outcomes:
+        with contextlib.closing(train_all(missing, train, can_share(layer_sets, options, device))) as outcomes:
             for run, trained in outcomes:
                 finish(run, trained, task)
 

@@ -63,7 +63,7 @@ def write_run(
         probabilities = chances(probabilities, len(names))
     repeats, count = probabilities.shape[:2]
     parts = {part: more.pop(part, {}) for part in ("encoder", "data", "settings", "results")}
-    cost = {name: more.pop(name) for name in ("flop", "tokens") if name in more}
+    flop = more.pop("flop", None)
     options = Options(repeats=repeats, **more)
     folds = np.stack([(np.arange(count) + repeat) % options.folds for repeat in range(repeats)]).astype(np.int32)
 
@@ -86,7 +86,7 @@ def write_run(
         files={},
         results=dataclasses.replace(figures.measure(labels, probabilities, folds, len(names)), **parts["results"]),
         made=disk.Made("python train.py", features=str(features or "nowhere")),
-        **cost,
+        flop=flop,
     )
     groups = np.arange(count) if groups is None else np.asarray(groups)
     arrays = {"labels": labels.astype(np.int32), "groups": groups.astype(np.int32), "folds": folds}

@@ -376,7 +376,6 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     refused(call("predict", "--run", tmp_path / "none", "a"), "no run is there")
     changes = [
         {"classes": None},
-        {"settings": None},
         {"results__temperature": None},
         {"encoder__hidden": 2**33},  # no memory is taken for more than there is
         {"encoder__hidden": 2**70},

@@ -13,15 +13,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, shell
+from conftest import ROOT, call
 from filelock import FileLock, Timeout
-from test_train import write_features
+from test_train import made_up, write_features
 
 from whichlayer.common import cli, parallel
 
 # a signal that comes just before a long sleep begins is only seen after it: many short ones instead
 WAIT = "for _ in range(6000): time.sleep(0.1)"
-TWO = os.environ | {"OMP_NUM_THREADS": "2"}
 
 
 @pytest.fixture(autouse=True)
@@ -155,37 +154,25 @@ def test_a_killed_script_takes_its_processes_and_its_lock_along(script, tmp_path
 @pytest.fixture
 def features(tmp_path):
     """Three layers of 1,200 titles, enough to be shared."""
-    labels = np.random.default_rng(1).integers(0, 3, 1200)
-    arrays = {}
-    for layer in (1, 2, 3):
-        random = np.random.default_rng(layer)
-        centres = random.normal(size=(3, 16)) * layer / 4
-        arrays["cls", layer] = centres[labels] + random.normal(size=(1200, 16))
-    names = [f"class {label}" for label in labels]
-    return write_features(tmp_path / "features", arrays, names, depth=3)
+    return write_features(tmp_path / "features", *made_up(rows=1200, layers=(1, 2, 3)), depth=3)
 
 
-def trained(folder):
-    """{run: {file: its checksum}} of all runs in a folder."""
-    configs = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/config.json")}
-    assert all(config["machine"]["threads"] == 1 for config in configs.values())
-    return {name: config["contents"] for name, config in configs.items()}
+def test_probes_trained_side_by_side_are_those_of_one_thread_whichever_are_missing(features, tmp_path, monkeypatch):
+    asked = []
+    each = parallel.each
+    monkeypatch.setattr(parallel, "each", lambda work, tasks: asked.append(len(tasks)) or each(work, tasks))
 
+    def trained(results):
+        options = ["--features", features, "--head", "linear", "--each", "--folds", 2, "--repeats", 1]
+        done = call("train", *options, "--results", results)
+        assert done.code == 0 and done.err.count("macro-F1") == 3, done.err
+        return {path.parent.name: json.loads(path.read_text())["contents"] for path in results.glob("*/config.json")}
 
-def test_probes_trained_side_by_side_are_those_of_one_thread_whichever_are_missing(features, tmp_path):
-    options = ["--features", features, "--head", "linear", "--each", "--folds", 2, "--repeats", 1]
-    shared = shell("train", *options, "--results", tmp_path / "shared", env=TWO)
-    assert shared.returncode == 0 and "3 of 3 runs trained" in shared.stderr, shared.stderr
-    assert shared.stderr.count("macro-F1") == 3
     found = trained(tmp_path / "shared")
     assert len(found) == 3
-
     # one that is missing comes out as before
     shutil.rmtree(tmp_path / "shared" / next(iter(found)))
-    again = shell("train", *options, "--results", tmp_path / "shared", env=TWO)
-    assert "1 of 3 runs trained" in again.stderr
     assert trained(tmp_path / "shared") == found
-
-    alone = shell("train", *options, "--results", tmp_path / "alone", env=TWO | {"OMP_NUM_THREADS": "1"})
-    assert alone.returncode == 0
+    monkeypatch.setattr(parallel.torch, "get_num_threads", lambda: 1)
     assert trained(tmp_path / "alone") == found
+    assert asked == [3, 1, 0]

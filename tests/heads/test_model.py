@@ -26,19 +26,6 @@ def test_head_is_the_reports(layers, fusion):
     assert head.reduce.kernel_size == (3,) and head.reduce.stride == (3,)
 
 
-@pytest.mark.parametrize("hidden, width", [(3, 1), (5, 1), (384, 128), (385, 128), (1024, 341)])
-def test_width_after_the_reduction_is_the_number_of_whole_steps(hidden, width):
-    assert shapes(layers=1, hidden=hidden, classes=2)["mlp.0.weight"] == (512, width)
-    head = model.Head(layers=1, hidden=hidden, classes=2)
-    assert head(torch.ones(2, 1, hidden)).shape == (2, 2)
-
-
-@pytest.mark.parametrize("layers, hidden, classes", [(1, 2, 2), (1, 6, 1), (0, 6, 2)])
-def test_head_that_cannot_be_is_refused(layers, hidden, classes):
-    with pytest.raises(ValueError, match=f"{hidden}.*{classes}.*{layers}"):
-        model.Head(layers, hidden, classes)
-
-
 def head_by_hand(state, x, fusion, reduction, standardize):
     """The head's formula in numpy, step by step, with loops where the report has a convolution."""
     state = {name: value.double().numpy() for name, value in state.items()}

@@ -127,9 +127,7 @@ def test_an_epoch_shows_each_training_title_once(rows, folds, size):
         batches = zip(numbers[:, head], counts[:, head, 0], strict=True)
         shown = np.concatenate([batch[:count] for batch, count in batches])
         assert sorted(shown) == draw.rows.tolist()
-    for epoch, seed in ((2, 3), (1, 4)):
-        other, _ = stacking.epoch_batches(draws, replace(options, seed=seed), epoch)
-        assert not np.array_equal(numbers, other)
+    assert not np.array_equal(numbers, stacking.epoch_batches(draws, options, 2)[0])
 
 
 @pytest.mark.parametrize("shift, factor", [(0, 1), (10, 1e-3)])  # the second: digits are easily lost

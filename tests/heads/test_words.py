@@ -67,7 +67,9 @@ def kept(folder, titles, labels):
         (folder / name).write_bytes(content)
     contents = {name: disk.sha256(folder / name) for name in files}
     classes = ["c"] * (labels.max() + 1)
-    return fitted, runs.Run(folder, SimpleNamespace(contents=contents, classes=classes, baseline="tfidf"))
+    return fitted, runs.Run(
+        folder, SimpleNamespace(contents=contents, classes=classes, baseline="tfidf", made=disk.Made(""))
+    )
 
 
 # --- what is learned ----------------------------------------------------------------------------------------------

@@ -134,7 +134,7 @@ def two_encoders(tmp_path):
         encoder = {"name": name, "weights": name, "layers": depth}
         for layer in (depth, depth // 2):
             values = found[name] if layer == depth else of_class(THREE, 0.3, 2)
-            cost = {"flop": flop * layer / depth, "tokens": 18.5}
+            cost = {"flop": flop * layer / depth}
             write_run(tmp_path / "r", THREE, values, layers=(layer,), depth=depth, encoder=encoder, **cost)
     return tmp_path / "r", found
 

@@ -267,11 +267,6 @@ def take(mapped, rows):
     return out
 
 
-def extract_command(features, _path):
-    """The command that made features, and has them follow their titles."""
-    return features.manifest.made.command
-
-
 # --- the folder, and what is beside it ------------------------------------------------------------
 
 

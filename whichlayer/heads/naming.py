@@ -30,7 +30,7 @@ def head_in_words(columns, options):
     if parts or poolings_of(columns) != [head.pooling]:
         parts.append(poolings_in_words(poolings_of(columns)))
     for name, value in options.unusual.items():
-        if name in ("decide", *head.options):
+        if name in head.options:
             shown = SHOWN.get(name, name.replace("_", " ") + " {}")
             parts.append(shown.format(value))
     return ", ".join(parts) or REPORTS_HEAD
@@ -41,11 +41,6 @@ def poolings_in_words(poolings):
     if len(poolings) == 1:
         return POOLINGS[poolings[0]].words
     return cli.listing([POOLINGS[pooling].short for pooling in poolings])
-
-
-def short_encoder(name):
-    """The name of an encoder without the folders that it lies in; names on the hub stay whole."""
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def spell(layers):

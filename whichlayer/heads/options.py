@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 # rows are compared only where these are the same: they decide which titles a head is scored on
 PROTOCOL = ("folds", "repeats", "split", "seed")
+# which category is named: the likeliest, or the one with the largest p / prior^τ, see decision.py
+DECISIONS = ("likeliest", "macro-f1")
 
 
 @dataclass(frozen=True)
@@ -12,8 +14,8 @@ class Head:
 
     words: str  # its name in a table
     pooling: str  # what it is trained on unless --pooling says otherwise
-    decisions: tuple  # how it may name a category, see decision.py; the first unless --decide says otherwise
-    options: tuple = ()  # those of Options that no other head has
+    decide: str  # which category it names, one of DECISIONS, unless --decide says otherwise
+    options: tuple  # those of Options that no other head has
 
 
 # by the name that --head and folders have for it
@@ -21,10 +23,10 @@ HEADS = {
     "mlp": Head(
         words="report's head",
         pooling="cls",
-        decisions=("likeliest",),
+        decide="likeliest",
         options=("standardize", "fusion", "reduction", "hidden", "epochs", "batch_size", "lr"),
     ),
-    "linear": Head(words="linear probe", pooling="mean", decisions=("macro-f1", "likeliest")),
+    "linear": Head(words="linear probe", pooling="mean", decide="macro-f1", options=("decide",)),
 }
 
 
@@ -39,7 +41,7 @@ class Options:
     fusion: str = "conv"  # of several layers: conv, mix or concat
     reduction: str = "conv"  # of the hidden dimensions: conv or none
     hidden: int = 512  # width of the hidden layer
-    decide: str | None = None  # which category is named: likeliest or macro-f1; None: as the head usually does
+    decide: str | None = None  # one of DECISIONS; None: as the head usually does
     labels: int | None = None  # labelled titles of each category in training; None: all of them
     folds: int = 5  # parts that are held out in turn
     repeats: int = 3  # how often all of it is done, with folds of its own
@@ -51,7 +53,7 @@ class Options:
 
     def __post_init__(self):
         if self.decide is None:
-            object.__setattr__(self, "decide", HEADS[self.head].decisions[0])
+            object.__setattr__(self, "decide", HEADS[self.head].decide)
 
     @property
     def protocol(self):

@@ -1,7 +1,6 @@
 """What train.py is to train: options, sets of layers, a run for each, and which runs are there."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -10,10 +9,8 @@ from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.encoder.poolings import POOLINGS
 from whichlayer.heads import naming, runs, splits
-from whichlayer.heads.options import HEADS, PROTOCOL, Options
+from whichlayer.heads.options import DECISIONS, HEADS, PROTOCOL, Options
 
-# what of a configuration is known before the training
-PLANNED = ("columns", "classes", "options", "encoder", "data", "settings", "features", "files")
 # the report's sets of layers, counted from the top
 REPORTS_SETS = ([0], [1], [2], [3], [0, 1], [0, 1, 2, 3])
 # categories are unequal where the largest has more than so many times the titles of the smallest
@@ -30,7 +27,7 @@ class Task:
     folds: np.ndarray  # (repeats, titles) int64
 
 
-@dataclass
+@dataclass(eq=False)
 class LayerSet:
     """Runs on the same layers of the same features, which are read for all of them once."""
 
@@ -48,27 +45,19 @@ def choose_options(args):
             what = "the survey is of linear probes on all that was extracted"
             raise cli.Problem(f"--survey --{name}: {what}; leave out one of the two")
     head = args.head or ("linear" if args.survey else Options.head)
-    if args.decide and args.decide not in HEADS[head].decisions:
-        why = "that head keeps no titles to choose by"
-        raise cli.Problem(f"--decide {args.decide} with --head {head}: {why}; use --head linear")
-
-    own = (*PROTOCOL, "decide", *HEADS[head].options)
-    given = {}
-    for name in vars(Options()):
-        value = getattr(args, name)
-        if name in ("head", "labels") or value is None:
-            continue
-        if name not in own:
+    protocol = {name: getattr(args, name) for name in PROTOCOL}
+    every = [name for kind in HEADS.values() for name in kind.options]
+    given = {name: getattr(args, name) for name in every if getattr(args, name) is not None}
+    for name in given:
+        if name not in HEADS[head].options:
             option = name.replace("_", "-")
             raise cli.Problem(f"--{option}: --head {head} has no such option; leave it out")
-        given[name] = value
-    return Options(head=head, **given)
+    return Options(head=head, **protocol, **given)
 
 
 def open_all(folders):
     """The Features of some folders; other titles than those of the first are a Problem."""
-    different = {Path(folder).resolve(): folder for folder in folders}
-    every = [store.open_features(folder) for folder in different.values()]
+    every = [store.open_features(folder) for folder in folders]
     first = every[0]
     for features in every:
         say_if_changed(features)
@@ -83,10 +72,8 @@ def say_if_changed(features):
     """Say so where the user's file holds something else than when its features were extracted."""
     made = features.manifest.made
     if made and made.source and disk.has_changed(made.source):
-        path = made.source.path
-        again = store.extract_command(features, path)
-        changed = f"{path} has changed since {features.folder} was made"
-        cli.say(f"{changed}; the features follow with: {again}")
+        changed = f"{made.source.path} has changed since {features.folder} was made"
+        cli.say(f"{changed}; the features follow with: {made.command}")
 
 
 def read_task(features, options):
@@ -114,7 +101,8 @@ def read_task(features, options):
 def choose_sets(args, features, head):
     """The columns of each run that the arguments ask for: lists of (pooling, layer).
 
-    head: a key of HEADS. What was not extracted is a Problem, or, of the report's sets, left out.
+    head: a key of HEADS. What was not extracted is a Problem; of the report's sets, those that were
+    are trained, or, where none was, each layer alone.
     """
     if args.survey:
         return survey_sets(features)
@@ -123,16 +111,17 @@ def choose_sets(args, features, head):
     available = layers_with(features, poolings)
     if not available:
         option = f"--pooling {' '.join(poolings)}"
-        there = " ".join(poolings_of(features))
-        wrong = f"{features.folder} has no such layer, only {there}"
-        raise cli.Problem(f"{option}: {wrong}; add it with extract.py {option}")
+        raise cli.Problem(f"{option}: {features.folder} has no such layer; add it with extract.py {option}")
     if args.layers or args.each:
         encoder = features.manifest.encoder
         wanted = args.layers or ["all"]
         layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
         sets = [[layer] for layer in layers] if args.each else [layers]
     else:
-        sets = reports_sets(features, available)
+        depth = features.manifest.encoder.layers
+        reports = [[depth - n for n in layers] for layers in REPORTS_SETS]
+        sets = [layers for layers in reports if set(layers) <= set(available)]
+        sets = sets or [[layer] for layer in available]
     return [side_by_side(poolings, layers) for layers in sets]
 
 
@@ -156,17 +145,6 @@ def layers_with(features, poolings):
 def side_by_side(poolings, layers):
     """The columns of layers with some poolings: a list of (pooling, layer)."""
     return [(pooling, layer) for pooling in poolings for layer in layers]
-
-
-def reports_sets(features, available):
-    """Those of the report's six layer sets that are there, or else each layer alone."""
-    depth = features.manifest.encoder.layers
-    wanted = [[depth - n for n in layers] for layers in REPORTS_SETS if max(layers) < depth]
-    sets = [layers for layers in wanted if set(layers) <= set(available)]
-    if len(sets) < len(wanted):
-        found = f"only {len(sets)} of the report's {len(wanted)} sets of layers were extracted"
-        cli.say(f"{features.folder}: {found}")
-    return sets or [[layer] for layer in reversed(available)]
 
 
 def survey_sets(features):
@@ -205,8 +183,7 @@ def plan_runs(features, sets, task, options, sizes, survey):
     for columns in sets:
         wanted = [replace(options, labels=size) for size in sizes]
         if both_ways and columns == all_layers(features):
-            others = [way for way in HEADS[options.head].decisions if way != options.decide]
-            wanted += [replace(options, decide=other) for other in others]
+            wanted += [replace(options, decide=way) for way in DECISIONS if way != options.decide]
         configs = [configure(features, columns, task.classes, each) for each in wanted]
         layer_sets.append(LayerSet(features, [runs.Run(None, config) for config in configs]))
     return layer_sets
@@ -229,7 +206,6 @@ def configure(features, columns, classes, options):
         features=disk.digest(store.identity(manifest)),
         files={name: manifest.files[name].sha256 for name in names},
         flop=cost and cost.flop[deepest],
-        tokens=cost and cost.tokens,
     )
 
 
@@ -270,8 +246,7 @@ def is_trained(folder, config, features):
 
 
 def refuse_other(folder, first, second):
-    """Raise a Problem unless two runs.Config, which would share a folder, are of the same run."""
-    differ = [name for name in PLANNED if getattr(first, name) != getattr(second, name)]
-    if differ:
-        wrong = f"another run has that name, but its {cli.listing(differ)} differ"
+    """Raise a Problem unless two runs.Config, which would share a folder, are of the same features."""
+    if (first.features, first.files) != (second.features, second.files):
+        wrong = "a run of that name is on other features"
         raise cli.Problem(f"{folder}: {wrong}; delete it, or train with another --results")

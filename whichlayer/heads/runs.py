@@ -11,9 +11,7 @@ folds.npy               (repeats, titles) int32
 README.md               a model card
 """
 
-import contextlib
 import csv
-import json
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -25,7 +23,7 @@ from safetensors.numpy import save
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.heads import naming, words
-from whichlayer.heads.options import HEADS, Options
+from whichlayer.heads.options import Options
 from whichlayer.scores import decision, metrics
 from whichlayer.scores.figures import Figures
 
@@ -48,17 +46,11 @@ class Config:
     features: str | None = None  # digest of what decides the features' values, see store.identity
     files: dict[str, str] | None = None  # name and sha256 of the feature files
     flop: float | None = None  # floating-point operations of the encoder for a title of mean length
-    tokens: float | None = None  # that mean length
     results: Figures | None = None
     made: disk.Made | None = None
     software: dict | None = None
     machine: dict | None = None
     contents: dict[str, str] | None = None  # name and sha256 of the other files in the run's folder
-
-
-# what only trained runs have to hold, and what all have to hold, to be of use
-TRAINED = ("columns", "encoder", "settings", "features", "files")
-ALWAYS = ("results", "made", "contents")
 
 
 @dataclass
@@ -161,15 +153,14 @@ class Run:
 
     def named(self, calibrated, folds):
         """The category that is named for each title by its calibrated probabilities: (titles,) ints."""
-        offsets = self.mean_offsets(folds)
-        return decision.decide(calibrated, 0.0 if offsets is None else offsets)
+        return decision.decide(calibrated, self.mean_offsets(folds))
 
     def mean_offsets(self, folds):
         """What the decision takes from the logarithms of calibrated probabilities, (titles,
-        classes); None: nothing.
+        classes), or 0.
         """
         if self.offsets is None:
-            return None
+            return 0.0
         # they belong to log-probabilities, which the temperature divides
         own = decision.title_offsets(self.offsets, folds).mean(0)
         return own / self.figures.pooled_temperature
@@ -190,8 +181,7 @@ class Run:
     @property
     def remedy(self):
         """What to do where the run is damaged, in words."""
-        script = "evaluate.py --baselines" if self.baseline else "train.py"
-        return f"delete the run's folder and make it again with {script}"
+        return f"delete the run's folder and make it again with: {self.config.made.command}"
 
 
 # --- writing and reading --------------------------------------------------------------------------
@@ -213,7 +203,7 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
         write_contents(temporary, arrays, heads, history, files or {})
         # the configuration, with a checksum of each of those
         contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
-        disk.write_json(temporary / "config.json", written(config) | {"contents": contents})
+        disk.write_json(temporary / "config.json", replace(config, contents=contents))
         # the card is for people, who may want to edit it: no checksum of it is kept
         if heads:
             (temporary / "README.md").write_text(model_card(config, folder.name), encoding="utf-8")
@@ -244,42 +234,14 @@ def write_contents(place, arrays, heads, history, files):
             csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
 
 
-def written(config):
-    """A configuration as a dictionary for JSON, without the options that only other heads have."""
-    content = disk.as_json(config)
-    for name, head in HEADS.items():
-        if config.baseline or name != config.options.head:
-            for option in head.options:
-                del content["options"][option]
-    return content
-
-
 def open_run(folder):
-    """The Run in a folder; none there, or one that lacks what its users rely on, is a Problem."""
+    """The Run in a folder; none there, or one that is damaged or of another version, is a Problem."""
     folder = Path(folder)
     path = folder / "config.json"
     if not path.exists():
         raise cli.Problem(f"{folder}: no run is there; train.py makes runs, evaluate.py lists them")
-    refuse_older(path)
     what = "a run of train.py (an encoder is named with --model)"
-    config = disk.read_json(path, Config, what, FORMAT)
-    needed = ALWAYS if config.baseline else ALWAYS + TRAINED
-    for field in needed:
-        if getattr(config, field) is None:
-            raise cli.Problem(f"{path}: {field} is missing or of a wrong kind; {disk.AGAIN}")
-    return Run(folder, config)
-
-
-def refuse_older(path):
-    """Raise a Problem that says which command makes a run again that an earlier version made."""
-    command = None
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
-        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
-        if content["format"] < FORMAT:
-            command = content["made"]["command"]
-    if command:
-        remedy = f"delete it and make it again with: {command}"
-        raise cli.Problem(f"{path.parent}: made by an earlier version; {remedy}")
+    return Run(folder, disk.read_json(path, Config, what, FORMAT))
 
 
 def find(place):
@@ -304,33 +266,21 @@ def features_of(run, folders=None):
 
     folders: where to look; None for where they were when the run was trained.
     """
-    problems = []
-    for place in folders or [run.config.made.features or "features"]:
-        try:
-            features = store.open_features(place)
-        except cli.Problem as problem:
-            problems.append(str(problem))
-            continue
-        wrong = differing(run, features.manifest)
-        if not wrong:
+    for place in folders or [run.config.made.features]:
+        features = store.open_features(place)
+        if is_made_of(run, features.manifest):
             return features
-        problems.append(f"{place}: not the features that the run was trained on, their {wrong} differ")
-    raise cli.Problem(f"{'; '.join(problems)}; name those of {run.folder.name} with --features")
+    raise cli.Problem(f"{place}: not the features of {run.folder.name}; name those with --features")
 
 
-def differing(run, manifest):
-    """In what the features of a manifest are others than those a run was trained on, in words; or
-    None.
-    """
+def is_made_of(run, manifest):
+    """Whether a run was trained on the features of a manifest; a baseline, on its titles."""
     config = run.config
-    if config.data.titles != manifest.data.titles:
-        return "titles or labels"
     if run.baseline:
-        return None
-    if config.features != disk.digest(store.identity(manifest)):
-        return "encoder or settings"
+        return config.data.titles == manifest.data.titles
     there = {name: entry.sha256 for name, entry in manifest.files.items()}
-    return None if config.files.items() <= there.items() else "files"
+    is_same = config.features == disk.digest(store.identity(manifest))
+    return is_same and config.files.items() <= there.items()
 
 
 def find_outdated(own, every):
@@ -339,14 +289,9 @@ def find_outdated(own, every):
 
 
 def is_earlier(run, features):
-    """Whether a run was trained on store.Features before their titles or labels changed."""
-    manifest = features.manifest
-    data = run.config.data
-    if run.baseline or run.config.made.features != str(features.folder.resolve()):
-        return False
-    # something else may have been extracted in the same place
-    is_same = (run.encoder.weights, data.name) == (manifest.encoder.weights, manifest.data.name)
-    return is_same and data.titles != manifest.data.titles
+    """Whether a run was trained on what store.Features were before titles or settings changed."""
+    is_place = run.config.made.features == str(features.folder.resolve())
+    return is_place and run.config.features != disk.digest(store.identity(features.manifest))
 
 
 def out_of_date(outdated):
@@ -374,9 +319,6 @@ def collapse(run):
 
 def model_card(config, name):
     """A README for a run's folder: what it is, how good, and how to use it."""
-    # these stand between such quotes
-    names = (config.data.name, config.encoder.name, config.made.command)
-    data, encoder, command = [text.replace("`", "") for text in names]
     classes = "\n".join(f"- {cli.escape_markdown(each)}" for each in config.classes)
     return f"""---
 pipeline_tag: text-classification
@@ -384,11 +326,11 @@ pipeline_tag: text-classification
 # {name}
 
 A classifier made with whichlayer: it tells the categories below apart by
-{naming.layers_in_words(config.columns)} of the frozen encoder `{encoder}`.
-Made with `{command}`. Use it with `python predict.py --run FOLDER "a title"`.
+{naming.layers_in_words(config.columns)} of the frozen encoder `{config.encoder.name}`.
+Made with `{config.made.command}`. Use it with `python predict.py --run FOLDER "a title"`.
 
 F1-macro {config.results.macro_f1:.4f}, log loss {config.results.log_loss:.4f}, out of fold,
-on {config.data.rows:,} titles of `{data}` (sha256 `{config.data.sha256}`).
+on {config.data.rows:,} titles of `{config.data.name}` (sha256 `{config.data.sha256}`).
 
 {classes}
 """

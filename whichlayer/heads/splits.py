@@ -82,8 +82,11 @@ def make_folds(labels, groups, k, seed, names=None):
         fold_of[batch] = deal(len(batch), share, counts)
         counts += np.bincount(fold_of[batch], minlength=k)[:, None] * share
 
-    if not counts.all():
-        raise cli.Problem(missing_class(distinct_titles(labels, groups), counts, names))
+    missing = np.flatnonzero((counts == 0).any(0))
+    if len(missing):
+        name = names[missing[0]] if names else missing[0]
+        few = f"category {name!r} has not enough titles of its own for --folds {k}"
+        raise cli.Problem(f"{few}; use fewer folds, or merge or drop the category")
     folds = np.empty(len(labels), dtype=np.int64)
     folds[by_group] = np.repeat(fold_of, sizes)
     return folds
@@ -114,18 +117,6 @@ def deal(number, share, counts):
     # so whose turn it is comes from sorting
     turns = np.lexsort((total.ravel(), held.ravel(), -lacking.ravel()))
     return turns[:number] % k
-
-
-def missing_class(distinct, counts, names=None):
-    """What to say of the smallest class that is missing from a fold. distinct: (classes,) int
-    distinct titles; counts: (k, classes) int titles in each fold.
-    """
-    missing = np.flatnonzero((counts == 0).any(0))
-    smallest = int(missing[distinct[missing].argmin()])
-    name = names[smallest] if names else smallest
-    # which may stand in other categories as well
-    there = f"{distinct[smallest]} distinct titles, not enough of its own for --folds {len(counts)}"
-    return f"category {name!r} has {there}; use fewer folds, or merge or drop the category"
 
 
 def repeat_folds(labels, groups, options, names=None):
@@ -192,18 +183,14 @@ def draw(labels, groups, training, size):
 
 
 def label_sizes(wanted, labels, groups, folds):
-    """The sizes of --labels to train, ascending, None (all) last; prints which others are not."""
-    parts = len(np.unique(folds))
+    """The sizes of --labels to train, ascending, None (all) last; one that is too large is a Problem.
+
+    wanted: sizes and None; labels, groups: (titles,) int; folds: how many there are.
+    """
+    sizes = sorted(set(wanted) - {None})
     # in training, about
-    available = distinct_titles(labels, groups) * (parts - 1) // parts
-    sizes = sorted({size for size in wanted if size is not None})
-    kept = [size for size in sizes if size <= available.max()]
-    if kept != sizes:
-        large = f"--labels {' '.join(map(str, sizes[len(kept) :]))}"
-        why = "no category has so many distinct titles to train on; that is `--labels all`"
-        if not kept and None not in wanted:
-            raise cli.Problem(f"{large}: {why}")
-        cli.say(f"left out: {large}; {why}")
-    if kept and available.min() < kept[-1]:
-        cli.say(f"--labels {kept[-1]}: categories with fewer titles than that give all of theirs")
-    return [*kept, None] if None in wanted else kept
+    available = distinct_titles(labels, groups).max() * (folds - 1) // folds
+    if sizes and sizes[-1] > available:
+        few = f"no category has more than {available} distinct titles to train on"
+        raise cli.Problem(f"--labels {sizes[-1]}: {few}; that is `--labels all`")
+    return [*sizes, None] if None in wanted else sizes

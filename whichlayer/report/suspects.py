@@ -46,9 +46,7 @@ def average(table, parts):
         for row in part:
             weight = 1 / len(parts) / len(part)
             probabilities = probabilities + weight * row.run.calibrated
-            own = row.run.mean_offsets(table.folds)
-            if own is not None:
-                offsets = offsets + weight * own
+            offsets = offsets + weight * row.run.mean_offsets(table.folds)
     return probabilities, decision.decide(probabilities, offsets)
 
 

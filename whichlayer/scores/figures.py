@@ -23,7 +23,6 @@ class Figures:
     calibration_error: float  # expected calibration error after the temperature, cross-fitted
     layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
     penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
-    grid_ends: int | None = None  # heads whose C is the smallest or the largest of the grid
 
 
 def measure(labels, probabilities, folds, classes, offsets=None, heads=None):
