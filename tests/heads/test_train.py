@@ -264,7 +264,7 @@ def test_several_features_are_trained_on_the_same_titles_and_folds(tmp_path, two
     assert len(read) == 1  # the titles, and so groups, folds and draws, are read once
     found = runs_in(tmp_path / "results")
     assert [(run.encoder.name, run.layers) for run in found] == [("/models/large", [3]), ("org/small", [2])]
-    assert "org/small, layer 2 (linear probe, [CLS]): macro-F1" in said and "large, layer 3 (" in said
+    assert "org/small, layer 2 (probe, [CLS]): macro-F1" in said and "large, layer 3 (" in said
     assert "2 of 2 runs" in said
     assert [run.config.made.features for run in found] == [str(folder.resolve()) for folder in two[::-1]]
 

@@ -24,7 +24,7 @@ HEADS = {
         decisions=("likeliest",),
         options=("standardize", "fusion", "reduction", "hidden", "epochs", "batch_size", "lr"),
     ),
-    "linear": Head(words="linear probe", pooling="mean", decisions=("macro-f1", "likeliest")),
+    "linear": Head(words="probe", pooling="mean", decisions=("macro-f1", "likeliest")),
 }
 
 
