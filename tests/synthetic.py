@@ -104,14 +104,14 @@ def write_offsets(run, offsets):
     disk.write_json(run / "config.json", config)
 
 
-def write_features(folder, titles, names):
-    """Write a features folder of these titles and category names that holds no layer."""
+def write_features(folder, titles, names, encoder="w"):
+    """Write a features folder of these titles and category names that holds no layer; encoder: its weights."""
     folder.mkdir(parents=True)
     with open(folder / "titles.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\r\n").writerows([("title", "label"), *zip(titles, names, strict=True)])
     manifest = store.Manifest(
         format=store.FORMAT,
-        encoder=store.EncoderInfo(**ENCODER),
+        encoder=store.EncoderInfo(**ENCODER | {"weights": encoder}),
         data=store.TitlesInfo("d.csv", "s", disk.sha256(folder / "titles.csv"), len(titles)),
         settings=store.Settings(**SETTINGS),
         files={},
