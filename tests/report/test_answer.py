@@ -21,6 +21,7 @@ from synthetic import chances, guesses, write_baseline, write_offsets, write_run
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
 from whichlayer.report.rows import read_tables
+from whichlayer.scores import metrics
 
 # --- what differs, and what is recommended -------------------------------------------------------------------------
 
@@ -56,14 +57,6 @@ def test_not_significantly_different_from_the_best_is_not_good_enough(margin):
     assert "no cheaper one is shown to be non-inferior within 0.004" in said
 
 
-def test_depth_counts_before_the_number_of_columns(tmp_path):
-    for layers in ((4,), (2, 1), (4, 1)):
-        write_run(tmp_path, THREE, THREE, layers=layers, depth=4)
-    assert "**Recommended: layers 2, 1 (" in recommendation(evaluate(tmp_path))
-    write_run(tmp_path, THREE, THREE, layers=(2,), depth=4)
-    assert "**Recommended: layer 2 (" in recommendation(evaluate(tmp_path))
-
-
 def test_what_is_no_finding_is_not_said(tmp_path):
     """One row has no cheaper one; and nothing loses -0.0000."""
     write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
@@ -73,37 +66,39 @@ def test_what_is_no_finding_is_not_said(tmp_path):
     assert "-0.0000" not in recommendation(evaluate(tmp_path))
 
 
-@pytest.mark.parametrize("classes, rows", [(3, 600), (400, 400)])
-def test_rows_that_know_nothing_are_not_recommended(tmp_path, classes, rows):
-    """Shuffled labels; and 400 titles, each of its own category, of which about one is hit."""
-    labels = np.arange(rows) % classes
-    for layer in range(1, 7 if classes == 3 else 2):
-        write_run(tmp_path, labels, np.random.default_rng(10 + layer).permutation(labels), layers=(layer,), depth=6)
+SHUFFLED = [np.random.default_rng(10 + seed).permutation(THREE) for seed in range(12)]
+LUCKY = guesses(THREE, 3, 0.357)  # right in 37% of the titles: remarkable for one row, not for the best of twelve
+FEW = of_class(THREE[:60], 0.2, 1)  # too few to show that any row is non-inferior
+# two repeats are nearly perfect, one collapsed: the mean is high, and its interval reaches chance
+UNSTABLE = np.stack([of_class(THREE, 0.02, 1), of_class(THREE, 0.02, 2), np.zeros(600, int)])
+SOUND = guesses(THREE, 3, 0.6, 3, repeats=3)
+
+
+@pytest.mark.parametrize(
+    "labels, rows, words, recommended",
+    [
+        (THREE, {(4,): THREE, (2, 1): THREE, (4, 1): THREE}, None, "layers 2, 1 (report's head)"),  # depth comes first
+        (THREE, {(2, 1): THREE, (2,): THREE}, None, "layer 2 (report's head)"),
+        (THREE[:60], {(3,): FEW, (2,): FEW, (1,): FEW}, None, "layer 1 (report's head)"),
+        (THREE[:60], {(3,): FEW, (2,): FEW, (1,): FEW}, FEW, "TF-IDF"),
+        (THREE, {(1,): SHUFFLED[0]}, of_class(THREE, 0.2, 5), "TF-IDF"),
+        (THREE, {(1,): LUCKY}, None, "layer 1 (report's head)"),
+        (THREE, {(layer,): LUCKY if layer == 12 else SHUFFLED[layer] for layer in range(1, 13)}, None, "none."),
+        (np.arange(400), {(1,): np.random.default_rng(11).permutation(400)}, None, "none."),  # each a category
+        (THREE, {(2,): UNSTABLE, (1,): SOUND}, None, "layer 1 (report's head)"),
+    ],
+)
+def test_which_row_is_recommended(tmp_path, labels, rows, words, recommended):
+    for layers, values in rows.items():
+        run = write_run(tmp_path, labels, values, layers=layers, depth=12)
+    if words is not None:
+        write_baseline(run, "tfidf", words)
     done = call("evaluate", "--results", tmp_path)
-    assert done.code == 0 and "Next:" not in done.err
-    assert recommendation(done.out).startswith("**Recommended: none.** No row is shown to beat chance.")
-
-
-def test_the_luckiest_of_many_rows_that_know_nothing_is_not_recommended(tmp_path):
-    """Right in 37% of the titles of three categories: remarkable for one row, not for the best of twelve."""
-    lucky = guesses(THREE, 3, 0.357)
-    write_run(tmp_path / "alone", THREE, lucky)
-    assert recommendation(evaluate(tmp_path / "alone")).startswith("**Recommended: layer 1 (report's head)**")
-    write_run(tmp_path / "many", THREE, lucky, layers=(12,), depth=12)
-    for layer in range(1, 12):
-        shuffled = np.random.default_rng(layer).permutation(THREE)
-        write_run(tmp_path / "many", THREE, shuffled, layers=(layer,), depth=12)
-    assert recommendation(evaluate(tmp_path / "many")).startswith("**Recommended: none.**")
-
-
-def test_a_row_that_may_know_nothing_does_not_keep_others_from_being_recommended(tmp_path):
-    """Two of three repeats are nearly perfect, one collapsed: the mean is high, and its interval reaches chance."""
-    unstable = np.stack([of_class(THREE, 0.02, 1), of_class(THREE, 0.02, 2), np.zeros(600, int)])
-    write_run(tmp_path, THREE, unstable, layers=(2,))
-    write_run(tmp_path, THREE, guesses(THREE, 3, 0.6, 3, repeats=3), layers=(1,))
-    said = recommendation(evaluate(tmp_path))
-    assert said.startswith("**Recommended: layer 1 (report's head)**")
-    assert "Not shown to beat chance, and left out: layer 2 (report's head), macro-F1 0.7" in said
+    said = recommendation(done.out)
+    assert said.startswith(f"**Recommended: {recommended}**")
+    assert ("Next:" in done.err) == (recommended != "none.")
+    left_out = "Not shown to beat chance, and left out: layer 2 (report's head), macro-F1 0.7"
+    assert (left_out in said) == any(values is UNSTABLE for values in rows.values())
 
 
 def test_the_table_follows_the_decision(tmp_path):
@@ -122,7 +117,6 @@ def test_the_table_follows_the_decision(tmp_path):
 # --- words, and averages with them --------------------------------------------------------------------------------
 
 SCORE = "F1-macro, last epoch"
-MAJORITY = np.full(600, np.bincount(THREE).argmax())
 
 
 def unsure_of(part, labels=THREE, parts=5):
@@ -137,12 +131,6 @@ def compare(folder, margin=0.01):
     """The only table of a folder of results, and its answer."""
     (found,) = read_tables(Path(folder))
     return found, answers.compare(found, margin)
-
-
-def calibrated(values, temperature):
-    """softmax(log p / temperature)."""
-    powers = values.astype(float) ** (1 / temperature)
-    return powers / powers.sum(-1, keepdims=True)
 
 
 def next_command(done):
@@ -228,69 +216,37 @@ def test_the_majority_class_and_words_that_know_nothing_never_compete(tmp_path):
     """They have lines in the table, and that is all."""
     run = write_run(tmp_path, THREE, of_class(THREE, 0.4, 1), layers=(2,))
     write_run(tmp_path, THREE, of_class(THREE, 0.45, 2), layers=(1,))
-    before = recommendation(evaluate(tmp_path, "--margin", 0.9))
-    write_baseline(run, "majority", MAJORITY)
-    after = evaluate(tmp_path, "--margin", 0.9)
-    # what is corrected rests on random draws
-    assert recommendation(after)[:160] == before[:160] and "**Recommended: layer 1 (" in before
-    assert [row["Head"] for row in tables(after)[0]][-1] == "majority class"
-    write_baseline(run, "tfidf", np.random.default_rng(3).permutation(THREE))
-    _, answer = compare(tmp_path, 0.9)
-    assert answer.recommended.run.folder.name.startswith("enc-d.csv-layers-1")
-    for row in (answer.words, answer.compared[2]):
-        assert row is not answer.best and row.run.baseline in ("tfidf", "majority")
-
-
-def test_where_no_row_beats_chance_words_that_do_are_recommended(tmp_path):
-    run = write_run(tmp_path, THREE, np.random.default_rng(4).permutation(THREE))
-    words = write_baseline(run, "tfidf", of_class(THREE, 0.2, 5))
-    done = call("evaluate", "--results", tmp_path)
-    assert recommendation(done.out).startswith("**Recommended: TF-IDF**")
-    assert next_command(done)[3] == str(words)
-    _, answer = compare(tmp_path)
-    assert not answer.averages
+    write_baseline(run, "majority", np.full(600, np.bincount(THREE).argmax()))
+    write_baseline(run, "tfidf", SHUFFLED[0])
+    text = evaluate(tmp_path, "--margin", 0.9)
+    assert recommendation(text).startswith("**Recommended: layer 1 (report's head)**")
+    assert [row["Head"] for row in tables(text)[0]][-2:] == ["TF-IDF", "majority class"]
 
 
 def test_the_average_of_the_table_is_that_of_calibrated_probabilities_by_a_plain_loop(tmp_path):
     """Three repeats; temperatures of their own; and one of both decides for macro-F1, with offsets of each fold."""
     random = np.random.default_rng(6)
-    values = [
-        chances(guesses(THREE, 3, right, seed, repeats=3), 3, sure)
-        for right, seed, sure in ((0.8, 1, 0.99), (0.75, 9, 0.5))
-    ]
-    for each in values:
+    values = []
+    for right, seed, sure in ((0.8, 1, 0.99), (0.75, 9, 0.5)):
         # as sure as it happens to be
-        each **= random.uniform(0.5, 1.5, each.shape[:2])[..., None].astype(np.float32)
-        each /= each.sum(-1, keepdims=True)
+        powers = chances(guesses(THREE, 3, right, seed, repeats=3), 3, sure) ** random.uniform(0.5, 1.5, (3, 600, 1))
+        values.append((powers / powers.sum(-1, keepdims=True)).astype(np.float32))
     row = write_run(tmp_path, THREE, values[0], head="linear")
     words = write_baseline(row, "tfidf", values[1])
     offsets = random.normal(size=(3, 5, 3)).astype(np.float32)
     write_offsets(words, offsets)
-    table, answer = compare(tmp_path)
+    _, answer = compare(tmp_path)
     (average,) = answer.averages
 
     temperatures = [runs.open_run(folder).figures.pooled_temperature for folder in (row, words)]
     assert abs(np.diff(np.log(temperatures)))[0] > 0.2
     folds = np.load(row / "folds.npy")
-    scores, named = [], []
-    for repeat in range(3):
-        mean = np.mean([calibrated(v[repeat], t) for v, t in zip(values, temperatures, strict=True)], axis=0)
+    for repeat, named in enumerate(average.run.predictions(folds)):
+        mean = np.mean([metrics.sharpen(v[repeat], t) for v, t in zip(values, temperatures, strict=True)], axis=0)
         own = offsets[repeat][folds[repeat]] / temperatures[1] / 2
-        named.append((np.log(mean) - own).argmax(1))
-        scores.append(f1_score(THREE, named[-1], average="macro"))
-        assert (named[-1] != mean.argmax(1)).sum() > 10
-    np.testing.assert_array_equal(average.run.predictions(folds), named)
-    assert average.value == pytest.approx(np.mean(scores)) == average.run.figures.macro_f1
+        np.testing.assert_array_equal(named, (np.log(mean) - own).argmax(1))
+        assert (named != mean.argmax(1)).sum() > 10
+        score = average.run.figures.repeat_macro_f1[repeat]
+        assert score == pytest.approx(f1_score(THREE, named, average="macro"))
     (line,) = [line for line in tables(evaluate(tmp_path))[0] if line["Head"].endswith("+ TF-IDF")]
-    assert line["F1-macro"] == f"{np.mean(scores):.4f}" and line["Layers"] == "1"
-
-
-def test_of_equal_rows_the_cheapest_is_the_best(tmp_path):
-    """Too few titles to show that any is non-inferior: even so, nothing deeper is recommended than what is as good."""
-    labels = THREE[:60]
-    values = of_class(labels, 0.2, 1)
-    for layer in (3, 2, 1):
-        run = write_run(tmp_path / "rows", labels, values, layers=(layer,), depth=3)
-    assert recommendation(evaluate(tmp_path / "rows")).startswith("**Recommended: layer 1 (report's head)**")
-    write_baseline(run, "tfidf", values)
-    assert recommendation(evaluate(tmp_path / "rows")).startswith("**Recommended: TF-IDF**")
+    assert line["F1-macro"] == f"{average.run.figures.macro_f1:.4f}" and line["Layers"] == "1"
