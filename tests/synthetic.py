@@ -49,12 +49,12 @@ SETTINGS = {"dtype": "float32", "max_length": 128, "store": "float32"}
 
 
 def write_run(
-    folder, labels, probabilities, /, layers=(1,), poolings=("cls",), depth=2, groups=None, features=None, **more
+    folder, labels, probabilities, /, layers=(1,), poolings=("cls",), depth=2, flop=None, features=None, **more
 ):
     """Write a run below `folder` and return its own folder.
 
     probabilities: (repeats, titles, classes), or predictions (repeats, titles) or (titles,); more: options that differ
-    from the defaults, names of `classes`, or changes of the parts "encoder", "data" and "results" of the configuration.
+    from the defaults, names of `classes`, or changes of the parts "encoder" and "data" of the configuration.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities)
@@ -62,8 +62,7 @@ def write_run(
     if probabilities.ndim < 3:
         probabilities = chances(probabilities, len(names))
     repeats, count = probabilities.shape[:2]
-    parts = {part: more.pop(part, {}) for part in ("encoder", "data", "settings", "results")}
-    cost = {name: more.pop(name) for name in ("flop", "tokens") if name in more}
+    parts = {part: more.pop(part, {}) for part in ("encoder", "data")}
     options = Options(repeats=repeats, **more)
     folds = np.stack([(np.arange(count) + repeat) % options.folds for repeat in range(repeats)]).astype(np.int32)
 
@@ -81,15 +80,14 @@ def write_run(
         data=dataclasses.replace(data, **parts["data"]),
         columns=[(pooling, layer) for pooling in poolings for layer in layers],
         encoder=dataclasses.replace(encoder, **parts["encoder"]),
-        settings=dataclasses.replace(settings, **parts["settings"]),
+        settings=settings,
         features=identity,
         files={},
-        results=dataclasses.replace(figures.measure(labels, probabilities, folds, len(names)), **parts["results"]),
+        results=figures.measure(labels, probabilities, folds, len(names)),
         made=disk.Made("python train.py", features=str(features or "nowhere")),
-        **cost,
+        flop=flop,
     )
-    groups = np.arange(count) if groups is None else np.asarray(groups)
-    arrays = {"labels": labels.astype(np.int32), "groups": groups.astype(np.int32), "folds": folds}
+    arrays = {"labels": labels.astype(np.int32), "groups": np.arange(count, dtype=np.int32), "folds": folds}
     place = folder / naming.run_name(config)
     runs.write(place, config, {"probabilities": probabilities, **arrays})
     return place

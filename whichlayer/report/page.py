@@ -11,8 +11,11 @@ from whichlayer.scores import thresholds
 
 # --- the sentences, as they are printed -----------------------------------------------------------
 
-PROTOCOL = "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. {encoders}."
-ENCODER = "{name} has {layers} layers of {hidden} dimensions, computed in {dtype}"
+PROTOCOL = (
+    "{titles} in {classes} categories, {options.folds} {options.split} folds, {repeats}, seed {options.seed}. "
+    "{encoders}."
+)
+ENCODER = "{name} has {encoder.layers} layers of {encoder.hidden} dimensions, computed in {dtype}"
 NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `train.py --labels all` adds that."
 
 SCORED = "Out of fold, mean of {repeats}; the recommended row in bold."
@@ -59,15 +62,12 @@ def protocol(table):
         encoder = row.run.encoder
         name = cli.escape_markdown(table.encoders[encoder_key(row.run)])
         dtype = row.run.config.settings.dtype
-        encoders.append(ENCODER.format(name=name, layers=encoder.layers, hidden=encoder.hidden, dtype=dtype))
-    options = table.options
+        encoders.append(ENCODER.format(name=name, encoder=encoder, dtype=dtype))
     return PROTOCOL.format(
         titles=cli.count(table.data.rows, "title"),
         classes=len(table.classes),
-        folds=options.folds,
-        split=options.split,
-        repeats=cli.count(options.repeats, "repeat"),
-        seed=options.seed,
+        options=table.options,
+        repeats=cli.count(table.options.repeats, "repeat"),
         encoders="; ".join(dict.fromkeys(encoders)),
     )
 

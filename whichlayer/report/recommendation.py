@@ -6,14 +6,14 @@ from whichlayer.report import answer as answers
 
 NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it."
 NONE = "**Recommended: none.** No row is shown to beat chance."
-RECOMMENDED = "**Recommended: {name}**, macro-F1 {value:.4f}: {why}."
+RECOMMENDED = "**Recommended: {row.name}**, macro-F1 {row.value:.4f}: {why}."
 NONE_CHEAPER = "the best row, and no row is cheaper"
 NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {margin:g}"
 CHEAPER = (
     "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
     "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
-LEFT_OUT = "Not shown to beat chance, and left out: {name}, macro-F1 {value:.4f}."
+LEFT_OUT = "Not shown to beat chance, and left out: {row.name}, macro-F1 {row.value:.4f}."
 CORRECTED = "The best of {rows} rows, optimism-corrected: {value:.4f}."
 WORDS = "Words alone (TF-IDF) reach {value:.4f}; against them, {name} has {difference}."
 WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds them."
@@ -28,10 +28,10 @@ def paragraph(table, answer):
     if not answer.recommended:
         return " ".join([*sentences, NONE])
     row = answer.recommended
-    sentences.append(RECOMMENDED.format(name=row.name, value=row.value, why=reason(answer)))
+    sentences.append(RECOMMENDED.format(row=row, why=reason(answer)))
     for each in table.rows:
         if each.value > answer.best_of_encoder.value:
-            sentences.append(LEFT_OUT.format(name=each.name, value=each.value))
+            sentences.append(LEFT_OUT.format(row=each))
     if answer.competing > 1:
         sentences.append(CORRECTED.format(rows=answer.competing, value=answer.comparison.corrected))
     sentences.append(words(answer))
