@@ -12,7 +12,6 @@ from pages import (
     of_class,
     recommendation,
     tables,
-    unwrapped,
 )
 from sklearn.metrics import f1_score
 from synthetic import chances, guesses, write_baseline, write_offsets, write_run
@@ -133,19 +132,16 @@ def next_command(done):
 
 
 def test_how_far_words_get_is_said_and_how_the_best_row_differs_from_them(tmp_path):
-    run = write_run(tmp_path, THREE, of_class(THREE, 0.1, 1))
-    assert "How far do words alone get? `--baselines` adds them." in unwrapped(evaluate(tmp_path))
-    words = of_class(THREE, 0.3, 2)
-    write_baseline(run, "tfidf", words)
-    text = unwrapped(evaluate(tmp_path))
-    own, other = (f1_score(THREE, each, average="macro") for each in (of_class(THREE, 0.1, 1), words))
-    said = re.search(
-        r"Words alone \(TF-IDF\) reach (\S+); against them, layer 1 \(report's head\) has (\S+) \((\S+) to (\S+); "
-        r"significantly better\)\.",
-        text,
-    )
-    assert said[1] == f"{other:.4f}" and said[2] == f"{own - other:+.4f}"
-    assert 0 < float(said[3]) < own - other < float(said[4])
+    values = [of_class(THREE, 0.1, 1), of_class(THREE, 0.3, 2)]
+    run = write_run(tmp_path, THREE, values[0])
+    assert "How far do words alone get? `--baselines` adds them." in recommendation(evaluate(tmp_path))
+    write_baseline(run, "tfidf", values[1])
+    said = recommendation(evaluate(tmp_path))
+    own, other = (f1_score(THREE, each, average="macro") for each in values)
+    words = f"Words alone (TF-IDF) reach {other:.4f}; against them, layer 1 (report's head) has {own - other:+.4f}"
+    assert words in said
+    low, high = map(float, re.search(r"\((\S+) to (\S+); significantly better\)", said).groups())
+    assert 0 < low < own - other < high
 
 
 def test_words_that_win_are_recommended_and_cost_nothing(tmp_path):
