@@ -86,15 +86,11 @@ def test_the_reports_figures_stand_beside_its_own_head_and_titles(tmp_path):
 
 def test_titles_and_protocols_never_share_a_table_and_encoders_do(tmp_path):
     labels = np.arange(40) % 4
-    write_run(tmp_path, labels, labels)
-    write_run(tmp_path, labels, labels, encoder={"name": "other", "weights": "other"})
-    write_run(tmp_path, labels, labels, data={"name": "other", "titles": "other"})
-    write_run(tmp_path, labels, labels, split="random")
-    write_run(tmp_path, labels, labels, seed=1)
-    write_run(tmp_path, labels, np.stack([labels, labels]))
+    others = [{"name": "other", "weights": "other"}, {"name": "other", "titles": "other"}]
+    for options in ({}, {"encoder": others[0]}, {"data": others[1]}, {"split": "random"}, {"seed": 1}, {"folds": 4}):
+        write_run(tmp_path, labels, labels, **options)
     text = evaluate(tmp_path)
-    assert len(re.findall("^## ", text, re.MULTILINE)) == 5 and text.count("**best**") == 5
-    assert "## enc and other on d.csv" in text
+    assert text.count("\n## ") == 4 and text.startswith("## enc and other on d.csv") and text.count("**best**") == 5
 
 
 def test_rows_of_two_encoders_are_compared_and_the_work_decides(tmp_path):
@@ -209,16 +205,6 @@ def test_baselines_of_odd_titles(tmp_path, titles, labels, limits):
     assert limits[0] <= float(row[SCORE]) <= limits[1]
 
 
-@pytest.mark.parametrize(
-    "module, option", [("sklearn.feature_extraction.text", "--baselines"), ("matplotlib", "--plot=p.png")]
-)
-def test_without_a_library_one_line_says_what_to_install(results, monkeypatch, module, option):
-    monkeypatch.setitem(sys.modules, module, None)
-    done = call("evaluate", "--results", results, option, "--quiet")
-    refused(done, "pip install")
-    assert done.out == ""  # it is said at once
-
-
 # --- how many labels ----------------------------------------------------------------------------------------------
 
 
@@ -282,17 +268,20 @@ def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_com
 
 
 @pytest.mark.parametrize(
-    "option, name, word",
+    "option, word, missing",
     [
-        ("--plot", "a.gif", ".png or .svg"),
-        ("--plot", "no/a.png", "its folder is not there"),
-        ("--suspects", "no/s.csv", "its folder is not there"),
-        ("--suspects", "s.txt", ".csv"),
+        ("--plot=a.gif", ".png or .svg", "nothing"),
+        ("--plot=no/a.png", "its folder is not there", "nothing"),
+        ("--suspects=no/s.csv", "its folder is not there", "nothing"),
+        ("--suspects=s.txt", ".csv", "nothing"),
+        ("--plot=p.png", "pip install", "matplotlib"),
+        ("--baselines", "pip install", "sklearn.feature_extraction.text"),
     ],
 )
-def test_outputs_that_cannot_be_written_are_refused(results, tmp_path, option, name, word):
-    done = call("evaluate", "--results", results, option, tmp_path / name, "--quiet")
-    refused(done, option, word)
+def test_what_cannot_be_done_is_refused_at_once(results, monkeypatch, option, word, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    done = call("evaluate", "--results", results, option, "--quiet")
+    refused(done, word)
     assert done.out == ""
 
 

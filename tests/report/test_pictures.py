@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import call
-from pages import label_curve
+from pages import label_curve, of_class
 from sklearn.metrics import confusion_matrix, f1_score
 from synthetic import guesses, write_baseline, write_run
 
@@ -52,21 +52,18 @@ def intervals(axes):
 
 
 def test_scores_by_layer_with_intervals_far_rows_and_baselines(tmp_path):
-    run = write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, 1, 2), layers=(2,))
-    write_run(tmp_path, THREE, guesses(THREE, 3, 0.88, 3, 2), layers=(2, 1), head="linear", poolings=("mean",))
-    write_run(tmp_path, THREE, np.zeros((2, 300), int), layers=(1,), standardize=True)
-    write_baseline(run, "majority", np.zeros((2, 300), int))
-    write_baseline(run, "tfidf", guesses(THREE, 3, 0.89, 4, 2))
+    run = write_run(tmp_path, THREE, guesses(THREE, 3, 0.9), layers=(2,))
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.88, 3), layers=(2, 1), head="linear", poolings=("mean",))
+    far = of_class(THREE, 0.8, 1)
+    write_run(tmp_path, THREE, far, layers=(1,), standardize=True)
+    write_baseline(run, "tfidf", guesses(THREE, 3, 0.89, 4))
     table, answer, drawn = draw(tmp_path)
     left = drawn.axes[0]
     assert shown(left.get_xticklabels()) == ["1", "2", "2, 1"] and left.get_xlabel() == "layers (2 = top)"
-    wrong = f1_score(THREE, np.zeros(300), average="macro")
-    assert shown(left.texts) == [f" ← {wrong:.2f}"]  # below the picture, and so is the majority class
-    (average,) = answer.averages
-    assert set(shown(drawn.legends[0].get_texts())) == {
-        *("report's head", "probe, mean pooling", "standardised", f"majority class ({wrong:.3f})"),
-        *(f"TF-IDF ({answer.words.value:.3f})", f"layer 2 (report's head + TF-IDF) ({average.value:.3f})"),
-    }
+    assert shown(left.texts) == [f" ← {f1_score(THREE, far, average='macro'):.2f}"]  # below the picture
+    lines = [f"{row.name} ({row.value:.3f})" for row in (answer.words, *answer.averages)]
+    kinds = ["probe, mean pooling", "report's head", "standardised"]
+    assert shown(drawn.legends[0].get_texts()) == kinds + lines
     found = {tuple(ends) for ends in np.round(intervals(left)[:, 1:], 6)}
     assert found == {tuple(np.round(row.interval, 6)) for row in table.rows}
 
@@ -80,11 +77,9 @@ def test_confusions_and_calibration_of_the_recommended_row(tmp_path):
     counts = np.mean([confusion_matrix(THREE, p) for p in predictions], axis=0)
     bars = dict(zip(shown(confused.get_yticklabels()), [bar.get_width() for bar in confused.patches], strict=True))
     assert bars == {f"c{i} → c{j}": counts[i, j] for i, j in np.ndindex(3, 3) if i != j and counts[i, j]}
-    assert sorted(bars.values(), reverse=True) == list(bars.values())
     dots = calibration.collections[0].get_offsets()
     right = np.mean(np.all(predictions == THREE, axis=0)) / np.mean(predictions[0] == predictions[1])
     assert dots[-1, 1] == pytest.approx(right, abs=0.02)  # where both repeats agree, the row is surest
-    assert calibration.get_window_extent().height > 200
 
 
 def test_names_that_are_long_or_that_the_font_lacks(tmp_path):
@@ -128,15 +123,14 @@ def test_an_encoder_has_one_colour_in_both_pictures_and_layers_count_from_the_to
 def test_a_line_for_each_layer_and_head_by_labels(tmp_path):
     for layer in range(1, 13):
         shares = {8: 0.4, 32: 0.2, None: 0.1} if layer > 1 else {8: 0.5, None: 0.3}
-        label_curve(tmp_path, shares, {8: 0.5, 32: 0.5, None: 0.5}, layers=(layer,), depth=12)
+        label_curve(tmp_path, shares, layers=(layer,), depth=12)
     table, _, drawn = draw(tmp_path, pictures.draw_curves)
     (axes,) = drawn.axes
     assert shown(axes.get_xticklabels()) == ["8", "32", "all"]
-    assert len(axes.lines) == len(axes.collections) == 13 and axes.lines[-1].get_linestyle() == "--"
-    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 13
-    named = dict(zip(shown(drawn.legends[0].get_texts()), axes.lines, strict=True))
-    few, full = (next(row for row in rows if row.run.layers == [1]) for rows in (table.learning_curve, table.rows))
-    np.testing.assert_allclose(named["layer 1 (probe, [CLS])"].get_xydata(), [(0, few.value), (2, full.value)])
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == len(axes.collections) == 12
+    assert shown(drawn.legends[0].get_texts())[-1] == "layer 1 (probe, [CLS])"
+    points = [(0, table.learning_curve[-1].value), (2, table.rows[-1].value)]
+    np.testing.assert_allclose(axes.lines[-1].get_xydata(), points)
 
 
 @pytest.mark.parametrize("kind, start, sizes", [("png", b"\x89PNG", [8]), ("svg", b"<?xm", [8, None])])
