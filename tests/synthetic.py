@@ -93,13 +93,19 @@ def write_run(
     return place
 
 
+def rewrite(folder, change, *files):
+    """Change a run's configuration, and make all checksums fit, as somebody would who wants other figures."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
+    change(config)
+    config["contents"].update({name: disk.sha256(folder / name) for name in files})
+    disk.write_json(folder / "config.json", config)
+
+
 def write_offsets(run, offsets):
     """Add the offsets of its decision, (repeats, folds, classes) float32, to a run."""
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    del config["checksum"]
     np.save(run / "offsets.npy", offsets)
-    config["contents"]["offsets.npy"] = disk.sha256(run / "offsets.npy")
-    disk.write_json(run / "config.json", config)
+    rewrite(run, lambda config: None, "offsets.npy")
 
 
 def write_features(folder, titles, names, encoder="w"):

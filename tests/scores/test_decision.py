@@ -45,9 +45,3 @@ def test_every_title_is_decided_by_the_head_that_has_not_seen_it():
     for repeat, title in np.ndindex(2, 60):
         own = np.log(probabilities[title]) - offsets[repeat, folds[repeat, title]]
         assert named[repeat, title] == own.argmax()
-
-
-def test_a_category_without_a_title_in_training_is_not_named_for_that():
-    offsets = decision.offsets_of(1.0, np.array([0, 0, 1]), 3)
-    assert np.isfinite(offsets).all()
-    assert decision.decide(np.array([[0.6, 0.4, 1e-9]]), offsets)[0] != 2

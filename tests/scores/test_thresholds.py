@@ -40,15 +40,6 @@ def test_a_threshold_is_the_smallest_that_does_it(wanted, digits):
         assert thresholds.choose(sure, right, wanted) == smallest(sure, right, wanted)
 
 
-def test_a_few_answers_that_happen_to_be_right_promise_nothing():
-    sure = np.linspace(0.5, 1, 200)
-    right = np.arange(200) >= 190
-    right[:100:2] = True
-    assert thresholds.choose(sure, right, 0.9) == sure[190]  # 10 of 10, and one more that is wrong: 10/11
-    assert thresholds.choose(sure, right, 0.95) == np.inf
-    assert thresholds.choose(sure, np.ones(200, bool), 0.99) == 0.0  # all of them can be answered
-
-
 def test_coverage_and_precision_are_those_of_folds_that_chose_nothing():
     """What at least half of the folds do not reach is not reachable."""
     random = np.random.default_rng(5)

@@ -3,7 +3,7 @@
 Macro-F1 is a smooth function of counts, so what each title contributes to its error is known in
 closed form: the influence function, also called the infinitesimal jackknife (Efron 1982, chapter
 6). Variances and covariances are sums over groups of titles, nothing is resampled, and the cost is
-one pass over the titles. The constants below were chosen by simulation; tests/drill_comparison.py
+one pass over the titles. The constants below were chosen by simulation; tests/drills/drill_comparison.py
 repeats it, and results/comparison.md is its outcome.
 """
 
