@@ -54,7 +54,6 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
-import sys
 import time
 
 from whichlayer.common import disk
@@ -66,8 +65,6 @@ from whichlayer.report import baselines, page, pictures, rows, suspects
 
 def check_arguments(args):
     """Refuse what cannot be, before anything is read."""
-    if sys.stdout is None:
-        raise cli.Problem("standard output is closed: nobody would see the table")
     for option, path, endings in (("--plot", args.plot, (".png", ".svg")), ("--suspects", args.suspects, (".csv",))):
         if path and path.suffix.lower() not in endings:
             raise cli.Problem(f"{option} {path}: the name must end in {' or '.join(endings)}")
@@ -97,12 +94,10 @@ def read(args):
 def say_outdated(table):
     """Say whether the titles of a table's features have changed since, and how to train anew."""
     own = [row.run for row in table.trained]
-    features = []
-    for place in {run.config.made.features for run in own}:
-        # of features that are gone, or not whole, nothing is known
-        with contextlib.suppress(cli.Problem, OSError):
-            features.append(store.open_features(place))
-    outdated = runs.find_outdated(own, features)
+    outdated = []
+    # of features that are gone, or not whole, nothing is known
+    with contextlib.suppress(cli.Problem, OSError):
+        outdated = runs.find_outdated(own, [store.open_features(own[0].config.made.features)])
     if outdated:
         command = cli.one_line(outdated[0].config.made.command)
         cli.say(f"{runs.out_of_date(outdated)}, and so is their table; train anew with: {command}")
@@ -131,22 +126,20 @@ def main(args):
     tables = read(args)
 
     # what is asked for of each table: the page on standard output, the rest in files
-    shown = 0
     recommended = []
     for number, table in enumerate(tables, 1):
         answer = answers.compare(table, args.margin) if table.rows else None
         print(page.page(table, answer), end="\n\n", flush=True)
-        shown += len(answer.compared) if answer else len(rows.curves(table))
         if args.plot:
-            for path in pictures.draw(numbered(args.plot, number), table, answer):
-                cli.say(f"Picture: {path}")
+            pictures.draw(numbered(args.plot, number), table, answer)
         if args.suspects:
             suspects.write(numbered(args.suspects, number), table, answer, args.features)
         if answer and answer.recommended:
             recommended.append(answer.recommended.run)
 
     # what was done, and what to run next
-    what = f"{cli.count(shown, 'row')} in {cli.count(len(tables), 'table')}"
+    read_runs = sum(len(table.everything) for table in tables)
+    what = f"{cli.count(read_runs, 'run')} in {cli.count(len(tables), 'table')}"
     cli.say(f"{args.results}: {what}, {time.time() - started:.1f} s")
     for run in recommended:
         folders = [part.folder for part in run.parts or [run]]

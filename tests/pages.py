@@ -1,13 +1,10 @@
 """What tests read of a page of evaluate.py, and predictions of which the truth is known."""
 
-import json
 import re
 
 import numpy as np
 from conftest import call
 from synthetic import write_baseline, write_run
-
-from whichlayer.common import disk
 
 CELL = re.compile(r"(?<!\\)\|")
 THREE = np.random.default_rng(0).integers(0, 3, 600)  # labels of 600 titles in three categories
@@ -44,15 +41,6 @@ def of_class(labels, share, seed):
     """Predictions that are wrong in this share of titles, whichever are hard."""
     random = np.random.default_rng(seed)
     return np.where(random.random(len(labels)) < share, (labels + 1) % (labels.max() + 1), labels)
-
-
-def rewrite(folder, change, *files):
-    """Change a run's configuration, and make all checksums fit, as somebody would who wants other figures."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    del config["checksum"]
-    change(config)
-    config["contents"].update({name: disk.sha256(folder / name) for name in files})
-    disk.write_json(folder / "config.json", config)
 
 
 def label_curve(folder, shares, words=(), **options):

@@ -49,12 +49,12 @@ SETTINGS = {"dtype": "float32", "max_length": 128, "store": "float32"}
 
 
 def write_run(
-    folder, labels, probabilities, /, layers=(1,), poolings=("cls",), depth=2, groups=None, features=None, **more
+    folder, labels, probabilities, /, layers=(1,), poolings=("cls",), depth=2, flop=None, features=None, **more
 ):
     """Write a run below `folder` and return its own folder.
 
     probabilities: (repeats, titles, classes), or predictions (repeats, titles) or (titles,); more: options that differ
-    from the defaults, names of `classes`, or changes of the parts "encoder", "data" and "results" of the configuration.
+    from the defaults, names of `classes`, or changes of the parts "encoder" and "data" of the configuration.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities)
@@ -62,8 +62,7 @@ def write_run(
     if probabilities.ndim < 3:
         probabilities = chances(probabilities, len(names))
     repeats, count = probabilities.shape[:2]
-    parts = {part: more.pop(part, {}) for part in ("encoder", "data", "settings", "results")}
-    flop = more.pop("flop", None)
+    parts = {part: more.pop(part, {}) for part in ("encoder", "data")}
     options = Options(repeats=repeats, **more)
     folds = np.stack([(np.arange(count) + repeat) % options.folds for repeat in range(repeats)]).astype(np.int32)
 
@@ -81,37 +80,42 @@ def write_run(
         data=dataclasses.replace(data, **parts["data"]),
         columns=[(pooling, layer) for pooling in poolings for layer in layers],
         encoder=dataclasses.replace(encoder, **parts["encoder"]),
-        settings=dataclasses.replace(settings, **parts["settings"]),
+        settings=settings,
         features=identity,
         files={},
-        results=dataclasses.replace(figures.measure(labels, probabilities, folds, len(names)), **parts["results"]),
+        results=figures.measure(labels, probabilities, folds, len(names)),
         made=disk.Made("python train.py", features=str(features or "nowhere")),
         flop=flop,
     )
-    groups = np.arange(count) if groups is None else np.asarray(groups)
-    arrays = {"labels": labels.astype(np.int32), "groups": groups.astype(np.int32), "folds": folds}
+    arrays = {"labels": labels.astype(np.int32), "groups": np.arange(count, dtype=np.int32), "folds": folds}
     place = folder / naming.run_name(config)
     runs.write(place, config, {"probabilities": probabilities, **arrays})
     return place
 
 
+def rewrite(folder, change, *files):
+    """Change a run's configuration, and make all checksums fit, as somebody would who wants other figures."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["checksum"]
+    change(config)
+    config["contents"].update({name: disk.sha256(folder / name) for name in files})
+    disk.write_json(folder / "config.json", config)
+
+
 def write_offsets(run, offsets):
     """Add the offsets of its decision, (repeats, folds, classes) float32, to a run."""
-    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    del config["checksum"]
     np.save(run / "offsets.npy", offsets)
-    config["contents"]["offsets.npy"] = disk.sha256(run / "offsets.npy")
-    disk.write_json(run / "config.json", config)
+    rewrite(run, lambda config: None, "offsets.npy")
 
 
-def write_features(folder, titles, names):
-    """Write a features folder of these titles and category names that holds no layer."""
+def write_features(folder, titles, names, encoder="w"):
+    """Write a features folder of these titles and category names that holds no layer; encoder: its weights."""
     folder.mkdir(parents=True)
     with open(folder / "titles.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\r\n").writerows([("title", "label"), *zip(titles, names, strict=True)])
     manifest = store.Manifest(
         format=store.FORMAT,
-        encoder=store.EncoderInfo(**ENCODER),
+        encoder=store.EncoderInfo(**ENCODER | {"weights": encoder}),
         data=store.TitlesInfo("d.csv", "s", disk.sha256(folder / "titles.csv"), len(titles)),
         settings=store.Settings(**SETTINGS),
         files={},

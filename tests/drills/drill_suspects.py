@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from whichlayer.common import cli  # noqa: E402
+from whichlayer.report import answer as answers  # noqa: E402
 from whichlayer.report import rows as tables  # noqa: E402
 from whichlayer.report import suspects  # noqa: E402
 
@@ -65,7 +66,7 @@ def drill(path, seed):
             with open(folder / "s.csv", newline="", encoding="utf-8") as file:
                 orders = {f"evaluate.py {options}": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
             (table,) = tables.read_tables(Path(results[1]))
-            probabilities, _, source = suspects.ensemble(table, tables.compare(table, 0.01))
+            probabilities, _, source = suspects.ensemble(table, answers.compare(table, 0.01))
             print(f"seed {seed}, {options}: {source}", file=sys.stderr)
             for by in RANKINGS:
                 orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table.labels, by)

@@ -46,9 +46,9 @@ def test_names_of_runs_show_every_option_that_is_not_the_default():
             {"standardize": True, "reduction": "none", "batch_size": 8},
             "standardised, no reduction, batch size 8",
         ),
-        (["cls"], {"head": "linear"}, "linear probe, [CLS]"),
-        (["cls", "mean"], {"head": "linear", "decide": "likeliest"}, "linear probe, [CLS] and mean, likeliest"),
-        (["mean"], {"head": "linear", "labels": 8, "seed": 3}, "linear probe, mean pooling"),
+        (["cls"], {"head": "linear"}, "probe, [CLS]"),
+        (["cls", "mean"], {"head": "linear", "decide": "likeliest"}, "probe, [CLS] and mean, likeliest"),
+        (["mean"], {"head": "linear", "labels": 8, "seed": 3}, "probe, mean pooling"),
     ],
 )
 def test_heads_in_words_name_what_is_unusual(poolings, options, words):

@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 from conftest import call
-from pages import label_curve
+from pages import label_curve, of_class
 from sklearn.metrics import confusion_matrix, f1_score
 from synthetic import guesses, write_baseline, write_run
 
@@ -52,65 +52,42 @@ def intervals(axes):
 
 
 def test_scores_by_layer_with_intervals_far_rows_and_baselines(tmp_path):
-    run = write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, 1, 2), layers=(2,))
-    write_run(tmp_path, THREE, guesses(THREE, 3, 0.87, 2, 2), layers=(1,))
-    write_run(tmp_path, THREE, guesses(THREE, 3, 0.88, 3, 2), layers=(2, 1), head="linear", poolings=("mean",))
-    write_run(tmp_path, THREE, np.zeros((2, 300), int), layers=(1,), standardize=True)
-    write_baseline(run, "majority", np.zeros((2, 300), int))
-    write_baseline(run, "tfidf", guesses(THREE, 3, 0.89, 4, 2))
+    run = write_run(tmp_path, THREE, guesses(THREE, 3, 0.9), layers=(2,))
+    write_run(tmp_path, THREE, guesses(THREE, 3, 0.88, 3), layers=(2, 1), head="linear", poolings=("mean",))
+    far = of_class(THREE, 0.8, 1)
+    write_run(tmp_path, THREE, far, layers=(1,), standardize=True)
+    write_baseline(run, "tfidf", guesses(THREE, 3, 0.89, 4))
     table, answer, drawn = draw(tmp_path)
     left = drawn.axes[0]
     assert shown(left.get_xticklabels()) == ["1", "2", "2, 1"] and left.get_xlabel() == "layers (2 = top)"
-    wrong = f1_score(THREE, np.zeros(300), average="macro")
-    assert shown(left.texts) == [f" ← {wrong:.2f}"]  # below the picture, and so is the majority class
-    named = shown(drawn.legends[0].get_texts())
-    assert {"report's head", "probe, mean pooling", f"majority class ({wrong:.3f})"} <= set(named)
-    (average,) = answer.averages
-    assert f"TF-IDF ({answer.words.value:.3f})" in named
-    assert f"layer 2 (report's head + TF-IDF) ({average.value:.3f})" in named
+    assert shown(left.texts) == [f" ← {f1_score(THREE, far, average='macro'):.2f}"]  # below the picture
+    lines = [f"{row.name} ({row.value:.3f})" for row in (answer.words, *answer.averages)]
+    kinds = ["probe, mean pooling", "report's head", "standardised"]
+    assert shown(drawn.legends[0].get_texts()) == kinds + lines
     found = {tuple(ends) for ends in np.round(intervals(left)[:, 1:], 6)}
     assert found == {tuple(np.round(row.interval, 6)) for row in table.rows}
 
 
-def test_confusion_and_calibration_of_the_recommended_row(tmp_path):
+def test_confusions_and_calibration_of_the_recommended_row(tmp_path):
     write_run(tmp_path, THREE, guesses(THREE, 3, 0.5, 1, 2))
     predictions = guesses(THREE, 3, 0.9, 2, 2)
-    write_run(tmp_path, THREE, predictions, layers=(2,), classes=["c0", "c1", "c2"])
-    _, matrix, calibration = draw(tmp_path)[2].axes
-    assert matrix.get_title() == "layer 2 (report's head)"
-    wanted = 100 * np.mean([confusion_matrix(THREE, p, normalize="true") for p in predictions], axis=0)
-    assert shown(matrix.texts) == [f"{value:.0f}" for value in wanted.ravel()]
-    assert shown(matrix.get_xticklabels()) == shown(matrix.get_yticklabels()) == ["c0", "c1", "c2"]
+    write_run(tmp_path, THREE, predictions, layers=(2,))
+    _, confused, calibration = draw(tmp_path)[2].axes
+    assert confused.get_title() == "layer 2 (report's head)"
+    counts = np.mean([confusion_matrix(THREE, p) for p in predictions], axis=0)
+    bars = dict(zip(shown(confused.get_yticklabels()), [bar.get_width() for bar in confused.patches], strict=True))
+    assert bars == {f"c{i} → c{j}": counts[i, j] for i, j in np.ndindex(3, 3) if i != j and counts[i, j]}
     dots = calibration.collections[0].get_offsets()
     right = np.mean(np.all(predictions == THREE, axis=0)) / np.mean(predictions[0] == predictions[1])
     assert dots[-1, 1] == pytest.approx(right, abs=0.02)  # where both repeats agree, the row is surest
-    assert calibration.get_window_extent().height > 200
-
-
-@pytest.mark.parametrize("wins", ["average", "words", "nothing"])
-def test_whatever_is_recommended_has_its_panels(tmp_path, wins):
-    """Each is unsure of another third of the titles, so that the average is always right; or words alone are."""
-    values = []
-    for part in range(2):
-        unsure = np.arange(300) % 3 == part if wins == "average" or part == 0 else np.zeros(300, bool)
-        named = np.where(unsure, (THREE + 1) % 3, THREE)
-        sure = np.where(unsure, 0.5, 0.98)[:, None]
-        values.append(np.where(np.arange(3) == named[:, None], sure, (1 - sure) / 2)[None].astype(np.float32))
-    run = write_run(tmp_path, THREE, values[0] if wins != "nothing" else np.zeros(300, int), layers=(2,))
-    names = {"average": "layer 2 (report's head + TF-IDF)", "words": "TF-IDF", "nothing": "layer 2 (report's head)"}
-    if wins != "nothing":
-        write_baseline(run, "tfidf", values[1])
-    matrix = draw(tmp_path)[2].axes[1]
-    assert matrix.get_title() == names[wins]
-    if wins != "nothing":
-        assert shown(matrix.texts) == [f"{value:.0f}" for value in 100 * np.eye(3).ravel()]
 
 
 def test_names_that_are_long_or_that_the_font_lacks(tmp_path):
     labels = np.arange(100) % 5
-    write_run(tmp_path, labels, labels, classes=NAMES, encoder={"name": "/модель हिन्दी"}, data={"name": "日本 $x$.csv"})
+    wrong = (labels + 1) % 5
+    write_run(tmp_path, labels, wrong, classes=NAMES, encoder={"name": "/модель हिन्दी"}, data={"name": "日本 $x$.csv"})
     table, answer, drawn = draw(tmp_path)
-    names = shown(drawn.axes[1].get_yticklabels())
+    names = [name.partition(" → ")[0] for name in shown(drawn.axes[1].get_yticklabels())]
     assert len(set(names)) == 5 and max(map(len, names)) <= 18, names
     assert names[0].startswith("Междунар") and names[3:] == ["$x^2$ & _this_", r"a\x1b[31mred"]
     pictures.draw(tmp_path / "p.svg", table, answer)  # with no warning of a glyph that is missing
@@ -119,81 +96,60 @@ def test_names_that_are_long_or_that_the_font_lacks(tmp_path):
 def test_many_layers_heads_and_categories(tmp_path):
     """Rows of one set of layers are centred over its tick, no two on top of one another."""
     labels = np.arange(100) % 25
-    kinds = [{}, {"standardize": True}, {"reduction": "none"}, {"head": "linear"}]
-    kinds += [{"head": "linear", "poolings": poolings} for poolings in (("mean",), ("cls", "mean"))]
-    for layer in range(1, 13):
-        for i, kind in enumerate(kinds):
-            write_run(tmp_path, labels, guesses(labels, 25, 0.9, layer + i), layers=(layer,), depth=12, **kind)
-    drawn = draw(tmp_path)[2]
-    left, confused, _ = drawn.axes
-    assert drawn.get_figwidth() > 15 and len(drawn.legends[0].get_texts()) == 6
+    kinds = [{"standardize": True}, {"head": "linear"}, {"head": "linear", "poolings": ("mean",)}]
+    for layer in range(1, 21):
+        for kind in kinds:
+            write_run(tmp_path, labels, guesses(labels, 25, 0.9, layer), layers=(layer,), depth=20, **kind)
+    left, confused, _ = draw(tmp_path)[2].axes
+    assert left.figure.get_figwidth() == 15
     x = intervals(left)[:, 0]
-    assert len(x) == 72 and np.diff(x).min() > 0.1
-    np.testing.assert_allclose(x.reshape(12, 6).mean(1), left.get_xticks())
-    pairs = shown(confused.get_yticklabels())
-    assert 8 < len(pairs) <= 10 and all(" → " in name for name in pairs)  # nine of ten titles are right
-    assert len(confused.patches) == len(pairs) and "most confused pairs" in confused.get_xlabel()
+    assert len(x) == 60 and np.diff(x).min() > 0.1
+    np.testing.assert_allclose(x.reshape(20, 3).mean(1), left.get_xticks())
+    assert 8 < len(confused.patches) <= 10  # nine of ten titles are right
 
 
-def test_an_encoder_has_one_colour_in_both_pictures(tmp_path):
+def test_an_encoder_has_one_colour_in_both_pictures_and_layers_count_from_the_top(tmp_path):
     for name, depth in (("small", 6), ("large", 12)):
-        encoder = {"encoder": {"name": name, "weights": name}, "depth": depth}
-        label_curve(tmp_path, {8: 0.3, None: 0.1}, layers=(depth,), **encoder)
-        label_curve(tmp_path, {None: 0.2}, layers=(depth // 2,), **encoder)
+        for layer in (depth, depth // 2):
+            encoder = {"encoder": {"name": name, "weights": name}, "depth": depth, "layers": (layer,)}
+            label_curve(tmp_path, {8: 0.3, None: 0.1}, **encoder)
     rows = draw(tmp_path)[2].axes[0]
     (curves,) = draw(tmp_path, pictures.draw_curves)[2].axes
-    colors = []
-    for axes in (rows, curves):
-        colors.append({line.get_label().partition(",")[0]: line.get_color() for line in axes.lines})
-    assert colors[0] == colors[1] and len(set(colors[0].values())) == 2
-    # layers are counted from the top
+    colors = [{(line.get_label()[:5], line.get_color()) for line in each.lines} for each in (rows, curves)]
+    assert colors[0] == colors[1] and len(colors[0]) == 2
     assert shown(rows.get_xticklabels()) == ["-7", "-4", "-1"] and rows.get_xlabel() == "layers (-1 = top)"
 
 
-@pytest.mark.parametrize("lines", [1, 12])
-def test_a_line_for_each_layer_and_head_by_labels(tmp_path, lines):
-    for layer in range(1, lines + 1):
-        for size, right in ((8, 0.6), (32, 0.8), (None, 0.9)):
-            values = guesses(THREE, 3, right, layer)
-            run = write_run(tmp_path, THREE, values, layers=(layer,), depth=12, head="linear", labels=size)
-    for size in (8, 32, None):
-        write_baseline(run, "tfidf", guesses(THREE, 3, 0.7, 99), size)
-    drawn = draw(tmp_path, pictures.draw_curves)[2]
+def test_a_line_for_each_layer_and_head_by_labels(tmp_path):
+    for layer in range(1, 13):
+        shares = {8: 0.4, 32: 0.2, None: 0.1} if layer > 1 else {8: 0.5, None: 0.3}
+        label_curve(tmp_path, shares, layers=(layer,), depth=12)
+    table, _, drawn = draw(tmp_path, pictures.draw_curves)
     (axes,) = drawn.axes
     assert shown(axes.get_xticklabels()) == ["8", "32", "all"]
-    assert len(axes.lines) == len(axes.collections) == lines + 1 and axes.lines[-1].get_linestyle() == "--"
-    looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
-    assert len(looks) == lines + 1
-    named = dict(zip(shown(drawn.legends[0].get_texts()), axes.lines, strict=True))
-    wanted = [f1_score(THREE, guesses(THREE, 3, right, 1)[0], average="macro") for right in (0.6, 0.8, 0.9)]
-    assert np.allclose(named["layer 1 (probe, [CLS])"].get_ydata(), wanted)
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == len(axes.collections) == 12
+    assert shown(drawn.legends[0].get_texts())[-1] == "layer 1 (probe, [CLS])"
+    points = [(0, table.learning_curve[-1].value), (2, table.rows[-1].value)]
+    np.testing.assert_allclose(axes.lines[-1].get_xydata(), points)
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
-def test_the_same_table_gives_the_same_bytes_whatever_the_users_settings(tmp_path, kind):
-    for size in (8, None):
+@pytest.mark.parametrize("kind, start, sizes", [("png", b"\x89PNG", [8]), ("svg", b"<?xm", [8, None])])
+def test_the_same_table_gives_the_same_bytes_whatever_the_users_settings(tmp_path, kind, start, sizes):
+    """Runs of few labels alone have the second picture only."""
+    for size in sizes:
         write_run(tmp_path / "r", THREE, guesses(THREE, 3, 0.9), labels=size)
-    both = [tmp_path / f"p.{kind}", tmp_path / f"p-labels.{kind}"]
     seen = []
     for _ in range(2):
-        assert call("evaluate", "--results", tmp_path / "r", "--plot", both[0]).code == 0
-        seen.append([path.read_bytes() for path in both])
+        done = call("evaluate", "--results", tmp_path / "r", "--plot", tmp_path / f"p.{kind}")
+        assert done.code == 0 and f"Picture: {tmp_path / 'p-labels'}.{kind}" in done.err
+        seen.append([path.read_bytes() for path in sorted(tmp_path.glob(f"*.{kind}"))])
         matplotlib.rcParams.update({"font.size": 20, "axes.facecolor": "red"})
-    assert seen[0] == seen[1] and all(data[:4] == {"png": b"\x89PNG", "svg": b"<?xm"}[kind] for data in seen[0])
+    assert seen[0] == seen[1] and [data[:4] for data in seen[0]] == [start] * len(sizes)
 
 
-def test_runs_of_few_labels_alone_have_the_second_picture_only(tmp_path):
-    write_run(tmp_path / "r", THREE, guesses(THREE, 3, 0.9), labels=8)
-    done = call("evaluate", "--results", tmp_path / "r", "--plot", tmp_path / "p.png")
-    assert done.code == 0 and f"Picture: {tmp_path / 'p-labels.png'}" in done.err
-    assert [path.name for path in tmp_path.glob("*.png")] == ["p-labels.png"]
-
-
-@pytest.mark.parametrize("picture", [pictures.draw_rows, pictures.draw_curves])
-def test_many_long_names_in_a_legend_leave_the_panels_room(tmp_path, picture):
+def test_many_long_names_in_a_legend_leave_the_panels_room(tmp_path):
     for number in range(24):
         options = {"encoder": {"name": "W" * 70, "weights": "w"}, "hidden": 100 + number, "standardize": True}
-        for size in (8, None):
-            write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, number), layers=(2,), labels=size, **options)
-    drawn = draw(tmp_path, picture)[2]
+        write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, number), layers=(2,), **options)
+    drawn = draw(tmp_path)[2]
     assert drawn.axes[0].get_window_extent().height > 300 and len(drawn.legends[0].get_texts()) == 24

@@ -26,7 +26,7 @@ HEADS = {
         decide="likeliest",
         options=("standardize", "fusion", "reduction", "hidden", "epochs", "batch_size", "lr"),
     ),
-    "linear": Head(words="linear probe", pooling="mean", decide="macro-f1", options=("decide",)),
+    "linear": Head(words="probe", pooling="mean", decide="macro-f1", options=("decide",)),
 }
 
 

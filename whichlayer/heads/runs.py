@@ -61,7 +61,7 @@ class Run:
     config: Config
     computed: np.ndarray | None = None  # the probabilities of a run that has no folder
     computed_offsets: np.ndarray | None = None  # its offsets
-    parts: list["Run"] | None = None  # of an average, see ensemble.py: the runs that are averaged
+    parts: list["Run"] | None = None  # of an average, see answer.py: the runs that are averaged
 
     @property
     def options(self):

@@ -3,13 +3,13 @@
 Rows of an encoder, words, and the average of both compete: whatever stands in a table can be kept.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from whichlayer.report import ensemble
+from whichlayer.heads import runs
 from whichlayer.report.rows import Row, make_row
-from whichlayer.scores import comparison
+from whichlayer.scores import comparison, decision, figures, metrics
 
 
 @dataclass(eq=False)
@@ -25,28 +25,10 @@ class Answer:
     recommended: Row | None  # the cheapest that is non-inferior to it; None: no row beats chance
     words: Row | None  # TF-IDF, with all titles
     averages: list[Row]  # of rows of an encoder with words
-    left_out: list[Row]  # rows of an encoder above the best of them, not shown to beat chance
 
     def number(self, row):
         """The place of a row in `compared`, and so in the arrays of the comparison."""
         return self.compared.index(row)
-
-    @property
-    def references(self):
-        """The rows that are compared, but no single rows of an encoder."""
-        return [row for row in self.compared if row.run.baseline]
-
-    @property
-    def average(self):
-        """The average with words of the recommended row, or else of the best one; None without. Where
-        an average is recommended, it is that one.
-        """
-        if self.recommended in self.averages:
-            return self.recommended
-        for row in self.averages:
-            if row.run.parts[0] is self.recommended.run:
-                return row
-        return self.averages[0] if self.averages else None
 
 
 def compare(table, margin):
@@ -61,7 +43,7 @@ def compare(table, margin):
     words = next((row for row in full if row.run.baseline == "tfidf"), None)
     averages = []
     if words and known:
-        cheapest = min(non_inferior(known, best_of_encoder, margin), key=lambda row: row.cost)
+        _, cheapest = choose(known, known, best_of_encoder, margin)
         for row in dict.fromkeys([best_of_encoder, cheapest]):
             averages.append(average_row(table, row, words))
 
@@ -72,10 +54,7 @@ def compare(table, margin):
     candidates = knowing or table.rows
     best = best_of(candidates)
     compared = [*table.rows, *sorted(full, key=lambda row: row.value), *averages]
-    found = compare_rows(compared, best, candidates)
-
-    # the cheapest of those that are non-inferior to it
-    accepted = [row for row in knowing if row is best or found.loss_bound[compared.index(row)] <= margin]
+    found, cheapest = choose(compared, candidates, best, margin)
     return Answer(
         margin=margin,
         compared=compared,
@@ -83,10 +62,9 @@ def compare(table, margin):
         competing=len(candidates),
         best=best,
         best_of_encoder=best_of_encoder,
-        recommended=min(accepted, key=lambda row: row.cost, default=None),
+        recommended=cheapest if knowing else None,
         words=words,
         averages=averages,
-        left_out=[row for row in table.rows if row.value > best_of_encoder.value],
     )
 
 
@@ -95,16 +73,14 @@ def best_of(rows):
     return min(rows, key=lambda row: (-row.value, row.cost))
 
 
-def compare_rows(rows, best, candidates):
-    """The comparison.Comparison of some rows with the best of the candidates among them."""
+def choose(rows, candidates, best, margin):
+    """The comparison.Comparison of some rows with the best of the candidates among them, and the
+    cheapest candidate that is non-inferior to it.
+    """
     competes = np.array([row in candidates for row in rows])
-    return comparison.compare([row.influence for row in rows], rows.index(best), competes)
-
-
-def non_inferior(rows, best, margin):
-    """The rows that are non-inferior to the best of them, itself included."""
-    bounds = compare_rows(rows, best, rows).loss_bound
-    return [row for row, bound in zip(rows, bounds, strict=True) if row is best or bound <= margin]
+    found = comparison.compare([row.influence for row in rows], rows.index(best), competes)
+    accepted = [row for row in candidates if row is best or found.loss_bound[rows.index(row)] <= margin]
+    return found, min(accepted, key=lambda row: row.cost)
 
 
 def beats_chance(row, rows=1):
@@ -118,9 +94,35 @@ def beats_chance(row, rows=1):
 
 
 def average_row(table, row, words):
-    """The average of a row's and the words' probabilities, as a Row that is on no disk."""
-    run = ensemble.average([row.run, words.run], table.labels, table.folds)
-    return make_row(run, table.arrays, table.encoders, table.has_flop)
+    """The average of a row's and the words' calibrated probabilities, as a Row that is on no disk:
+    predict.py with both runs gives it for new titles.
+    """
+    parts = [row.run, words.run]
+    probabilities = np.zeros(row.run.probabilities.shape, np.float32)
+    offsets = np.zeros((len(table.folds), table.options.folds, len(table.classes)))
+    sharpened = 0.0
+    for part in parts:
+        temperature = part.figures.pooled_temperature
+        # one repeat after the other: float64 for all of them at once would be large
+        for repeat, values in enumerate(part.probabilities):
+            probabilities[repeat] += metrics.sharpen(values, temperature) / 2
+        if part.offsets is not None:
+            offsets += part.offsets / temperature / 2
+        pooled = metrics.pool(part.probabilities)
+        sharpened = sharpened + figures.cross_fitted(table.labels, pooled, table.folds) / 2
+
+    predictions = decision.predictions(probabilities, table.folds, offsets)
+    measured = figures.Figures(
+        **metrics.score(table.labels, predictions, table.folds, len(table.classes)),
+        # there is nothing left to sharpen
+        temperature=1.0,
+        pooled_temperature=1.0,
+        log_loss=metrics.log_loss(table.labels, sharpened),
+        calibration_error=metrics.expected_calibration_error(table.labels, sharpened),
+    )
+    # for its name, it has the columns and the encoder of the row
+    config = replace(row.run.config, baseline="average", results=measured, contents=None)
+    return make_row(runs.Run(None, config, probabilities, offsets, parts), table)
 
 
 def gain(first, second):

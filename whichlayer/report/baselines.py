@@ -7,7 +7,8 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs, splits, words
-from whichlayer.scores import decision
+from whichlayer.report.rows import ARRAYS
+from whichlayer.scores import decision, figures
 
 
 def add(table, tables, results, features):
@@ -47,13 +48,14 @@ def make(kind, size, table, tables, counts, results, source):
         data=table.data,
         baseline=kind,
         # new titles are predicted by one fit, not by a pool of many
-        results=table.measure(probabilities, offsets, heads=1),
+        results=figures.measure(table.labels, probabilities, table.folds, len(table.classes), offsets, heads=1),
         **disk.provenance(started, features=str(source)),
     )
     kept = None
     if baseline.reads and not size:
         kept = words.files(words.fit(counts))
-    arrays = table.arrays | {"probabilities": probabilities, "offsets": offsets}
+    arrays = {name: getattr(table, name) for name in ARRAYS}
+    arrays |= {"probabilities": probabilities, "offsets": offsets}
     runs.write(folder, config, arrays, files=kept)
     cli.say(f"{folder.name}: macro-F1 {config.results.macro_f1:.4f}")
 

@@ -1,7 +1,5 @@
 """The tables of a page as markdown that also lines up in a terminal, and paragraphs as wide."""
 
-import shutil
-import sys
 import textwrap
 
 import numpy as np
@@ -28,7 +26,7 @@ def main_table(table, answer):
     for row in sorted(answer.compared, key=lambda row: (several and encoders.index(row.encoder), -row.value)):
         low, high = row.interval
         line = {":Encoder": row.encoder or "none"} if several else {}
-        head = row.head
+        head = row.run.head
         if row.run.figures.collapsed and not row.run.baseline:
             head += ", collapsed"
         if row is answer.recommended:
@@ -124,12 +122,10 @@ def markdown(lines):
     return cli.markdown(list(lines[0]), [line.values() for line in lines])
 
 
-def wrap_text(part):
-    """A paragraph as wide as the terminal; a table as it is."""
-    return part if part.startswith("|") else wrap(part)
-
-
-def wrap(text):
-    """A paragraph in lines of the terminal's width, or of 100 columns where there is none."""
-    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 100
-    return textwrap.fill(text, max(width, 40), break_long_words=False, break_on_hyphens=False)
+def join(parts):
+    """Paragraphs, in lines of 100 columns, and tables, as they are, as one text."""
+    joined = []
+    for part in filter(None, parts):
+        filled = textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False)
+        joined.append(part if part.startswith("|") else filled)
+    return "\n\n".join(joined)

@@ -11,8 +11,11 @@ from whichlayer.scores import thresholds
 
 # --- the sentences, as they are printed -----------------------------------------------------------
 
-PROTOCOL = "{titles} in {classes} categories, {folds} {split} folds, {repeats}, seed {seed}. {encoders}."
-ENCODER = "{name} has {layers} layers of {hidden} dimensions, computed in {dtype}"
+PROTOCOL = (
+    "{titles} in {classes} categories, {options.folds} {options.split} folds, {repeats}, seed {options.seed}. "
+    "{encoders}."
+)
+ENCODER = "{name} has {encoder.layers} layers of {encoder.hidden} dimensions, computed in {dtype}"
 NOTHING_TO_COMPARE = "Nothing here was trained on all titles: `train.py --labels all` adds that."
 
 SCORED = "Out of fold, mean of {repeats}; the recommended row in bold."
@@ -22,15 +25,13 @@ ONE_REPEAT = (
 FROM_REPORT = "Report: its figures, of bert-base-uncased and a split of its own, for layers as far from the top."
 TERMS = 'Terms: README, "How to read the table".'
 COLLAPSED = "Collapsed heads predict one class only; try {remedies}."
-SCARCE = "Too few titles for intervals that hold: {names}."
+SCARCE = "Too few titles for intervals that hold in {few} of {all} categories, such as {name}."
 
-BEHIND = "TF-IDF is significantly behind {name} up to {size} labels."
-NOT_BEHIND = "TF-IDF is not significantly behind {name}."
-LAST_STEP = "The step from {before} to {after} labels brought {difference}."
+BEHIND = "TF-IDF is significantly behind {name} with {sizes} labels."
+LAST_STEP = "The step from {} to {} labels brought {difference}."
 
-CATEGORIES = "By category, {name}, lowest F1 first{more}:"
+CATEGORIES = "By category, {name}, lowest F1 first (at most {shown}):"
 THRESHOLDS = "When to accept its answers (`predict.py --at-least`), as other folds chose:"
-NO_THRESHOLD = "No probability is known from which on its answers are right in {least:.0%} of the titles."
 
 
 def page(table, answer):
@@ -50,27 +51,24 @@ def page(table, answer):
         parts.append(layout.learning_table(table))
         parts.append(" ".join(learning_sentences(table)))
     if answer and answer.recommended:
-        parts += [*categories(table, answer.recommended), *accepting(table, answer.recommended)]
-    return "\n\n".join(layout.wrap_text(part) for part in parts if part)
+        parts += details(table, answer.recommended)
+    return layout.join(parts)
 
 
 def protocol(table):
     """What was compared, and how: a sentence."""
-    encoders = {}
+    encoders = []
     for row in table.trained:
         encoder = row.run.encoder
         name = cli.escape_markdown(table.encoders[encoder_key(row.run)])
         dtype = row.run.config.settings.dtype
-        encoders[ENCODER.format(name=name, layers=encoder.layers, hidden=encoder.hidden, dtype=dtype)] = True
-    options = table.options
+        encoders.append(ENCODER.format(name=name, encoder=encoder, dtype=dtype))
     return PROTOCOL.format(
         titles=cli.count(table.data.rows, "title"),
         classes=len(table.classes),
-        folds=options.folds,
-        split=options.split,
-        repeats=cli.count(options.repeats, "repeat"),
-        seed=options.seed,
-        encoders="; ".join(encoders),
+        options=table.options,
+        repeats=cli.count(table.options.repeats, "repeat"),
+        encoders="; ".join(dict.fromkeys(encoders)),
     )
 
 
@@ -84,15 +82,15 @@ def notes(table, answer):
     remedies = {runs.collapse(row.run)[1] for row in table.rows if row.run.figures.collapsed}
     if remedies:
         sentences.append(COLLAPSED.format(remedies=" or ".join(sorted(remedies))))
-    scarce = [cli.escape_markdown(table.classes[number]) for number in answer.best_of_encoder.influence.scarce]
+    scarce = answer.best_of_encoder.influence.scarce
     if scarce:
-        more = ", …" if len(scarce) > 5 else ""
-        sentences.append(SCARCE.format(names=", ".join(scarce[:5]) + more))
+        name = cli.escape_markdown(table.classes[scarce[0]])
+        sentences.append(SCARCE.format(few=len(scarce), all=len(table.classes), name=name))
     return sentences
 
 
 def learning_sentences(table):
-    """Up to how many labels TF-IDF is behind the best curve, and whether that one still rises: a
+    """With how many labels TF-IDF is behind the best curve, and whether that one still rises: a
     list of sentences.
     """
     found = curves(table)
@@ -100,28 +98,27 @@ def learning_sentences(table):
     name, best = max(found.items(), key=lambda item: max(row.value for row in item[1].values()))
     steps = [size for size in layout.curve_sizes(found) if size in best]
     sentences = []
-    if all(size in tfidf for size in steps):  # else `--baselines` has not been asked for since
-        behind = [size for size in steps if answers.gain(tfidf[size], best[size])[1] > 0]
-        template = BEHIND if behind else NOT_BEHIND
-        sentences.append(template.format(name=name, size=layout.size_name(behind[-1]) if behind else ""))
+    if tfidf:
+        both = [size for size in steps if size in tfidf]
+        behind = [layout.size_name(size) for size in both if answers.gain(tfidf[size], best[size])[1] > 0]
+        sentences.append(BEHIND.format(name=name, sizes=cli.listing(behind or ["no number of"])))
     if len(steps) > 1:
         before, after = steps[-2:]
-        names = {"before": layout.size_name(before), "after": layout.size_name(after)}
-        sentences.append(LAST_STEP.format(**names, difference=recommendation.difference(best[before], best[after])))
+        brought = recommendation.difference(best[before], best[after])
+        sizes = (layout.size_name(before), layout.size_name(after))
+        sentences.append(LAST_STEP.format(*sizes, difference=brought))
     return sentences
 
 
-def categories(table, row):
-    """The table of categories with what stands above it: a list of paragraphs."""
+def details(table, row):
+    """How good a row is by category, and from which probability on its answers may be accepted: a
+    list of paragraphs.
+    """
     titles = np.bincount(table.labels, minlength=len(table.classes))
-    more = f", {layout.SHOWN} of {len(table.classes):,}" if len(table.classes) > layout.SHOWN else ""
-    said = CATEGORIES.format(name=row.name, more=more)
-    return [said, layout.category_table(table.classes, row.influence.scores, titles)]
-
-
-def accepting(table, row):
-    """From which probability on a row's answers may be accepted: a list of paragraphs."""
     found = thresholds.of_run(row.run, table.labels, table.folds)
-    if all(each.probability is None for each in found):
-        return [NO_THRESHOLD.format(least=thresholds.WANTED[0])]
-    return [THRESHOLDS, layout.threshold_table(found)]
+    return [
+        CATEGORIES.format(name=row.name, shown=layout.SHOWN),
+        layout.category_table(table.classes, row.influence.scores, titles),
+        THRESHOLDS,
+        layout.threshold_table(found),
+    ]

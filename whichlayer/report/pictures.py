@@ -18,8 +18,7 @@ MARKERS = "osD^vPX"
 STYLES = {"majority": ":", "tfidf": "--", "average": "-."}
 # rows below this share of the best one's macro-F1 are named at the edge
 NEAR = 0.85
-# categories up to which the whole confusion matrix is legible; of more, the most confused pairs that are shown
-MATRIX = 12
+# most confused pairs that are shown
 PAIRS = 10
 # the same bytes for the same picture; a dollar sign in a category is a dollar sign
 SETTINGS = {
@@ -49,18 +48,14 @@ def library():
 
 
 def draw(path, table, answer):
-    """Draw the pictures of a table to .png or .svg files; returns their paths.
+    """Draw the pictures of a table to .png or .svg files.
 
     answer: the table's Answer; None where no row was trained on all titles: no first picture.
     """
-    drawn = []
     if answer:
         save(draw_rows(table, answer), path)
-        drawn.append(path)
     if table.learning_curve:
         save(draw_curves(table), curves_path(path))
-        drawn.append(curves_path(path))
-    return drawn
 
 
 def curves_path(path):
@@ -75,6 +70,7 @@ def save(figure, path):
     metadata = {"Date": None} if kind == "svg" else None
     with disk.atomic(path) as file:
         figure.savefig(file, format=kind, dpi=150, metadata=metadata, bbox_inches="tight")
+    cli.say(f"Picture: {path}")
 
 
 def short(name, longest=LONGEST):
@@ -82,12 +78,6 @@ def short(name, longest=LONGEST):
     line = cli.one_line(name)
     half = longest // 2
     return line if len(line) <= longest else f"{line[:half]}…{line[1 - half :]}"
-
-
-def class_names(table):
-    """The names of the categories; cut, unless some of them would be the same."""
-    names = [short(name, 18) for name in table.classes]
-    return names if len(set(names)) == len(names) else [short(name) for name in table.classes]
 
 
 def style(table, encoder, number):
@@ -99,11 +89,9 @@ def style(table, encoder, number):
 
 
 def draw_line(axes, x, rows, look):
-    """The macro-F1 of some rows with their intervals. x: {row: x}."""
-    if rows:
-        place = [x[row] for row in rows]
-        axes.plot(place, [row.value for row in rows], **look)
-        axes.vlines(place, *np.transpose([row.interval for row in rows]), color=look["color"])
+    """The macro-F1 of some rows with their intervals. x: of each row."""
+    axes.plot(x, [row.value for row in rows], **look)
+    axes.vlines(x, *np.transpose([row.interval for row in rows]), color=look["color"])
 
 
 def finish(axes, table):
@@ -111,44 +99,52 @@ def finish(axes, table):
     axes.set_title(short(table.title, 80), loc="left")
     axes.set_ylabel("macro-F1, out of fold, 95% interval")
     axes.grid(axis="y", alpha=0.4)
-    handles, names = axes.get_legend_handles_labels()
-    named = dict(zip(names, handles, strict=True))
     figure = axes.figure
-    figure.set_figheight(figure.get_figheight() + 0.1 * len(named))
-    figure.legend(named.values(), named, loc="outside lower left", ncols=2)
+    legend = figure.legend(loc="outside lower left", ncols=2)
+    figure.set_figheight(figure.get_figheight() + 0.1 * len(legend.get_texts()))
 
 
 # --- the rows -------------------------------------------------------------------------------------
 
 
 def draw_rows(table, answer):
-    """Macro-F1 by layer; how the recommended row (or else the best) confuses, how sure it is: a figure."""
-    width = 13 + 0.1 * max(0, len(table.rows) - 24)
-    figure = library().figure.Figure(figsize=(width, 8), layout="constrained")
-    grid = figure.add_gridspec(2, 2, width_ratios=(3, 2), height_ratios=(4, 3))
-    draw_scores(figure.add_subplot(grid[:, 0]), table, answer)
+    """Macro-F1 by layer; what the recommended row (or else the best) confuses, how sure it is: a figure."""
+    size = (max(13, len(table.rows) / 4), 8)
+    figure = library().figure.Figure(figsize=size, layout="constrained")
+    panels = [["scores", "confusions"], ["scores", "calibration"]]
+    axes = figure.subplot_mosaic(panels, width_ratios=(3, 2), height_ratios=(4, 3))
+    draw_scores(axes["scores"], table, answer)
     row = answer.recommended or answer.best_of_encoder
-    confusion = figure.add_subplot(grid[0, 1], title=short(row.name))
-    draw_confusion = draw_matrix if len(table.classes) <= MATRIX else draw_pairs
-    draw_confusion(confusion, table, row.run.predictions(table.folds))
-    draw_calibration(figure.add_subplot(grid[1, 1]), table, row)
+    draw_confusions(axes["confusions"], table, row)
+    draw_calibration(axes["calibration"], table, row)
     return figure
 
 
 def draw_scores(axes, table, answer):
-    """Macro-F1: a place for each set of layers, a colour and a marker for each encoder and head."""
-    x = places(axes, table)
-    heads = list(dict.fromkeys(row.head for row in table.rows))
+    """Macro-F1: a tick for each set of layers, a colour and a marker for each encoder and head."""
+    several = len(table.encoders) > 1
     kinds = {}
+    layers = {}
     for row in table.rows:
-        kinds.setdefault((row.encoder, row.head), []).append(row)
-    for (encoder, head), rows in kinds.items():
+        kinds.setdefault((row.encoder, row.run.head), []).append(row)
+        # of several encoders, they are counted from the top, which is -1
+        above = row.run.encoder.layers + 1 if several else 0
+        layers[row] = [layer - above for layer in row.run.layers]
+    sets = sorted(map(list, set(map(tuple, layers.values()))), key=lambda own: (len(own), own))
+    axes.set_xticks(range(len(sets)), map(naming.spell, sets), rotation=40, ha="right")
+    top = "-1" if several else table.rows[0].run.encoder.layers
+    axes.set_xlabel(f"layers ({top} = top)")
+
+    # the kinds stand side by side over the tick of their layers
+    heads = list(dict.fromkeys(head for _, head in kinds))
+    step = min(0.14, 0.8 / len(kinds))
+    x = {}
+    for number, ((encoder, head), rows) in enumerate(kinds.items()):
+        shift = step * (number - (len(kinds) - 1) / 2)
+        x |= {row: sets.index(layers[row]) + shift for row in rows}
         name = f"{encoder}, {head}" if encoder else head
-        look = style(table, encoder, heads.index(head)) | {"label": short(name)}
-        single = [row for row in rows if len(row.run.layers) == 1]
-        others = [row for row in rows if row not in single]
-        draw_line(axes, x, single, look)
-        draw_line(axes, x, others, look | {"linestyle": ""})
+        look = style(table, encoder, heads.index(head))
+        draw_line(axes, [x[row] for row in rows], rows, look | {"label": short(name), "linestyle": ""})
     # baselines are lines
     for row in answer.compared:
         if row.run.baseline:
@@ -158,61 +154,25 @@ def draw_scores(axes, table, answer):
     # as much of the scale as the rows near the best one take
     near = NEAR * answer.best_of_encoder.value
     low = min(row.interval[0] for row in table.rows if row.value >= near) - 0.03
-    axes.set_ylim(low, max(row.interval[1] for row in answer.compared) + 0.01)
+    axes.set_ylim(bottom=low)
     for row in table.rows:
         if row.value < low:
-            axes.text(x[row], low, f" ← {row.value:.2f}", rotation=90, ha="center", va="bottom", fontsize=8)
+            axes.text(x[row], low, f" ← {row.value:.2f}", rotation=90, ha="center")
     finish(axes, table)
 
 
-def places(axes, table):
-    """The x of each row, {row: x}: rows of one set of layers stand side by side, over its tick.
-
-    With several encoders, layers are counted from the top, which is -1.
-    """
-    sets = {}
-    for row in table.rows:
-        above = row.run.encoder.layers + 1 if row.encoder else 0
-        sets.setdefault(tuple(layer - above for layer in row.run.layers), []).append(row)
-    ordered = sorted(sets, key=lambda layers: (len(layers), layers))
-    x = {}
-    for place, layers in enumerate(ordered):
-        step = min(0.14, 0.8 / len(sets[layers]))
-        for number, row in enumerate(sets[layers]):
-            x[row] = place + step * (number - (len(sets[layers]) - 1) / 2)
-    names = [naming.spell(list(layers)) for layers in ordered]
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
-    top = "-1" if len(table.encoders) > 1 else table.rows[0].run.encoder.layers
-    axes.set_xlabel(f"layers ({top} = top)")
-    return x
-
-
-def draw_matrix(axes, table, predictions):
-    """The confusion matrix, in percent of a category's titles; predictions: (repeats, titles)."""
-    classes = len(table.classes)
-    counts = sum(metrics.confusion_matrix(table.labels, each, classes) for each in predictions)
-    percent = 100 * counts / counts.sum(1, keepdims=True)
-    # pale enough for black figures, and few errors are seen, too
-    axes.imshow(percent**0.5, cmap="Blues", vmax=20, aspect="auto")
-    for i, j in np.ndindex(*percent.shape):
-        axes.text(j, i, f"{percent[i, j]:.0f}", ha="center", va="center")
-    names = class_names(table)
-    axes.set_xticks(range(classes), names, rotation=40, ha="right")
-    axes.set_yticks(range(classes), names)
-    axes.set(xlabel="predicted, % of the category's titles", ylabel="labelled")
-
-
-def draw_pairs(axes, table, predictions):
-    """The most confused pairs of categories, as bars; predictions: (repeats, titles)."""
+def draw_confusions(axes, table, row):
+    """The most confused pairs of categories, as bars."""
+    predictions = row.run.predictions(table.folds)
     labels = np.tile(table.labels, len(predictions))
-    pairs, counts = metrics.confused_pairs(labels, predictions.ravel(), len(table.classes), PAIRS)
-    names = class_names(table)
+    pairs, counts = metrics.confused_pairs(labels, predictions.ravel(), PAIRS)
+    names = [short(name, 18) for name in table.classes]
     names = [f"{names[label]} → {names[predicted]}" for label, predicted in pairs]
-    bars = axes.barh(range(len(names)), counts / len(predictions))
+    bars = axes.barh(range(len(names)), counts / len(predictions), color=COLORS[0])
     axes.bar_label(bars, fmt=" {:,.0f}")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("most confused pairs (labelled → predicted), titles a repeat")
+    axes.set(xlabel="most confused (labelled → predicted), titles a repeat", title=short(row.name))
 
 
 def draw_calibration(axes, table, row):
@@ -237,12 +197,12 @@ def draw_curves(table):
     found = curves(table)
     sizes = layout.curve_sizes(found)
     for number, (name, curve) in enumerate(found.items()):
-        x = {curve[size]: place for place, size in enumerate(sizes) if size in curve}
-        rows = list(x)
+        own = [size for size in sizes if size in curve]
+        rows = [curve[size] for size in own]
         look = style(table, rows[0].encoder, number)
         if rows[0].run.baseline:
             look = {"color": GRAY, "linestyle": "--"}
-        draw_line(axes, x, rows, look | {"label": short(name)})
+        draw_line(axes, list(map(sizes.index, own)), rows, look | {"label": short(name)})
     axes.set_xticks(range(len(sizes)), map(layout.size_name, sizes))
     axes.set_xlabel("labels a category")
     finish(axes, table)

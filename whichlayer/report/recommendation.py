@@ -1,24 +1,20 @@
 """What evaluate.py recommends: which row to take, what that costs, and how far words alone get."""
 
-from whichlayer.heads import runs
 from whichlayer.report import answer as answers
 
 # --- the sentences, as they are printed -----------------------------------------------------------
 
 NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it."
 NONE = "**Recommended: none.** No row is shown to beat chance."
-RECOMMENDED = "**Recommended: {name}**, macro-F1 {value:.4f}: {why}."
+RECOMMENDED = "**Recommended: {row.name}**, macro-F1 {row.value:.4f}: {why}."
 NONE_CHEAPER = "the best row, and no row is cheaper"
 NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {margin:g}"
 CHEAPER = (
     "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
     "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
-TITLES_NEEDED = "About {titles:,} titles would show whether {name} is."
-LEFT_OUT = "Not shown to beat chance, and left out: {name}, macro-F1 {value:.4f}."
+LEFT_OUT = "Not shown to beat chance, and left out: {row.name}, macro-F1 {row.value:.4f}."
 CORRECTED = "The best of {rows} rows, optimism-corrected: {value:.4f}."
-AVERAGE = "Averaged with {others} it reaches {value:.4f}, {difference}{command}."
-AVERAGE_COMMAND = ": `predict.py --run {folders}`"
 WORDS = "Words alone (TF-IDF) reach {value:.4f}; against them, {name} has {difference}."
 WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds them."
 DIFFERENCE = "{gain:+.4f} ({low:+.4f} to {high:+.4f}; {verdict})"
@@ -32,15 +28,12 @@ def paragraph(table, answer):
     if not answer.recommended:
         return " ".join([*sentences, NONE])
     row = answer.recommended
-    sentences.append(RECOMMENDED.format(name=row.name, value=row.value, why=reason(answer)))
-    if row is answer.best:
-        sentences += titles_needed(table, answer)
-    for each in answer.left_out:
-        sentences.append(LEFT_OUT.format(name=each.name, value=each.value))
+    sentences.append(RECOMMENDED.format(row=row, why=reason(answer)))
+    for each in table.rows:
+        if each.value > answer.best_of_encoder.value:
+            sentences.append(LEFT_OUT.format(row=each))
     if answer.competing > 1:
         sentences.append(CORRECTED.format(rows=answer.competing, value=answer.comparison.corrected))
-    if answer.average and answer.average is not row:
-        sentences.append(averaging(answer))
     sentences.append(words(answer))
     return " ".join(sentences)
 
@@ -59,35 +52,6 @@ def reason(answer):
         )
     cheaper = [each for each in answer.compared if each.cost < row.cost and each.run.baseline != "majority"]
     return NONE_INFERIOR.format(margin=answer.margin) if cheaper else NONE_CHEAPER
-
-
-def titles_needed(table, answer):
-    """A sentence, in a list, on the cheaper row that the fewest titles would show to be
-    non-inferior; or none.
-    """
-    needed = []
-    for number, row in enumerate(answer.compared):
-        close = answer.best.value - row.value < answer.margin
-        if close and row.cost < answer.best.cost and row.run.baseline != "majority":
-            titles = answer.comparison.titles_needed(number, answer.margin, table.data.rows)
-            needed += [(titles, row.name)] if titles else []
-    return [TITLES_NEEDED.format(titles=titles, name=name) for titles, name in sorted(needed)[:1]]
-
-
-def averaging(answer):
-    """What averaging the recommended row, or the best one where words are recommended, with words
-    would bring: a sentence.
-    """
-    average = answer.average
-    others = runs.BASELINES["tfidf"]
-    if answer.recommended is answer.words:
-        others = answer.best_of_encoder.name
-    command = ""
-    # a command for what is no better would be noise
-    if average.value > answer.recommended.value:
-        command = AVERAGE_COMMAND.format(folders=" ".join(str(part.folder) for part in average.run.parts))
-    gained = difference(answer.recommended, average)
-    return AVERAGE.format(others=others, value=average.value, difference=gained, command=command)
 
 
 def words(answer):

@@ -6,9 +6,9 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
-from whichlayer.heads import naming, runs
+from whichlayer.heads import runs
 from whichlayer.heads.options import Options
-from whichlayer.scores import comparison, figures
+from whichlayer.scores import comparison
 
 # the same for all runs of a table
 ARRAYS = ("labels", "groups", "folds")
@@ -20,7 +20,6 @@ class Row:
 
     run: runs.Run
     name: str  # layers and head in words, or the baseline; with its encoder where there are several
-    head: str  # the head, or the baseline, in words
     encoder: str | None  # the encoder's short name where there are several, and the row has one
     expense: float  # FLOP a title; where some run does not know them, layers to run · hidden size²
     influence: comparison.Influence
@@ -51,6 +50,7 @@ class Table:
     groups: np.ndarray  # (titles,) int, copies of a title have one number
     folds: np.ndarray  # (repeats, titles) int
     decide: str  # how TF-IDF decides here, see options.DECISIONS
+    has_flop: bool  # whether all rows know what their encoder computes for a title
     rows: list[Row]  # trained on all titles
     learning_curve: list[Row]  # trained on --labels
     baselines: list[Row]  # with all titles, and with each size of --labels
@@ -67,20 +67,6 @@ class Table:
     def title(self):
         """Its encoders and titles, as a heading says it."""
         return f"{cli.listing(self.encoders.values())} on {self.data.name}"
-
-    @property
-    def arrays(self):
-        """ARRAYS by name."""
-        return {name: getattr(self, name) for name in ARRAYS}
-
-    @property
-    def has_flop(self):
-        """Whether all rows know what their encoder computes for a title."""
-        return all(row.run.config.flop is not None for row in self.trained)
-
-    def measure(self, probabilities, offsets, heads=None):
-        """The Figures of a run on these titles; see figures.measure."""
-        return figures.measure(self.labels, probabilities, self.folds, len(self.classes), offsets, heads)
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -111,30 +97,35 @@ def make_table(trained, baselines):
     for run in trained + baselines:
         if checksums(run) != checksums(first):
             raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {first.folder}")
-    arrays = {name: np.asarray(first.array(name)) for name in ARRAYS}
 
     # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
     decide = "macro-f1" if any(run.options.decide == "macro-f1" for run in trained) else "likeliest"
-    baselines = [run for run in baselines if run.baseline != "tfidf" or run.options.decide == decide]
-
-    encoders = encoder_names(trained)
-    has_flop = all(run.config.flop is not None for run in trained)
-    trained = sorted(trained, key=lambda run: order(run, list(encoders)))
-
-    def rows(chosen):
-        return [make_row(run, arrays, encoders, has_flop) for run in chosen]
-
-    return Table(
+    table = Table(
         data=first.config.data,
-        encoders=encoders,
+        encoders=encoder_names(trained),
         options=first.options,
         classes=first.classes,
         decide=decide,
-        rows=rows(run for run in trained if not run.labels_per_category),
-        learning_curve=rows(run for run in trained if run.labels_per_category),
-        baselines=rows(baselines),
-        **arrays,
+        has_flop=all(run.config.flop is not None for run in trained),
+        rows=[],
+        learning_curve=[],
+        baselines=[],
+        **{name: np.asarray(first.array(name)) for name in ARRAYS},
     )
+
+    # by encoder, then one kind of head after another, the top layer first
+    encoders = list(table.encoders)
+
+    def place(run):
+        return encoders.index(encoder_key(run)), run.head, len(run.layers), [-layer for layer in run.layers]
+
+    for run in sorted(trained, key=place):
+        rows = table.learning_curve if run.labels_per_category else table.rows
+        rows.append(make_row(run, table))
+    for run in baselines:
+        if run.baseline != "tfidf" or run.options.decide == decide:
+            table.baselines.append(make_row(run, table))
+    return table
 
 
 def checksums(run):
@@ -151,46 +142,27 @@ def encoder_names(trained):
     """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two
     are the same.
     """
-    cheapest = sorted(trained, key=lambda run: (run.config.flop or 0, run.encoder.layers, run.encoder.name))
+    cheapest = sorted(trained, key=lambda run: run.config.flop or 0)
     found = {encoder_key(run): run.encoder for run in cheapest}
-    short = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
-    names = list(short.values())
-    for key, name in short.items():
-        if names.count(name) > 1:
-            short[key] = f"{name} {found[key].weights[:8]}"
-    return short
+    names = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
+    short = list(names.values())
+    return {key: name if short.count(name) == 1 else f"{name} {found[key].weights[:8]}" for key, name in names.items()}
 
 
-def order(run, encoders):
-    """Where a run stands among others: by encoder, the report's head first, then one kind of head
-    after another.
-
-    encoders: the keys of the table's encoders.
-    """
-    unusual = run.head != naming.REPORTS_HEAD
-    layers = [-layer for layer in run.layers]
-    return encoders.index(encoder_key(run)), unusual, run.head.count(","), run.head, len(run.layers), layers
-
-
-def make_row(run, arrays, encoders, has_flop):
-    """The Row of a run.
-
-    arrays: ARRAYS by name; encoders: see Table; has_flop: whether all runs of the table know
-    theirs.
-    """
-    head = run.head.replace("linear probe", "probe")
-    name = naming.layers_in_words(run.columns, head) if run.columns else head
+def make_row(run, table):
+    """The Row of a run in a Table."""
+    name = run.name
     encoder = None
     expense = 0.0
     if run.columns:
         # without FLOP, what they are about in proportion to
-        expense = run.config.flop if has_flop else max(run.layers) * run.encoder.hidden**2
-        if len(encoders) > 1:
-            encoder = encoders[encoder_key(run)]
+        expense = run.config.flop if table.has_flop else max(run.layers) * run.encoder.hidden**2
+        if len(table.encoders) > 1:
+            encoder = table.encoders[encoder_key(run)]
             name = f"{encoder}, {name}"
-    predictions = run.predictions(arrays["folds"])
-    influence = comparison.influence(arrays["labels"], predictions, len(run.classes), arrays["groups"])
-    return Row(run, name, head, encoder, expense, influence, comparison.interval(influence))
+    predictions = run.predictions(table.folds)
+    influence = comparison.influence(table.labels, predictions, len(table.classes), table.groups)
+    return Row(run, name, encoder, expense, influence, comparison.interval(influence))
 
 
 def curves(table):

@@ -7,7 +7,7 @@ import numpy as np
 import data
 from whichlayer.common import cli
 from whichlayer.heads import splits
-from whichlayer.report.layout import SHOWN, category_table, wrap
+from whichlayer.report.layout import SHOWN, category_table, join
 from whichlayer.scores import comparison, metrics
 
 # the most confused pairs of categories that are named
@@ -122,7 +122,7 @@ def report(own, titles, labels, window, training, least=None):
     parts += cautions(everyone, test.influence.scarce)
     parts += by_category(test, which)
     parts += confused(test, which)
-    return "\n\n".join(part if part.startswith("|") else wrap(part) for part in parts)
+    return join(parts)
 
 
 def figures(test, name):
@@ -190,7 +190,7 @@ def by_category(test, which):
 
 def confused(test, which):
     """The most confused pairs of categories, in a list; none where all is right."""
-    pairs, counts = metrics.confused_pairs(test.labels, test.predicted, len(test.names), PAIRS)
+    pairs, counts = metrics.confused_pairs(test.labels, test.predicted, PAIRS)
     said = []
     for pair, count in zip(pairs, counts, strict=True):
         label, predicted = (cli.escape_markdown(test.names[number]) for number in pair)

@@ -4,20 +4,17 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs
-from whichlayer.report import answer as answers
 from whichlayer.scores import decision, metrics
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
-# of a label's probability, below which suspects are counted
-LEVELS = (0.01, 0.05, 0.1)
 
 
 def ensemble(table, answer):
     """What is known of the titles' categories, out of fold: (probabilities, named, whose they are).
 
     probabilities: (titles, classes) float64, calibrated; named: (titles,) ints, the category that
-    is named for each title. They are the average of all rows that did not collapse, or the best
-    row's, and either of them averaged with TF-IDF's where computed: of these, what has the lowest
+    is named for each title. They are the best row's, or the average of all rows that did not
+    collapse, or either of them averaged with TF-IDF's where computed: of these, what has the lowest
     log loss. Weak layers, and words that say little, would blur it. answer: the table's Answer, or
     None where no row was trained on all titles.
     """
@@ -25,29 +22,30 @@ def ensemble(table, answer):
     rows = table.rows or table.learning_curve
     sound = [row for row in rows if not row.run.figures.collapsed] or rows
     best = min(sound, key=lambda row: row.run.figures.log_loss)
-    # candidates, by name: one row, all of them, and both with words
-    all_of_them = f"the average of {len(sound)} rows"
-    voices = {best.name: [[best]]}
-    if len(sound) > 1:
-        voices[all_of_them] = [sound]
+    # of equal ones, the first is taken
+    found = {best.name: opinion(table, best)}
+    found[f"the average of {len(sound)} rows"] = mean((opinion(table, row) for row in sound), len(sound))
     if answer and answer.words:
-        voices[answers.average_row(table, best, answer.words).name] = [[best], [answer.words]]
-        if len(sound) > 1:
-            voices[f"{all_of_them} with {answer.words.name}"] = [sound, [answer.words]]
-    found = {name: average(table, parts) for name, parts in voices.items()}
+        words = opinion(table, answer.words)
+        for name, own in list(found.items()):
+            found[f"{name} with {answer.words.name}"] = mean([own, words], 2)
     source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
-    return *found[source], source
+    probabilities, offsets = found[source]
+    return probabilities, decision.decide(probabilities, offsets), source
 
 
-def average(table, parts):
-    """(probabilities, named) of lists of rows: all lists, and all rows of one, weigh the same."""
+def opinion(table, row):
+    """What a row says of the titles: calibrated probabilities, and what its decision takes from their logarithms."""
+    return row.run.calibrated, row.run.mean_offsets(table.folds)
+
+
+def mean(opinions, count):
+    """The mean of so many opinions, as an opinion."""
     probabilities = offsets = 0.0
-    for part in parts:
-        for row in part:
-            weight = 1 / len(parts) / len(part)
-            probabilities = probabilities + weight * row.run.calibrated
-            offsets = offsets + weight * row.run.mean_offsets(table.folds)
-    return probabilities, decision.decide(probabilities, offsets)
+    for own, taken in opinions:
+        probabilities = probabilities + own / count
+        offsets = offsets + taken / count
+    return probabilities, offsets
 
 
 def check_path(path):
@@ -82,10 +80,7 @@ def write(path, table, answer, features):
     with disk.atomic(path, "w", encoding="utf-8", newline="") as file:
         # carriage returns in titles, too, get quotes
         frame.assign(**escaped).to_csv(file, index=False, lineterminator="\r\n")
-    counts = [(frame.probability_of_label < limit).sum() for limit in LEVELS]
-    below = [f"{count:,} below {limit:g}" for count, limit in zip(counts, LEVELS, strict=True)]
     cli.say(
-        f"{path}: {cli.count(len(frame), 'title')} with a label that is not the one that is named; "
-        f"the label's probability is {', '.join(below)} (out of fold, by {source}, which has the "
-        "lowest log loss here). Row 1 is the first title below the header."
+        f"{path}: {cli.count(len(frame), 'title')} with a label that is not the one that is named (out of fold, "
+        f"by {source}, which has the lowest log loss here). Row 1 is the first title below the header."
     )

@@ -19,12 +19,6 @@ SAMPLE = 1 << 21
 # --- macro-F1 -------------------------------------------------------------------------------------
 
 
-def confusion_matrix(labels, predictions, classes):
-    """(classes, classes) int64 counts; the row is the true class, the column the predicted one."""
-    cells = np.asarray(labels, dtype=np.int64) * classes + predictions
-    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
-
-
 def class_counts(labels, predictions, classes):
     """Three (classes,) int64: titles of each class predicted as it (hits), titles of it, titles
     predicted as it.
@@ -34,15 +28,14 @@ def class_counts(labels, predictions, classes):
     return tuple(np.bincount(numbers, minlength=classes) for numbers in (right, labels, predictions))
 
 
-def confused_pairs(labels, predictions, classes, most):
+def confused_pairs(labels, predictions, most):
     """The most confused pairs of classes, (pairs, 2) int of the true one and the predicted one, and how
     often each occurs, (pairs,) int; the most frequent first, at most `most`.
     """
-    wrong = labels != predictions
-    cells = labels[wrong].astype(np.int64) * classes + predictions[wrong]
-    pairs, counts = np.unique(cells, return_counts=True)
+    wrong = np.stack([labels, predictions], axis=1)[labels != predictions]
+    pairs, counts = np.unique(wrong, axis=0, return_counts=True)
     first = np.argsort(-counts, kind="stable")[:most]
-    return np.stack(np.divmod(pairs[first], classes), axis=1), counts[first]
+    return pairs[first], counts[first]
 
 
 def divide(a, b):

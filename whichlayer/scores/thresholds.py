@@ -40,26 +40,23 @@ def find(sure, right, folds, wanted):
     sure: (titles,) float, the probability of the category that is named; right: (titles,) bool;
     folds: (titles,) int.
     """
-    levels = []
-    for fold in range(int(folds.max()) + 1):
+    levels = np.empty(int(folds.max()) + 1)
+    for fold in range(len(levels)):
         others = folds != fold
-        levels.append(choose(sure[others], right[others], wanted))
-    # a level that is not reached is above all
-    answered = sure >= np.array([2 if level is None else level for level in levels])[folds]
+        levels[fold] = choose(sure[others], right[others], wanted)
+    answered = sure >= levels[folds]
     probability = choose(sure, right, wanted)
     # what half of the folds do not reach is no promise
-    if probability is None or 2 * levels.count(None) >= len(levels) or not answered.any():
+    if max(probability, np.median(levels)) == np.inf or not answered.any():
         return Threshold(wanted, None)
     return Threshold(wanted, probability, answered.mean(), right[answered].mean())
 
 
 def choose(sure, right, wanted):
-    """The smallest probability from which on a share of the answers is right, or None.
+    """The smallest probability from which on a share of the answers is right; infinite where none is.
 
     One more wrong answer counts with them, unless all titles can be answered without it.
     """
-    if not len(sure):
-        return None
     if right.mean() >= wanted:
         return 0.0
     order = np.argsort(-sure, kind="stable")
@@ -67,5 +64,5 @@ def choose(sure, right, wanted):
     share = np.cumsum(right[order]) / (answers + 1)
     # titles of one probability are answered together
     last_of_its_kind = np.append(np.diff(sure[order]) < 0, True)
-    reached = np.flatnonzero((share >= wanted) & last_of_its_kind)
-    return float(sure[order][reached[-1]]) if len(reached) else None
+    reached = sure[order][(share >= wanted) & last_of_its_kind]
+    return float(reached[-1]) if len(reached) else np.inf
