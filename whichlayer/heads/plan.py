@@ -83,10 +83,8 @@ def say_if_changed(features):
     """Say so where the user's file holds something else than when its features were extracted."""
     made = features.manifest.made
     if made and made.source and disk.has_changed(made.source):
-        path = made.source.path
-        again = store.extract_command(features, path)
-        changed = f"{path} has changed since {features.folder} was made"
-        cli.say(f"{changed}; the features follow with: {again}")
+        changed = f"{made.source.path} has changed since {features.folder} was made"
+        cli.say(f"{changed}; the features follow with: {made.command}")
 
 
 def read_task(features, options):
