@@ -66,7 +66,8 @@ def read_model(name):
                 HfApi().model_info(source, revision=revision, timeout=10)
                 cache_only = False
             # one commit for all files, also where a newer one appears meanwhile
-            revision = resolve_revision(source, revision=revision, local_files_only=cache_only)
+            # (of `main`, transformers would have the hub convert pickles)
+            revision = resolve_revision(source, revision=revision, local_files_only=cache_only).resolved
         where = {"revision": revision, "local_files_only": cache_only}
         model, tokenizer, absent = from_pretrained(source, where)
     except MemoryError:
@@ -79,7 +80,7 @@ def read_model(name):
         name = source  # found from other folders, too
     info = store.EncoderInfo(
         name=cli.one_line(name),
-        revision=getattr(revision, "resolved", None),
+        revision=revision,
         layers=model.config.num_hidden_layers,
         hidden=model.config.hidden_size,
         weights=weights_sha256(model, absent),
