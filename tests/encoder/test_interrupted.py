@@ -127,7 +127,8 @@ def test_an_extraction_killed_at_any_step_ends_with_the_same_bytes(tmp_path, ber
     expected = contents(tmp_path / "whole" / "features")
     states = [state(begun / "features"), state(tmp_path / "whole" / "features")]
     met = []
-    for step in itertools.count(1):
+    # every second one: the drills kill at any
+    for step in itertools.count(1, 2):
         place = tmp_path / f"{step}"
         shutil.copytree(begun, place)
         out = place / "features"
@@ -136,13 +137,13 @@ def test_an_extraction_killed_at_any_step_ends_with_the_same_bytes(tmp_path, ber
             break
         assert code == -signal.SIGKILL
         met.append(states.index(state(out)))
-        result = forked([*command, out])
+        result = call("extract", *command, out)
         assert result.code == 0, (step, result.err)
         assert contents(out) == expected, step
         assert [path.name for path in place.iterdir()] == ["features"], step
         shutil.rmtree(place)
     # once new, they stay new; and the swap itself was met
-    assert met == sorted(met) and met.count(0) > 10 and met.count(1) > 4, met
+    assert met == sorted(met) and met.count(0) > 5 and met.count(1) > 2, met
 
 
 # --- stopped, failed and crashed ----------------------------------------------------------------------------------
