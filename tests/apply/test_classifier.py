@@ -230,7 +230,7 @@ def test_a_fork_answers_and_the_hosts_own_workers_work(kept, bert):
 # --- only what is likely enough -----------------------------------------------------------------------------------
 
 
-def test_below_at_least_no_category_is_named_in_any_format(kept, tmp_path):
+def test_below_at_least_no_category_is_named_in_any_format(kept):
     frame = predict.table(predict.load(kept.linear), NEW)
     least = float(frame.probability.median())
     sure = (frame.probability >= least).tolist()
@@ -246,7 +246,3 @@ def test_below_at_least_no_category_is_named_in_any_format(kept, tmp_path):
     items = [json.loads(line) for line in call("predict", *NEW, *ask[1:], "--format", "jsonl").out.splitlines()]
     assert [item["prediction"] for item in items] == named
     assert [item["probability"] for item in items] == pytest.approx(frame.probability.tolist(), abs=1e-6)
-    frame[["title"]].to_csv(tmp_path / "in.csv", index=False)
-    done = call(*ask, "--csv", tmp_path / "in.csv", "--out", tmp_path / "o.csv")
-    assert done.code == 0 and unsure in done.err
-    assert [row[1] or None for row in read(tmp_path / "o.csv")[1:]] == named

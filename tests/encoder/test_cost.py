@@ -68,11 +68,10 @@ def test_bert_base_takes_3_gflop_for_18_tokens(tmp_path):
     assert 3.1e9 < cost.flop[12] < 3.2e9
 
 
-@pytest.mark.parametrize("error", [NotImplementedError, KeyError])
-def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_path, bert, titles, monkeypatch, error):
+def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_path, bert, titles, monkeypatch):
     class Broken(encoders.FlopCounterMode):
         def get_total_flops(self):
-            raise error("an operator that it does not know")
+            raise KeyError("an operator that it does not know")
 
     monkeypatch.setattr(encoders, "FlopCounterMode", Broken)
     assert cost_of(extracted(tmp_path / "f", bert, titles)) is None

@@ -296,16 +296,6 @@ def test_copies_are_computed_once_and_get_the_same_features(load, batches):
     assert sum(map(len, batches)) == len(set(TITLES))
 
 
-# --- cost ---------------------------------------------------------------------------------------------------------
-
-
-def test_each_layer_of_an_encoder_that_is_not_left_early_takes_all_operations(load):
-    """ALBERT: its wider embedding, one block again and again, and a pooler of one token."""
-    weights = 4 * 24 * 24 + 2 * 24 * 48
-    whole = 2 * 12 * 24 * 10 + 4 * (2 * weights * 10 + 4 * 10**2 * 24) + 2 * 24 * 24
-    assert np.allclose(encoders.cost(load("albert"), 10).flop, [whole] * 5, rtol=0, atol=1)
-
-
 # --- memory -------------------------------------------------------------------------------------------------------
 
 

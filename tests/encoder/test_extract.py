@@ -30,20 +30,6 @@ def test_features_equal_transformers_hidden_states(tmp_path, bert, titles, monke
             assert np.load(tmp_path / "f" / f"{pooling}-{layer:02d}.npy", mmap_mode="r").shape == (60, 24)
 
 
-def test_half_precision_is_kept_as_asked(tmp_path, bert, titles):
-    """Also on processors without instructions for it, where the arithmetic is float32."""
-    for dtype in ("float32", "bfloat16"):
-        result = call("extract", "--data", titles, "--model", bert, "--dtype", dtype, "--out", tmp_path / dtype)
-        assert result.code == 0 and f"in {dtype}" in result.err, result.err
-    exact = store.open_features(tmp_path / "float32")
-    rough = store.open_features(tmp_path / "bfloat16")
-    assert rough.manifest.settings.dtype == "bfloat16"
-    assert rough.manifest.machine["arithmetic"] in ("bfloat16", "float32")
-    true = exact.read("cls", 2)
-    difference = np.abs(rough.read("cls", 2) - true).max()
-    assert 0 < difference < 0.05 * np.abs(true).max()
-
-
 @pytest.mark.parametrize(
     "text, options, words",
     [

@@ -12,7 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from conftest import ROOT, call, refused, write_bert, write_tokenizer
+from conftest import ROOT, write_bert, write_tokenizer
 
 from whichlayer.apply import frozen
 from whichlayer.common import cli, disk
@@ -240,17 +240,8 @@ def test_what_was_found_out_here_of_these_weights_is_not_tried_again(bert, tmp_p
         assert encoder.info.checked.processor == checked.processor
 
 
-def test_what_was_found_out_holds_for_one_arithmetic(bert, tried):
-    checked = load(bert).info.checked
-    tried.clear()
-    encoder = encoders.load_encoder(bert, "cpu", "bfloat16", 32, checked=checked)
-    # whether products of that arithmetic may be packed, and that alone
-    assert len(tried) <= 3 and encoder.info.checked.packs == str(encoder.model.dtype)
-
-
 def test_what_predicts_tries_nothing_that_extract_has_tried(kept, tried):
     run = runs.open_run(kept.linear)
     assert run.encoder.checked.leaves
     frozen.load([run], None, "cpu", None)
     assert not tried
-    refused(call("predict", "--run", kept.linear, "--model", "minilm", "a title"), "not the encoder")
