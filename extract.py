@@ -36,10 +36,14 @@ def parse_arguments(argv=None):
         help="encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs",
     )
     add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
-    pooled = ", ".join(f"{name}: {pooling.words}" for name, pooling in POOLINGS.items())
-    add("--pooling", nargs="+", choices=list(POOLINGS), help=f"{pooled} (default: all that the encoder has)")
-    at_least_3 = cli.number(int, 3)
-    add("--max-length", type=at_least_3, default=128, metavar="TOKENS", help="longer titles are cut, and counted")
+    add("--pooling", nargs="+", choices=list(POOLINGS), help="how states of tokens become one (default: all there are)")
+    add(
+        "--max-length",
+        type=cli.number(int, 3),
+        default=128,
+        metavar="TOKENS",
+        help="longer titles are cut, and counted",
+    )
     add(
         "--prefix",
         default="",
@@ -63,8 +67,6 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
-import gc
-import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -79,13 +81,14 @@ from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
 from whichlayer.heads.options import Options
 
-# --- check ----------------------------------------------------------------------------------------
+# --- what is to be done ---------------------------------------------------------------------------
 
 
 def check_titles(args, work):
     """The path of the user's file, and data.Checked of the copy that is made of it in `work`."""
-    if data.fault(args.prefix):
-        raise cli.Problem(f"--prefix: holds {data.fault(args.prefix)}; give it in UTF-8")
+    fault = data.fault(args.prefix)
+    if fault:
+        raise cli.Problem(f"--prefix: holds {fault}")
     path = data.find_titles(args.data)
     with open(work / "titles.csv", "wb") as file:
         titles = data.copy_titles(path, args.text_column, args.label_column, file)
@@ -99,8 +102,9 @@ def check_titles(args, work):
 def job_of(args, path, titles, encoder):
     """The folder.Job that the options ask for, whatever is there. path, titles: of check_titles."""
     source = disk.source(path)
+    is_known = args.data in ("youtube", "sample")
     info = store.TitlesInfo(
-        name=args.data if args.data in ("youtube", "sample") else cli.one_line(path.name),
+        name=args.data if is_known else cli.one_line(path.name),
         sha256=source.sha256,
         titles=titles.titles,
         rows=titles.rows,
@@ -117,38 +121,41 @@ def job_of(args, path, titles, encoder):
         prefix=args.prefix or None,
     )
     poolings = args.pooling or encoder.poolings
-    if not args.pooling and len(poolings) < len(POOLINGS):
-        cli.say(f"{encoder.name} puts no summary token first: --pooling {' '.join(poolings)} alone")
     layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
-    names = sorted(store.feature_file(*column) for column in itertools.product(set(poolings), layers))
-    parts = (store.FORMAT, encoder.info, info, settings)
-    return folder.Job(*parts, files={}, names=names, source=source)
+    names = {store.feature_file(pooling, layer) for pooling in poolings for layer in layers}
+    return folder.Job(
+        format=store.FORMAT,
+        encoder=encoder.info,
+        data=info,
+        settings=settings,
+        files={},
+        names=sorted(names),
+        source=source,
+    )
 
 
-# --- make -----------------------------------------------------------------------------------------
+# --- doing it -------------------------------------------------------------------------------------
 
 
 def encode_windows(job, done, encoder, out, work):
     """Encode this process's share of the windows that are not done, writing and recording each."""
     columns = [store.column_of(name) for name in job.names]
-    poolings = sorted({pooling for pooling, _ in columns})
-    layers = sorted({layer for _, layer in columns})
-    earlier = {}
-    if job.follows:
-        # every byte was compared by the process that prepared the job
-        old = store.open_features(out)
-        earlier = {name: old.read(*store.column_of(name), check=False) for name in old.manifest.files}
+    poolings = {pooling for pooling, _ in columns}
+    layers = {layer for _, layer in columns}
+    earlier = folder.earlier_layers(job, out)
     sources = np.load(work / "sources.npy")
     titles = (title for title, _ in store.titles_in(work / "new" / "titles.csv"))
-    bar = cli.progress(job.data.rows, " titles", desc="extract", initial=folder.counted(work).titles)
     read = functools.partial(tokenise, encoder)
+    bar = cli.progress(job.data.rows, " titles", desc="extract", initial=folder.counted(work).titles)
     with bar, windows.log_of(work) as log:
         for window, tokenised in windows.ahead(read, windows.own(titles, done)):
             # encode what is new, copy what is not
-            rows = sources[window * windows.WINDOW :][: len(tokenised.place)]
-            encoded = embed(encoder, only(tokenised, np.flatnonzero(rows < 0)), layers, poolings, bar.update)
-            write = functools.partial(folder.write, job, work, window, rows)
-            disk.each(write, job.names, map(encoded.get, columns), map(earlier.get, job.names))
+            first = window * windows.WINDOW
+            rows = sources[first : first + len(tokenised.place)]
+            new = only(tokenised, np.flatnonzero(rows < 0))
+            encoded = embed(encoder, new, layers, poolings, bar.update)
+            write = functools.partial(folder.write, job, work, window, rows, encoded, earlier)
+            disk.each(write, job.names)
             # only now is all of it on the disk
             windows.record(log, window, len(rows), tokenised.cut, tokenised.tokens)
             # with what other processes have done
@@ -168,14 +175,10 @@ def make(job, done, encoder, out, started):
     work = store.beside(out)
     if done:
         cli.say(f"going on after {folder.counted(work).titles:,} of {job.data.rows:,} titles")
-    try:
-        # none, where only labels have changed
-        if job.names:
-            encode_windows(job, done, encoder, out, work)
-        windows.wait()
-    except KeyboardInterrupt:
-        safe = f"stopped after {folder.counted(work).titles:,} of {job.data.rows:,} titles"
-        raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
+    # none, where only labels have changed
+    if job.names:
+        encode_windows(job, done, encoder, out, work)
+    windows.wait()
     if windows.RANK > 0:
         return None
     mean_tokens = folder.counted(work).tokens / job.data.rows
@@ -195,9 +198,7 @@ def make(job, done, encoder, out, started):
 def main(args):
     started = time.time()
     out = Path(args.out)
-    # the report's titles are for the report's head, others for all that is worth comparing
-    survey = [] if args.data == "youtube" else ["--survey"]
-    following = f"Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}"
+    manifest = None
     with windows.meeting(), contextlib.ExitStack() as stack:
         # check: wrong titles should not cost the loading, or the download, of an encoder
         if windows.RANK == 0:
@@ -205,10 +206,8 @@ def main(args):
             path, titles = check_titles(args, work)
 
         # load
-        kind = (args.device, args.dtype, args.max_length, args.pooling or [], args.prefix)
-        encoder = load_encoder(args.model, *kind)
-        # all of it stays: nor is garbage to be looked for in it later
-        gc.freeze()
+        asked = (args.device, args.dtype, args.max_length, args.pooling or (), args.prefix)
+        encoder = load_encoder(args.model, *asked)
 
         # make
         job = None
@@ -217,33 +216,26 @@ def main(args):
             job = folder.prepare(job_of(args, path, titles, encoder), out, work)
             done = set(windows.recorded(work))
         job, done = windows.from_first((job, done))
-        if job is None:
-            cli.say(f"{out} holds all of that already. {following}")
-            return
-        before = folder.counted(store.beside(out)).titles
-        begun = time.time()
-        manifest = make(job, done, encoder, out, started)
-        seconds = time.time() - begun
-        if manifest is None:
-            return
+        if job:
+            manifest = make(job, done, encoder, out, started)
 
     # say
-    for note in titles.notes:
-        cli.say(note)
-    if manifest.truncated:
-        cut = cli.count(manifest.truncated, "title")
-        cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
-    made = "new labels beside the same features"
-    if job.names:
-        made = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
-    speed = f", {(job.data.rows - before) / seconds:,.1f} titles a second once loaded"
-    # copying takes no time
-    if job.follows:
-        speed = ""
-    if windows.WORLD > 1:
-        made += f" on {windows.WORLD} processes"
-    taken = f"{time.time() - started:.1f} s{speed}"
-    cli.say(f"{out}: {job.data.rows:,} titles of {job.data.name}, {made}, {taken}. {following}")
+    if windows.RANK > 0:
+        return
+    made = f"{out} holds all of that already"
+    if manifest:
+        for note in titles.notes:
+            cli.say(note)
+        if manifest.truncated:
+            cut = cli.count(manifest.truncated, "title")
+            cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
+        written = "new labels beside the same features"
+        if job.names:
+            written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
+        made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {time.time() - started:.1f} s"
+    # the report's titles are for the report's head, others for all that is worth comparing
+    survey = [] if args.data == "youtube" else ["--survey"]
+    cli.say(f"{made}. Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}")
 
 
 if __name__ == "__main__":

@@ -63,17 +63,15 @@ def test_bert_base_takes_3_gflop_for_18_tokens(tmp_path):
     encoder = encoders.Encoder("", info, tokenizer, model, device, torch.float32, 128, 2048)
     encoder.blocks = list(model.encoder.layer)
     encoder.operations = encoders.count_operations(encoder)
-    assert encoders.cost(encoder, None) is None
     cost = encoders.cost(encoder, 18.5)
     assert np.allclose(cost.flop, by_hand(config, 18.5), rtol=1e-9)
     assert 3.1e9 < cost.flop[12] < 3.2e9
 
 
-@pytest.mark.parametrize("error", [NotImplementedError, KeyError])
-def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_path, bert, titles, monkeypatch, error):
+def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_path, bert, titles, monkeypatch):
     class Broken(encoders.FlopCounterMode):
         def get_total_flops(self):
-            raise error("an operator that it does not know")
+            raise KeyError("an operator that it does not know")
 
     monkeypatch.setattr(encoders, "FlopCounterMode", Broken)
     assert cost_of(extracted(tmp_path / "f", bert, titles)) is None

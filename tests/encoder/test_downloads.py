@@ -3,15 +3,17 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import refused, reply, serving, shell, truth, write_titles
+from conftest import ROOT, reply, serving
 
 import data
 from whichlayer.common import cli
-from whichlayer.encoder import store
+from whichlayer.encoder.loading import read_model
 
 TITLES = b"title,category\nhow to paint,art\nbest pasta,food\n" * 4000
 SHA256 = hashlib.sha256(TITLES).hexdigest()
@@ -65,16 +67,6 @@ def cut(request):
     reply(request, 200, TITLES, cut=70_000)
 
 
-def cut_chunk(request):
-    """A cut answer of a server that does not know the length beforehand."""
-    request.protocol_version = "HTTP/1.1"
-    request.send_response(200)
-    request.send_header("Transfer-Encoding", "chunked")
-    request.end_headers()
-    request.wfile.write(b"10000\r\n" + TITLES[:30_000])
-    request.close_connection = True
-
-
 def hang_up(request):
     request.close_connection = True
 
@@ -91,12 +83,6 @@ def status(code):
     return lambda request: reply(request, code, b"<html>sorry</html>")
 
 
-def without_length(request):
-    request.send_response(200)
-    request.end_headers()
-    request.wfile.write(TITLES)
-
-
 def redirect(request):
     reply(request, 302, Location="/elsewhere")
 
@@ -105,9 +91,8 @@ def redirect(request):
     "answers, requests",
     [
         ([whole], 1),
-        ([without_length], 1),
         ([redirect, whole], 2),
-        *(([fault, whole], 2) for fault in (cut, cut_chunk, hang_up, garbage, status(503), status(429))),
+        *(([fault, whole], 2) for fault in (cut, hang_up, garbage, status(503), status(429))),
     ],
 )
 def test_download_succeeds_and_faults_that_pass_are_tried_again(fetch, answers, requests):
@@ -252,92 +237,68 @@ def hub(bert):
     return Hub(bert)
 
 
-@pytest.fixture
-def extract(tmp_path):
-    """extract(address, model, out): extract.py as from a shell, with that hub and a cache of this test's own."""
-    titles = write_titles(tmp_path / "titles.csv", 15)
+READ = """
+import sys
+from whichlayer.common import cli
+from whichlayer.encoder.loading import read_model
+for name in sys.argv[1:]:
+    try:
+        info = read_model(name)[2]
+        print(info.revision, info.weights)
+    except cli.Problem as problem:
+        print(problem)
+"""
 
-    def run(address, model=NAME, out="f", **environment):
-        hub = {
-            "HF_ENDPOINT": address,
-            "HF_HOME": str(tmp_path / "hf"),
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "no_proxy": "127.0.0.1,localhost",
-        }
-        options = ["--data", titles, "--model", model, "--dtype", "float32", "--out", tmp_path / out]
-        done = shell("extract", *options, env={**os.environ, **hub, **environment})
-        return SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+
+@pytest.fixture
+def read(tmp_path):
+    """read(address, *names): what a process with a cache of this test's own makes of them: a line for each.
+
+    It is the commit with the fingerprint of the weights, or why it is refused.
+    """
+
+    def run(address, *names):
+        hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        environment = os.environ | hub | {"no_proxy": "127.0.0.1,localhost"}
+        options = {"cwd": ROOT, "env": environment, "text": True, "capture_output": True, "timeout": 300}
+        done = subprocess.run([sys.executable, "-c", READ, *names], **options)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return done.stdout.splitlines()
 
     return run
 
 
-def revision(folder):
-    return store.open_features(folder).manifest.encoder.revision
-
-
-def test_model_comes_from_the_hub_and_then_from_the_cache(hub, extract, bert, tmp_path):
+def test_models_come_from_the_hub_as_one_commit_and_then_from_the_cache(hub, read, bert):
+    right = f"{COMMIT} {read_model(bert)[2].weights}"
     with serving(hub) as (address, asked):
-        result = extract(address)
-        assert result.code == 0 and result.err.count("\n") == 2, result.err
-    features = store.open_features(tmp_path / "f")
-    assert revision(tmp_path / "f") == COMMIT
-    wanted = truth(bert, features.titles()[0])["cls", 2]
-    assert abs(features.read("cls", 2) - wanted).max() < 1e-5 * abs(wanted).max()
-    assert not any(name in line for line in asked for name in (".bin", ".py", ".h5"))  # no pickles, no code
-    again = extract(address, out="again", HF_HUB_OFFLINE="1")
-    assert again.code == 0 and revision(tmp_path / "again") == COMMIT, again.err
-    unplugged = extract(address, f"{NAME}@{COMMIT}", out="unplugged")  # the server has gone, and nobody said so
-    assert unplugged.code == 0 and revision(tmp_path / "unplugged") == COMMIT, unplugged.err
+        assert read(address, f"{NAME}@old") == [right]
+        assert [line for line in asked if "/api/models/" in line][0].endswith("/revision/old")
+        # no pickles, no code, nothing of another state
+        assert not any(word in line for line in asked for word in (".bin", ".py", ".h5", "resolve/main/"))
+    # the server has gone, and nobody said so
+    assert read(address, f"{NAME}@old", f"{NAME}@{COMMIT}") == [right, right]
 
 
-def test_revision_is_pinned_and_faults_that_pass_are_tried_again(hub, extract, tmp_path):
-    hub.faults = [(start, status(503)) for start in (f"HEAD /{NAME}/resolve/{COMMIT}/config.json", "GET /cdn/")]
-    with serving(hub) as (address, asked):
-        # nobody repeats that of the weights
-        refused(extract(address, f"{NAME}@old"), f"{NAME}@old", "503", "try again")
-        result = extract(address, f"{NAME}@old")
-    assert result.code == 0, result.err
-    assert not hub.faults and revision(tmp_path / "f") == COMMIT
-    assert [line for line in asked if "/api/models/" in line][0].endswith("/revision/old")
-    assert not any("resolve/main/" in line for line in asked)
-
-
-@pytest.mark.parametrize("model", ["someone/tiny-brt", f"{NAME}@new"])
-def test_a_wrong_name_is_one_line(hub, extract, model, tmp_path):
-    with serving(hub) as (address, asked):
-        refused(extract(address, model), f"--model {model}", "the model hub has no such model or revision")
-    assert len(asked) == 1 and not list((tmp_path / "f").glob("*.json"))
-
-
-def test_no_connection_and_nothing_in_the_cache_is_one_line(hub, extract):
-    hub.faults = [("GET /api/models", status(503))]
-    with serving(hub) as (address, _):
-        refused(extract(address), NAME, "not in the cache", "cannot be reached", "--model minilm")
-
-
-def test_cut_weights_are_never_used(hub, extract, tmp_path):
+def test_faults_that_pass_are_tried_again_and_cut_weights_never_used(hub, read, bert, tmp_path):
     weights = hub.files["model.safetensors"]
-    hub.faults = [("GET /cdn/", lambda request: reply(request, 200, weights, cut=len(weights) // 2))]
-    hub.faults += [("GET /cdn/", lambda request: reply(request, 200, weights, cut=0))] * 6
+    hub.faults = [(f"HEAD /{NAME}/resolve/{COMMIT}/config.json", status(503))]
+    hub.faults += [("GET /cdn/", lambda request: reply(request, 200, weights, cut=len(weights) // 2))]
+    hub.faults += [("GET /cdn/", lambda request: reply(request, 200, weights, cut=0))] * 5
     with serving(hub) as (address, asked):
-        refused(extract(address), f"--model {NAME}", "model hub")
-        assert asked.count("GET /cdn/model.safetensors") == 6  # once, and five times more
-        kept = [file for file in (tmp_path / "hf" / "hub").rglob("*") if file.is_file()]
-        kept = [file for file in kept if ".no_exist" not in file.parts]  # names of what is not on the hub
-        assert kept
-        for file in kept:
-            assert file.suffix != ".safetensors"
-            assert file.stat().st_size < len(weights) // 2
-        result = extract(address)
-    assert result.code == 0, result.err
+        first, second = read(address, NAME, NAME)
+    assert first.startswith(f"--model {NAME}: not a usable encoder, or not to be had") and not hub.faults
+    assert second == f"{COMMIT} {read_model(bert)[2].weights}"
+    # once, five times more, and whole
+    assert asked.count("GET /cdn/model.safetensors") == 7
 
 
-def test_what_cannot_be_used_is_refused_before_it_is_downloaded(hub, extract):
+def test_what_cannot_be_had_or_used_is_one_line_and_not_downloaded(hub, read):
     """Nor is the hub asked to convert weights that could hold code."""
     hub.files["pytorch_model.bin"] = hub.files.pop("model.safetensors")
+    hub.faults = [("GET /api/models", status(503))]
     with serving(hub) as (address, asked):
-        refused(extract(address), NAME, "holds no weights as safetensors")
-        hub.files["adapter_config.json"] = b"{}"
-        refused(extract(address), NAME, "adapter_config.json is an adapter", "merge it")
+        *nowhere, pickled = read(address, NAME, "someone/tiny-brt", f"{NAME}@new", NAME)
+    for name, line in zip((NAME, "someone/tiny-brt", f"{NAME}@new"), nowhere, strict=True):
+        assert line.startswith(f"--model {name}: no such folder, not in the cache, and not on the model hub")
+    assert "holds no weights as safetensors" in pickled
     assert not any(word in line for line in asked for word in ("pytorch_model", "discussions", "convert"))

@@ -1,8 +1,6 @@
 """Encoders of many kinds: their features are transformers' own, whatever the batching, the depth or the tokenizer."""
 
 import functools
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +11,9 @@ from conftest import WORDS, call, refused, truth, write_titles, write_tokenizer
 from tokenizers import decoders, pre_tokenizers, processors, trainers
 
 import predict
-from whichlayer.apply import frozen
 from whichlayer.common import cli
 from whichlayer.encoder import embedding, store
 from whichlayer.encoder import encoder as encoders
-from whichlayer.heads import runs
 
 TITLES = """how to paint a sunset
 Rome
@@ -100,16 +96,13 @@ RELATIVE |= {"pos_att_type": ["p2c", "c2p"], "share_att_key": True, "norm_rel_eb
 LOCAL = {"cls_token_id": 0, "sep_token_id": 2, "global_attn_every_n_layers": 2, "local_attention": 6}
 KINDS = {  # name: (kind of transformers, tokenizer, what the configuration has besides SIZE)
     "bert": ("bert", wordpiece, {}),
-    "bert-odd": ("bert", wordpiece, {"hidden_size": 20, "num_hidden_layers": 5}),
     "roberta": ("roberta", byte_level, ENDS),
     "xlm-roberta": ("xlm-roberta", unigram, ENDS),
-    "distilbert": ("distilbert", wordpiece, {}),
     "electra": ("electra", wordpiece, {"embedding_size": 12}),
     "albert": ("albert", unigram_of_albert, {"embedding_size": 12}),
     "mpnet": ("mpnet", wordpiece_of_mpnet, ENDS),
     "deberta-v2": ("deberta-v2", unigram_of_deberta, {**RELATIVE, "position_biased_input": False}),
     "modernbert": ("modernbert", byte_level, {**ENDS, **LOCAL}),
-    "longformer": ("longformer", byte_level, {"pad_token_id": 1, "attention_window": [8] * 4}),
     "fnet": ("fnet", unigram_of_albert, {}),
     "gpt2": ("gpt2", generative, {"bos_token_id": 0, "eos_token_id": 0}),
     "llama": ("llama", generative, {"bos_token_id": 0, "eos_token_id": 0, "num_key_value_heads": 2}),
@@ -119,7 +112,7 @@ LIMITS = {"roberta": 38, "xlm-roberta": 38, "mpnet": 38, "xlnet": None}  # 40 fo
 NO_CLS = ("gpt2", "llama", "xlnet")  # the last one has it at the end
 UNPADDED = ("fnet",)  # it mixes tokens by a Fourier transform that heeds no mask
 # one block called again and again; blocks given padding, or axes, of their own
-WHOLE = ("albert", "longformer", "xlnet")
+WHOLE = ("albert", "xlnet")
 
 
 @pytest.fixture(scope="module")
@@ -218,10 +211,10 @@ def fused_into(encoder):
     return sum(getattr(forward, "keywords", {}).get("attr") == "gelu" for forward in found)
 
 
-EXACT_GELU = ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "longformer", "xlnet"]
+EXACT_GELU = ["bert", "roberta", "deberta-v2", "xlnet"]
 
 
-@pytest.mark.parametrize("name", [*EXACT_GELU, "gpt2", "modernbert", "albert", "llama"])
+@pytest.mark.parametrize("name", [*EXACT_GELU, "gpt2", "modernbert", "albert"])
 def test_products_that_apply_the_exact_gelu_give_the_same_states(name, folder_of):
     """Others have another activation, or none that follows a product alone."""
     encoder = encoders.load_encoder(folder_of(name), "cpu", "float32", 32, poolings_of(name))
@@ -230,12 +223,8 @@ def test_products_that_apply_the_exact_gelu_give_the_same_states(name, folder_of
     check_values(name, folder_of, encoder)
 
 
-@pytest.mark.parametrize("outcome", ["weights of its own", "used without the GELU, too"])
-def test_products_that_are_not_all_that_an_encoder_computes_are_left_as_they_are(outcome, folder_of, monkeypatch):
+def test_products_that_are_not_all_that_an_encoder_computes_are_left_as_they_are(folder_of, monkeypatch):
     def forward(self, states):
-        if outcome == "weights of its own":
-            product = torch.nn.functional.linear(states, self.dense.weight, self.dense.bias)
-            return self.intermediate_act_fn(product)
         product = self.dense(states)
         return self.intermediate_act_fn(product) - 2 * product
 
@@ -246,9 +235,11 @@ def test_products_that_are_not_all_that_an_encoder_computes_are_left_as_they_are
     check_values("bert", folder_of, encoder)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("has_amx", [False, True])
-@pytest.mark.parametrize("instructions", [True, False], ids=["as it is", "without instructions"])
+@pytest.mark.parametrize(
+    "dtype, has_amx, instructions",
+    [("bfloat16", True, True), ("bfloat16", True, False), ("float16", False, True)],
+    ids=["with AMX", "without instructions", "float16"],
+)
 def test_half_precision_is_close(dtype, has_amx, instructions, folder_of, load, monkeypatch):
     """What oneDNN says where the processor lacks them is said here for all but float32."""
     product = torch.ops.mkldnn._linear_pointwise
@@ -277,10 +268,7 @@ def test_half_precision_is_close(dtype, has_amx, instructions, folder_of, load, 
 # --- lengths, copies ----------------------------------------------------------------------------------------------
 
 
-POSITIONS = ["bert", "roberta", "xlm-roberta", "mpnet", "modernbert", "deberta-v2", "gpt2", "xlnet"]
-
-
-@pytest.mark.parametrize("name", POSITIONS)
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2", "xlnet"])
 def test_titles_may_fill_all_positions_and_no_more(name, folder_of):
     limit = LIMITS.get(name, 40)
     length = limit or 90
@@ -306,51 +294,6 @@ def test_copies_are_computed_once_and_get_the_same_features(load, batches):
     for value in got.values():
         assert (value[copies] == value[0]).all() and not (value[1] == value[0]).all()
     assert sum(map(len, batches)) == len(set(TITLES))
-
-
-# --- cost ---------------------------------------------------------------------------------------------------------
-
-
-def operations_by_hand(name, model, tokens):
-    """Operations until each layer comes out, from the shapes of what transformers loads, for hidden states of 24."""
-    blocks = next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and len(part) == 4)
-    attention = 4 * tokens**2 * 24
-    if name == "deberta-v2":  # words with 16 distances, and distances with words
-        attention += 2 * 2 * tokens * 16 * 24
-    below = 0
-    if name == "electra":  # embeddings of 12
-        below = 2 * 12 * 24 * tokens
-    layers = [below]
-    for block in blocks:
-        weights = sum(weight.numel() for weight in block.parameters() if weight.dim() == 2)
-        layers.append(layers[-1] + 2 * weights * tokens + attention)
-    return layers
-
-
-@pytest.mark.parametrize(
-    "name", ["bert", "roberta", "distilbert", "electra", "mpnet", "deberta-v2", "modernbert", "llama"]
-)
-def test_operations_grow_from_layer_to_layer_by_its_weights_and_attention(name, folder_of, load):
-    model = transformers.AutoModel.from_pretrained(folder_of(name))
-    cost = encoders.cost(load(name), 18.5)
-    assert cost.tokens == 18.5
-    assert np.allclose(cost.flop, operations_by_hand(name, model, 18.5), rtol=0, atol=1)
-    assert all(np.diff(cost.flop) > 0)
-
-
-def test_each_layer_of_an_encoder_that_is_not_left_early_takes_all_operations(load):
-    """ALBERT: its wider embedding, one block again and again, and a pooler of one token."""
-    weights = 4 * 24 * 24 + 2 * 24 * 48
-    whole = 2 * 12 * 24 * 10 + 4 * (2 * weights * 10 + 4 * 10**2 * 24) + 2 * 24 * 24
-    assert np.allclose(encoders.cost(load("albert"), 10).flop, [whole] * 5, rtol=0, atol=1)
-
-
-def test_tokens_are_those_of_every_title_after_cutting(load):
-    encoder = load("bert")
-    tokenised = embedding.tokenise(encoder, TITLES)
-    single = [min(len(encoder.tokenizer(title).input_ids), 32) for title in TITLES]
-    assert tokenised.cut == single.count(32) == 1
-    assert tokenised.tokens == sum(single)
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
@@ -387,65 +330,17 @@ def test_too_little_memory_makes_the_batches_smaller(load, monkeypatch):
         features(encoder, TITLES)
 
 
-# --- tokenizers ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "deberta-v2", "gpt2"])
-@pytest.mark.parametrize("further", [(), ("tokenizer_config.json",)])
-def test_an_encoder_without_the_words_of_its_tokenizer_is_refused(folder_of, kind, further, tmp_path):
-    """transformers makes up a tokenizer that knows no words for most kinds, and fails in many ways for others."""
-    for name in ("config.json", "model.safetensors", *further):
-        shutil.copy(Path(folder_of(kind), name), tmp_path)
-    with pytest.raises(cli.Problem, match=r"holds no tokenizer \(tokenizer.json, vocab.txt …\)"):
-        encoders.load_encoder(str(tmp_path), "cpu", "float32", 32)
-
-
 # --- huge texts, and prefixes -------------------------------------------------------------------------------------
-
-
-def odd_texts():
-    """Texts of all lengths in which a character is anything from no token to many, and words are long or short."""
-    draw = np.random.default_rng(5)
-    parts = ["rome ", "the best ", " " * 70, "x" * 300, "x" * 300 + " ", "東京", "東京 ", "\n", "\t", "é ", "e\u0301 "]
-    parts += [
-        "\u200b" * 50,
-        "\x00" * 50,
-        "\u00ad" * 90 + " ",
-        "!!!",
-        "! ",
-        "\U0001fae9 ",
-        "Überraschung ",
-        "ﷺ ",
-        "-" * 200,
-    ]
-    parts += ["\u0301" * 40 + " ", "\u3000", "\u00a0" * 99, "[SEP] ", "</s>", "Σ ", "İ "]
-    for length in (1, 3, 10, 40, 160):
-        for _ in range(25):
-            kinds = draw.choice(len(parts), 4)
-            yield "".join(parts[kind] for kind in draw.choice(kinds, length))
-
-
-@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "deberta-v2", "xlnet"])
-def test_texts_that_are_not_read_to_their_end_have_the_same_tokens(name, load, monkeypatch):
-    encoder = load(name)
-    monkeypatch.setattr(embedding, "CHARACTERS", 1)
-    monkeypatch.setattr(encoder, "max_length", 20)
-    texts = list(dict.fromkeys(odd_texts()))
-    found = embedding.tokenise(encoder, texts)
-    wanted = encoder.tokenizer(texts, truncation=True, max_length=20).input_ids
-    unknown = [encoder.tokenizer.unk_token_id or encoder.tokenizer.pad_token_id or 0]
-    assert found.ids == [ids or unknown for ids in wanted]
-    assert found.cut == sum(len(ids) > 20 for ids in encoder.tokenizer(texts).input_ids)
-    kept = [embedding.beginning(encoder, text) for text in texts]
-    assert sum(len(one) < len(text) for one, text in zip(kept, texts, strict=True)) > 20  # it does leave some out
 
 
 def test_of_a_huge_text_no_more_is_read_than_is_kept(load):
     encoder = load("bert")
-    huge = "the best street food in rome " * 100_000
-    assert len(embedding.beginning(encoder, huge)) <= embedding.CHARACTERS * encoder.max_length
+    huge = "the best street food in rome " * 10_000
+    most = embedding.CHARACTERS * encoder.max_length
+    start = embedding.beginning(encoder, huge)
+    assert most <= len(start) < most + 10 and huge.startswith(f"{start} ")
     tokenised = embedding.tokenise(encoder, [huge, "rome", huge])
-    assert (tokenised.cut, len(tokenised.ids[0])) == (2, 32)
+    assert tokenised.cut == 2 and tokenised.ids[0] == encoder.tokenizer(huge[:999]).input_ids[:31] + [3]
 
 
 def test_a_prefix_stands_before_every_title_and_counts_as_tokens(folder_of):
@@ -457,7 +352,7 @@ def test_a_prefix_stands_before_every_title_and_counts_as_tokens(folder_of):
     tokenised = embedding.tokenise(prefixed, TITLES)
     lengths = [len(prefixed.tokenizer(title).input_ids) for title in whole]
     assert tokenised.tokens == sum(min(length, 32) for length in lengths)
-    assert tokenised.cut == sum(length > 32 for length in lengths)
+    assert tokenised.cut == sum(length > 32 for length in lengths) == 2
     with pytest.raises(cli.Problem, match="--max-length 9: the prefix alone"):
         encoders.load_encoder(folder_of("bert"), "cpu", "float32", 9, ("cls",), "the best street food in rome, the ")
 
@@ -474,7 +369,7 @@ def test_a_prefix_is_kept_with_features_and_run_and_used_for_new_titles(tmp_path
     features = store.open_features(tmp_path / "prefixed")
     wanted = truth(folder_of("bert"), [f"query: {title}" for title in features.titles()[0]])["cls", 2]
     assert close(features.read("cls", 2), wanted)
-    refused(call("extract", *asked, "--out", tmp_path / "prefixed"), "another prefix (query: , now none)")
+    refused(call("extract", *asked, "--out", tmp_path / "prefixed"), "another prefix")
 
     # both at once: each run has its own prefix
     new = ["best pasta", "cheap flights"]
@@ -484,7 +379,3 @@ def test_a_prefix_is_kept_with_features_and_run_and_used_for_new_titles(tmp_path
         answers.append(predict.table(classifier, new).iloc[:, 3:].to_numpy())
     assert not np.allclose(answers[0], answers[1])
     assert np.allclose(answers[2], (answers[0] + answers[1]) / 2, rtol=0, atol=1e-6)
-    without = frozen.load([runs.find(found["prefixed"])], None, "cpu", None)
-    without.encoder.prefix = ""
-    wanted, _ = frozen.judge(without, frozen.prepare(without, [f"query: {title}" for title in new]))
-    assert np.allclose(answers[1], wanted[0], rtol=0, atol=1e-6)

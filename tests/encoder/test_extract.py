@@ -1,15 +1,12 @@
 """Extraction: the features are transformers' own, titles are checked first, and what it prints and keeps is of use."""
 
-import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, call, refused, truth
+from conftest import call, refused, truth
 
 import data
 import extract
@@ -31,20 +28,6 @@ def test_features_equal_transformers_hidden_states(tmp_path, bert, titles, monke
             true = wanted[pooling, layer]
             assert np.abs(got - true).max() < 1e-5 * np.abs(true).max()
             assert np.load(tmp_path / "f" / f"{pooling}-{layer:02d}.npy", mmap_mode="r").shape == (60, 24)
-
-
-def test_half_precision_is_kept_as_asked(tmp_path, bert, titles):
-    """Also on processors without instructions for it, where the arithmetic is float32."""
-    for dtype in ("float32", "bfloat16"):
-        result = call("extract", "--data", titles, "--model", bert, "--dtype", dtype, "--out", tmp_path / dtype)
-        assert result.code == 0 and f"in {dtype}" in result.err, result.err
-    exact = store.open_features(tmp_path / "float32")
-    rough = store.open_features(tmp_path / "bfloat16")
-    assert rough.manifest.settings.dtype == "bfloat16"
-    assert rough.manifest.machine["arithmetic"] in ("bfloat16", "float32")
-    true = exact.read("cls", 2)
-    difference = np.abs(rough.read("cls", 2) - true).max()
-    assert 0 < difference < 0.05 * np.abs(true).max()
 
 
 @pytest.mark.parametrize(
@@ -98,13 +81,6 @@ def test_next_of_the_reports_titles_is_the_reports_head(tmp_path, bert, titles, 
     assert again.err.endswith(f"train.py --features {tmp_path / 'f'}\n"), again.err
 
 
-def test_the_last_line_says_how_fast_it_was_and_quiet_says_nothing(tmp_path, bert, titles):
-    command = ["--data", titles, "--model", bert, "--layers", -1, "--out", tmp_path / "f"]
-    first = call("extract", *command).err.splitlines()
-    assert len(first) == 1 and re.search(r", [\d,.]+ titles a second once loaded\. Next: ", first[0]), first
-    assert call("extract", *command, "--quiet", "--layers", "all").err == ""
-
-
 def test_poolings_are_listed_once(tmp_path, bert, titles, monkeypatch):
     """One entry more is one more that is kept, named and read."""
 
@@ -118,28 +94,3 @@ def test_poolings_are_listed_once(tmp_path, bert, titles, monkeypatch):
     features = store.open_features(tmp_path / "f")
     assert list(features.manifest.files) == [f"{p}-0{n}.npy" for p in ("cls", "mean", "top") for n in (1, 2)]
     assert (features.read("top", 1) >= features.read("mean", 1)).all()
-
-
-def test_help_names_each_default_once(capsys):
-    with pytest.raises(SystemExit):
-        extract.parse_arguments(["--help"])
-    text = " ".join(capsys.readouterr().out.split())
-    for example in ("--data titles.csv --label-column topic --pooling mean", "--model ../my-encoder"):
-        assert f" {example} " in text
-    for default in ("youtube", "bert-base-uncased", "all", "128", "auto", "features"):
-        assert f"(default: {default})" in text
-    assert "cls: [CLS], mean: mean pooling (default: all that the encoder has)" in text
-    assert "None" not in text and "False" not in text and "['" not in text
-
-
-def test_a_folder_that_begins_with_a_dash_is_named_so_that_it_can_be_pasted(tmp_path, bert, titles, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = call("extract", "--data", titles, "--model", bert, "--out=-f")
-    assert result.code == 0 and result.err.splitlines()[-1].endswith("train.py --features=-f --survey"), result.err
-
-
-def test_a_standard_output_that_is_closed_is_no_fault(tmp_path, bert, titles):
-    command = [sys.executable, ROOT / "extract.py", "--data", titles, "--model", bert, "--out", tmp_path / "f"]
-    line = f"exec {shlex.join(map(str, command))} >&-"
-    done = subprocess.run(["sh", "-c", line], text=True, stderr=subprocess.PIPE)
-    assert done.returncode == 0 and "Next: " in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -7,7 +7,7 @@ and no torch. Of several runs, the calibrated probabilities are averaged.
 import functools
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,9 +41,6 @@ class Classifier:
         """The names of the categories, in the order of their probabilities."""
         return self.runs[0].classes
 
-    def __reduce__(self):
-        raise TypeError("a classifier cannot be pickled; load it in each process, from its runs")
-
 
 # --- loading --------------------------------------------------------------------------------------
 
@@ -64,9 +61,7 @@ def load(folders, name=None, device="auto", dtype=None):
     shared = by_encoder(own)
     names = as_list(name) or [None] * len(shared)
     if len(names) != len(shared):
-        need = cli.count(len(shared), "encoder")
-        remedy = "name one for each, in their order"
-        raise cli.Problem(f"--model names {len(names)}, but the runs need {need}; {remedy}")
+        raise cli.Problem(f"--model names {len(names)}, but the runs need {cli.count(len(shared), 'encoder')}")
 
     parts = [words_part(run) for run in own if run.baseline]
     for members, place in zip(shared, names, strict=True):
@@ -74,8 +69,9 @@ def load(folders, name=None, device="auto", dtype=None):
         from whichlayer.apply import frozen
 
         loaded = frozen.load(members, place, device, dtype)
-        steps = (frozen.prepare, frozen.judge)
-        parts.append(Part(*(functools.partial(step, loaded) for step in steps)))
+        prepare = functools.partial(frozen.prepare, loaded)
+        judge = functools.partial(frozen.judge, loaded)
+        parts.append(Part(prepare, judge))
     return Classifier(own, parts, sum(map(offsets_of, own)) / len(own))
 
 
@@ -106,9 +102,8 @@ def by_encoder(own):
     shared = {}
     for run in own:
         if run.encoder:
-            settings = run.config.settings
-            features = (settings.prefix, settings.max_length, settings.dtype, settings.store)
-            key = (run.encoder.weights, run.encoder.tokenizer, *features)
+            made = run.config.settings
+            key = (run.encoder.weights, run.encoder.tokenizer, made.prefix, made.max_length, made.dtype, made.store)
             shared.setdefault(key, []).append(run)
     return list(shared.values())
 
@@ -142,7 +137,6 @@ class Item:
     """A title to predict."""
 
     title: str
-    cells: list[str] = field(default_factory=list)  # of its row, to be written, too
 
 
 @dataclass

@@ -54,11 +54,8 @@ def load(own, name, device, dtype):
     try:
         encoder = load_own_encoder(own, name or run.encoder.name, device, dtype)
     except cli.Problem as error:
-        needed = run.encoder.name
-        if run.encoder.revision:
-            needed = f"{needed.partition('@')[0]}@{run.encoder.revision}"
-        hint = f"{run.folder} needs {needed}, or --model to say where that is"
-        raise cli.Problem(f"{error} ({hint})") from None
+        needed = f"{run.folder} needs {run.encoder.name}, revision {run.encoder.revision}"
+        raise cli.Problem(f"{error} ({needed}, or --model to say where that is)") from None
     heads = []
     for run, (head, state) in zip(own, read, strict=True):
         state = {key: value.to(encoder.device) for key, value in state.items()}
@@ -77,13 +74,11 @@ def load_own_encoder(own, name, device, dtype):
         settings.max_length,
         poolings_of(own),
         settings.prefix or "",
-        False,  # whoever predicts does not ask what a title costs
         trained.checked,
     )
-    for what in ("weights", "tokenizer"):
-        if getattr(encoder.info, what) != getattr(trained, what):
-            wrong = f"not the encoder that the run was trained with, its {what} differ"
-            raise cli.Problem(f"{name}: {wrong}")
+    found = encoder.info
+    if (found.weights, found.tokenizer) != (trained.weights, trained.tokenizer):
+        raise cli.Problem(f"{name}: not the encoder that the run was trained with")
     return encoder
 
 

@@ -108,20 +108,15 @@ def recorded(folder):
 
 
 def own(items, done):
-    """Yield (number, list of items) for each of the windows that this process is to work on.
+    """An iterator of (number, list of items) of the windows that this process is to work on.
 
     items: an iterator over all; done: the numbers of the windows that were recorded before, the
     same in all processes.
     """
-    left = 0
-    for number in itertools.count():
-        window = list(itertools.islice(items, WINDOW))
-        if not window:
-            return
-        if number not in done:
-            if left % WORLD == RANK:
-                yield number, window
-            left += 1
+    # an empty one ends them
+    windows = iter(lambda: list(itertools.islice(items, WINDOW)), [])
+    left = (window for window in enumerate(windows) if window[0] not in done)
+    return itertools.islice(left, RANK, None, WORLD)
 
 
 def ahead(prepare, windows):

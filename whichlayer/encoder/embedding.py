@@ -18,7 +18,6 @@ class Batching:
 
     budget: int  # tokens a batch
     least: int  # a run of equal lengths with fewer tokens is padded together with its neighbours
-    fuse: bool = False  # whether products apply the GELU that follows them
 
 
 # by what multiplies, and not by a stopwatch: the same machine is to give the same bytes. Titles a
@@ -28,12 +27,12 @@ class Batching:
 BATCHING = {
     "cuda": Batching(32768, 16384),
     "cpu": Batching(2048, 256),
-    "cpu, bfloat16 with AMX": Batching(4096, 4096, fuse=True),
+    "cpu, bfloat16 with AMX": Batching(4096, 4096),
 }
 
 
 # texts of more characters a token that is kept are not read to their end
-CHARACTERS = 64
+CHARACTERS = 1000
 # of what a tokenizer gives, only the ids are needed
 BARE = {"return_attention_mask": False, "return_token_type_ids": False}
 
@@ -46,7 +45,6 @@ class Tokenised:
     place: np.ndarray  # (titles,) int64: where in ids each title finds its own
     cut: int  # titles, copies included, that are cut at max_length
     tokens: int  # of all titles, copies included, after cutting
-    unknown: int  # of those tokens, in place of what the vocabulary lacks
 
 
 def tokenise(encoder, titles):
@@ -68,36 +66,18 @@ def tokenise(encoder, titles):
     nothing = [tokenizer.unk_token_id or tokenizer.pad_token_id or 0]
     ids = [tokens or nothing for tokens in ids]
     lengths = np.array([len(tokens) for tokens in ids])
-    unknown = np.zeros_like(lengths)
-    # to some kinds it is the token that ends a text
-    if tokenizer.unk_token not in (tokenizer.bos_token, tokenizer.eos_token):
-        unknown = np.array([tokens.count(tokenizer.unk_token_id) for tokens in ids])
-    return Tokenised(
-        ids=ids,
-        place=place,
-        cut=int(np.isin(place, cut).sum()),
-        tokens=int(lengths[place].sum()),
-        unknown=int(unknown[place].sum()),
-    )
+    return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()), tokens=int(lengths[place].sum()))
 
 
 def beginning(encoder, text):
     """As much of a text as decides its tokens: a huge one would take minutes and gigabytes.
 
-    It ends before a space, so that no word is cut, and has at least twice the tokens that are kept:
-    how many characters make a token is not known before, as spaces may make none, and a word that
-    the vocabulary lacks one. What stands behind can then change none of those that are kept.
+    It ends before a space, so that no word is cut.
     """
-    tokenizer = encoder.tokenizer
-    if tokenizer.truncation_side != "right":
+    end = text.find(" ", CHARACTERS * encoder.max_length)
+    if end < 0 or encoder.tokenizer.truncation_side != "right":
         return text
-    end = CHARACTERS * encoder.max_length
-    while end < len(text):
-        start = text[: text.rfind(" ", 0, end + 1) + 1].rstrip(" ")
-        if start and len(tokenizer(start, **BARE).input_ids) >= 2 * encoder.max_length:
-            return start
-        end *= 4
-    return text
+    return text[:end]
 
 
 class Enough(Exception):
@@ -105,8 +85,7 @@ class Enough(Exception):
 
 
 def embed_batch(encoder, titles, layers, poolings):
-    """Pooled hidden states of lists of token ids; the mean is over all tokens, [CLS] and [SEP],
-    too.
+    """Pooled hidden states of lists of token ids.
 
     Returns {(pooling, layer): (titles, hidden) float32 tensor on the CPU}.
     """
@@ -140,6 +119,9 @@ def run(encoder, inputs, layers, keep):
     """
     if encoder.blocks is None:
         states = encoder.model(**inputs, output_hidden_states=True).hidden_states
+        # CANINE, for one, has others between them
+        if len(states) != encoder.info.layers + 1:
+            raise ValueError("it does not give a hidden state for each layer")
         for layer in layers:
             keep(layer, states[layer])
         return

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from whichlayer.common import cli
 from whichlayer.encoder import store
 from whichlayer.encoder.embedding import BATCHING, Batching, embed, tokenise
-from whichlayer.encoder.loading import keep_garbage, read_model
+from whichlayer.encoder.loading import read_model
 from whichlayer.encoder.poolings import POOLINGS
 
-# as code of others may fail
-FOREIGN = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+# titles that an encoder is tried on
+TRIED = ["a title", "another, rather longer title: 10 things | 2024", "a"]
 
 
 @dataclass
@@ -37,26 +37,19 @@ class Encoder:
     prefix: str = ""  # put before every title
 
     @property
-    def has_summary(self):
-        """Whether a token that sums up a title, such as [CLS], stands first."""
-        return self.info.checked.has_summary
-
-    @property
     def poolings(self):
         """The names of all POOLINGS that it has."""
-        return [name for name, each in POOLINGS.items() if self.has_summary or not each.is_first_token]
+        has_summary = self.info.checked.has_summary
+        return [name for name, pooling in POOLINGS.items() if has_summary or not pooling.is_first_token]
 
 
-@keep_garbage()
-def load_encoder(
-    name, device="auto", dtype="auto", max_length=128, poolings=None, prefix="", counted=True, checked=None
-):
+def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=(), prefix="", checked=None):
     """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 
     dtype: of the weights, and of the arithmetic where there are instructions for it; poolings:
-    those that it must have; prefix: what it wants before every title; counted: whether its
-    operations are, which takes a moment; checked: the store.Checked that features or runs keep of
-    it, so that what was found out here, of these weights, is not tried again.
+    those that it must have; prefix: what it wants before every title; checked: the store.Checked
+    that a run keeps of it, so that what was found out here, of these weights, is not tried again;
+    nor are its operations counted then.
     """
     device = cli.choose_device(device)
     dtype = choose_dtype(dtype, device)
@@ -74,20 +67,19 @@ def load_encoder(
         check_encoder(encoder)
     if info.checked.leaves:
         encoder.blocks = find_blocks(encoder)
-    for pooling in poolings or ():
-        if pooling not in encoder.poolings:
-            what = f"{name} puts no summary token first (decoder-only models have none)"
-            raise cli.Problem(f"--pooling {pooling}: {what}; use --pooling mean")
-    if counted:
+    if not set(poolings) <= set(encoder.poolings):
+        what = f"{name} puts no summary token first (decoder-only models have none)"
+        raise cli.Problem(f"--pooling: {what}; use --pooling mean")
+    if checked is None:
         encoder.operations = count_operations(encoder)
 
     # make it fast
     model.to(dtype)
     if device.type == "cpu":
         pack_linears(encoder)
-    encoder.batching = choose_batching(device, model.dtype)
-    if encoder.batching.fuse:
-        fuse_activations(encoder)
+        if model.dtype == torch.bfloat16 and has_amx():
+            encoder.batching = BATCHING["cpu, bfloat16 with AMX"]
+            fuse_activations(encoder)
     # what was tried had to be titles alone
     encoder.prefix = prefix
     return encoder
@@ -123,13 +115,6 @@ def choose_dtype(name, device):
     return torch.bfloat16 if fast else torch.float32
 
 
-def choose_batching(device, dtype):
-    """The embedding.Batching for a device and the dtype of the arithmetic."""
-    if device.type == "cpu" and dtype == torch.bfloat16 and has_amx():
-        return BATCHING["cpu, bfloat16 with AMX"]
-    return BATCHING[device.type]
-
-
 def check_parts(name, model, tokenizer, max_length):
     """Refuse titles longer than the encoder reads, and a tokenizer that is not made for it."""
     # positions: none, or -1, where they are relative
@@ -138,8 +123,7 @@ def check_parts(name, model, tokenizer, max_length):
         # they are counted from there
         limit -= (getattr(model.config, "pad_token_id", 0) or 0) + 1
     if 0 < limit < max_length:
-        remedy = f"pass --max-length {limit}"
-        raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens; {remedy}")
+        raise cli.Problem(f"--max-length {max_length}: {name} reads at most {limit} tokens")
 
     # vocabulary
     size = getattr(model.config, "vocab_size", None) or float("inf")
@@ -155,15 +139,13 @@ def check_encoder(encoder):
     For some kinds, such as FNet and ConvBERT, padding changes the values of a title in spite of its
     mask. Some call their layers in ways that the hooks do not know, and those run to their end.
     """
-    titles = ["a title", "another, rather longer title: 10 things | 2024", "a"]
-    tokenised = tokenise(encoder, titles)
+    tokenised = tokenise(encoder, TRIED)
     layers = range(encoder.info.layers + 1)
     try:
-        check_states(encoder, tokenised.ids[0])
         truth = embed(encoder, tokenised, layers, POOLINGS)
         if not all(np.isfinite(values).all() for values in truth.values()):
             raise ValueError("hidden states that are not finite, though in float32: its weights are damaged")
-    except FOREIGN as error:
+    except Exception as error:
         reason = cli.one_line(error)[:160]
         raise cli.Problem(f"--model {encoder.name}: cannot be run on titles ({reason})") from None
 
@@ -194,26 +176,12 @@ def find_blocks(encoder):
     return next((blocks for blocks in lists if len(blocks) == encoder.info.layers), None)
 
 
-def check_states(encoder, tokens):
-    """Raise a ValueError where there is no hidden state for each layer and token, as in CANINE."""
-    ids = torch.tensor([tokens], device=encoder.device)
-    with torch.inference_mode():
-        states = encoder.model(input_ids=ids, output_hidden_states=True).hidden_states
-    if [state.shape[:2] for state in states] != [ids.shape] * (encoder.info.layers + 1):
-        raise ValueError("it does not give a hidden state for each layer and token")
-
-
-def is_same(encoder, tokenised, layers, truth):
+def is_same(encoder, tokenised, layers, truth, tolerance=1e-4):
     """Whether the encoder, as it is set now, gives the true features of these layers."""
-    with contextlib.suppress(*FOREIGN):
+    with contextlib.suppress(Exception):
         found = embed(encoder, tokenised, layers, POOLINGS)
-        return all_close(found, truth, 1e-4)
+        return all(close(found[column], truth[column], tolerance) for column in found)
     return False
-
-
-def all_close(found, truth, tolerance):
-    """Whether features, {(pooling, layer): (titles, hidden)}, are the true ones."""
-    return all(close(values, truth[column], tolerance) for column, values in found.items())
 
 
 def close(value, truth, tolerance):
@@ -230,7 +198,7 @@ def count_operations(encoder):
     """
     terms = []
     counts = []
-    with contextlib.suppress(*FOREIGN):
+    with contextlib.suppress(Exception):
         for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
             # the last is done once a batch, as DeBERTa's table of distances: it is no title's
             terms.append([titles * tokens**2, titles * tokens, titles, 1])
@@ -267,7 +235,7 @@ def batch_operations(encoder, titles, tokens):
 
 def cost(encoder, tokens):
     """The store.Cost of titles with so many tokens on average; None where it cannot be known."""
-    if encoder.operations is None or tokens is None:
+    if encoder.operations is None:
         return None
     flop = np.array([tokens**2, tokens, 1]) @ encoder.operations
     return store.Cost(tokens, flop.round().tolist())
@@ -285,7 +253,7 @@ def pack_linears(encoder):
     checked = encoder.info.checked
     arithmetic = str(encoder.model.dtype)
     tolerance = 1e-4 if arithmetic == "torch.float32" else 0.05
-    with contextlib.suppress(*FOREIGN):
+    with contextlib.suppress(Exception):
         if change(encoder, packed_linears(encoder), tolerance, is_known=checked.packs == arithmetic):
             checked.packs = arithmetic
             return
@@ -327,20 +295,19 @@ def fuse_activations(encoder):
 
 
 def change(encoder, changes, tolerance, is_known=False):
-    """Have parts of an encoder compute in another way; undone where that changes hidden states.
+    """Have parts of an encoder compute in another way; undone where that changes its features.
 
     changes: (module or parameter, name of an attribute, its new value); is_known: that it changes
     none. Returns whether it is done.
     """
-    tokenised = tokenise(encoder, ["a title", "another, rather longer title: 10 things | 2024"])
+    tokenised = tokenise(encoder, TRIED)
     layers = range(encoder.info.layers + 1)
-    features = functools.partial(embed, encoder, tokenised, layers, ["mean"])
     earlier = [(thing, name, getattr(thing, name)) for thing, name, _ in changes]
-    with contextlib.suppress(*FOREIGN):
-        truth = {} if is_known else features()
+    with contextlib.suppress(Exception):
+        truth = None if is_known else embed(encoder, tokenised, layers, POOLINGS)
         for thing, name, value in changes:
             setattr(thing, name, value)
-        if is_known or all_close(features(), truth, tolerance):
+        if is_known or is_same(encoder, tokenised, layers, truth, tolerance):
             return True
     for thing, name, value in earlier:
         setattr(thing, name, value)

@@ -50,11 +50,10 @@ def held(out):
     Where somebody's other files are in `out` it is a Problem. In the end, what is made is deleted
     unless the same command can go on with it.
     """
-    if out.is_file() or (any(out.glob("*")) and not (out / "manifest.json").exists()):
-        raise cli.Problem(f"--out {out}: something else is there; name a new or an empty folder")
-    if os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve()):
-        wrong = "another folder cannot take the place of a disk, or of where you are"
-        raise cli.Problem(f"--out {out}: {wrong}; name a folder in it")
+    is_foreign = any(out.glob("*")) and not (out / "manifest.json").exists()
+    # another folder cannot take the place of a disk, or of where you are
+    if is_foreign or out.is_file() or os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve()):
+        raise cli.Problem(f"--out {out}: other files or a disk are there, or you are; name a new folder")
     work = store.beside(out)
     with disk.locked(work, "an extraction"):
         try:
@@ -168,7 +167,7 @@ def beyond(old, job, sources):
     added = set(job.names) - there.files.keys()
     for name in added:
         if (old.folder / name).exists():
-            raise cli.Problem(f"{old.folder / name}: in the way, and no file of these features; move it elsewhere")
+            raise cli.Problem(f"{old.folder / name}: no file of these features; move it elsewhere")
         # new layers need all titles, and that gives the others, too
         sources[:] = -1
     return replace(
@@ -234,20 +233,28 @@ def counted(work):
     return Counted(*map(sum, zip(*rows, strict=True)))
 
 
-def write(job, work, window, rows, name, encoded, earlier):
-    """Write the features of a window to their rows in the file of their layer.
+def earlier_layers(job, out):
+    """The layers of the earlier features that rows are copied from, {name: mapped array}."""
+    if not job.follows:
+        return {}
+    # every byte was compared by the process that prepared the job
+    old = store.open_features(out)
+    return {name: old.read(*store.column_of(name), check=False) for name in old.manifest.files}
 
-    rows: (titles,) int, for each title the row of `earlier` that is copied, or -1; encoded:
-    (titles where it is -1, hidden).
+
+def write(job, work, window, rows, encoded, earlier, name):
+    """Write the features of a window to their rows in the file of a layer.
+
+    rows: (titles,) int, for each title the row of the earlier layer that is copied, or -1; encoded:
+    {(pooling, layer): (titles where it is -1, hidden)}; earlier: of earlier_layers.
     """
     is_new = rows < 0
     block = np.empty((len(rows), job.encoder.hidden), job.settings.store)
-    block[is_new] = encoded
+    block[is_new] = encoded[store.column_of(name)]
     if not is_new.all():
-        block[~is_new] = store.take(earlier, rows[~is_new])
+        block[~is_new] = store.take(earlier[name], rows[~is_new])
     if not np.isfinite(block).all():
-        remedy = "use --dtype float32 --store float32, or another layer or encoder"
-        raise cli.Problem(f"{name}: features that are not finite numbers; {remedy}")
+        raise cli.Problem(f"{name}: features that are not finite numbers; use --dtype float32 --store float32")
     with open(work / "new" / name, "r+b") as file:
         # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
         file.seek((window * job.settings.window - job.data.rows) * block[0].nbytes, os.SEEK_END)

