@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -178,21 +177,6 @@ def test_without_standard_input(kept, monkeypatch):
     assert call("predict", "--run", kept.linear, "a").code == 0
 
 
-def test_without_standard_output(kept, tmp_path):
-    """What would be printed is not lost in silence; where nothing would be, nothing changes."""
-    (tmp_path / "in.csv").write_text("title,label\na,art\n")
-    file = ["--csv", tmp_path / "in.csv"]
-    for arguments in (["a"], [*file, "--label-column", "label"], [*file, "--out", tmp_path / "o.csv"]):
-        words = map(str, [ROOT / "predict.py", "--run", kept.linear, *arguments])
-        command = f"exec {shlex.join([sys.executable, *words])} >&-"
-        done = subprocess.run(["/bin/bash", "-c", command], text=True, stderr=subprocess.PIPE)
-        if "--out" in arguments:
-            assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
-        else:
-            assert done.returncode == 2 and "standard output is closed" in done.stderr, done.stderr
-    assert len(read(tmp_path / "o.csv")) == 2
-
-
 def test_three_lines_of_python_give_a_table_and_three_give_features(kept):
     """In a process of its own, whose command line is no business of predict.py."""
     code = f"""
@@ -309,15 +293,15 @@ def decided(kept, tmp_path_factory):
     Its temperature is 3: the decision is that of the probabilities before it.
     """
     folder = tmp_path_factory.mktemp("decided") / "run"
-    offsets = np.zeros((1, 5, 3), np.float32)
-    offsets[0, :, 2] = [4.0, -8.0, -4.0, -4.0, -3.0]
     changed(kept.linear, folder, results__temperature=1.0)
     plain, classes = by_hand(folder, kept.features, 90)
     shutil.rmtree(folder)
-
+    likeliest = plain.argmax(1)
+    ahead = np.log(plain.max(1) / plain[:, 2])[likeliest != 2]
+    offsets = np.zeros((1, 5, 3), np.float32)
+    offsets[0, :, 2] = [7.0, -5.0, -1.0, -1.0, 0.0] - np.median(ahead)
     with_offsets(kept.linear, folder, offsets, results__temperature=3.0)
     named = (np.log(plain) - offsets.mean((0, 1))).argmax(1)
-    likeliest = plain.argmax(1)
     assert 5 < (named != likeliest).sum() < 85 and set(named[named != likeliest]) == {2}
     values, _ = by_hand(folder, kept.features, 90)
     return SimpleNamespace(run=folder, named=[classes[i] for i in named], values=values, classes=classes)
@@ -389,7 +373,7 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     for number, change in enumerate(changes):
         run = changed(kept.mlp, tmp_path / f"{number}", **change)
         refused(call("predict", "--run", run, "a"), f"{number}/")
-    refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
+    refused(call("predict", "--run", kept.majority, "a"), "majority class", "it cannot predict")
 
 
 def test_behind_the_runs_what_is_no_folder_is_a_title_and_so_is_all_after_it(kept, tmp_path, monkeypatch):
@@ -417,20 +401,13 @@ def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
         assert "delete the folder" not in line
 
 
-def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch):
+def test_a_folder_of_runs_is_refused_with_the_name_of_one(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "results").mkdir()
-    refused(call("predict", "--run", "results", "a"), "no run is there")
-    assert "the best first" not in refused(call("predict", "a"), "--run")
-    shutil.copytree(kept.linear, "results/only")
-    (tmp_path / "results" / "broken").mkdir()
-    (tmp_path / "results" / "broken" / "config.json").write_text("{}")
-    assert call("predict", "--run", "results", "a").out == call("predict", "--run", kept.linear, "a").out
-    for number in range(10):
-        changed(kept.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
     for named in (["--run", "results"], []):
-        line = refused(call("predict", *named, "a"), "--run", "the best first: results/run9, results/run8")
-        assert re.findall(r"\brun\d", line) == [f"run{number}" for number in range(9, 1, -1)]
+        refused(call("predict", *named, "a"), "no run is there")
+    shutil.copytree(kept.linear, "results/only")
+    for named in (["--run", "results"], []):
+        refused(call("predict", *named, "a"), "--run", "results/only")
 
 
 @pytest.mark.parametrize(
