@@ -190,11 +190,7 @@ def rare_categories(classes, folds):
     if not rare:
         return None
     named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
-    more = ", …" if len(rare) > 5 else ""
     part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
     # features of the titles that stay are kept
-    remedy = "merge or drop such in the file of titles and run extract.py again, which takes seconds"
-    fewest = rare[0][0]
-    if fewest > 1:
-        remedy += f", or train with --folds {fewest}"
-    return f"too rare: {part}: {named}{more}; {remedy}"
+    remedy = "merge or drop such in the file of titles and run extract.py again, or train with fewer --folds"
+    return f"too rare: {part}, such as {named}; {remedy}"

@@ -11,14 +11,12 @@ import sys
 import zipfile
 
 import pytest
-from conftest import call
 from generated import many
 from hypothesis import given
 from hypothesis import strategies as st
 
 import data
 from whichlayer.common import cli, disk
-from whichlayer.encoder import store
 from whichlayer.reading import tables
 
 PAIRS = [["Pasta in Rome", "food"], ["The fall of Troy", "history"], ["Cake, twice", "food"]]
@@ -112,14 +110,6 @@ def test_a_quote_may_follow_a_space(tmp_path):
     assert rows == [["A, b", "food", "x"], ["c", "food", 'd "e", f']]
     # elsewhere, spaces are text
     assert read(save(tmp_path, 'title,category\n a,b\nsay ""x"", c\n'))[1][0] == [" a", "b"]
-
-
-@pytest.mark.parametrize("hint", ["sep=;\r\n", '"sep=;"\r\n', "SEP=;\n", "sep=^\n", "sep=\t\n"])
-def test_the_delimiter_that_excel_is_told_is_taken(tmp_path, hint):
-    delimiter = hint.strip('"\r\n')[-1:] or "\t"
-    lines = ["title,long;category".replace(";", delimiter), "Salt, and when;food".replace(";", delimiter)]
-    path = save(tmp_path, ("\ufeff" + hint + "\n".join(lines)).encode())
-    assert read(path, ["title,long", "category"]) == (["title,long", "category"], [["Salt, and when", "food"]])
 
 
 @pytest.mark.parametrize(
@@ -257,7 +247,6 @@ def test_whatever_is_wrong_in_the_directory_of_a_zip_archive_is_one_line(tmp_pat
         (zipped({"[Content_Types].xml": "", "xl/workbook.xml": ""}), ["spreadsheet", "CSV"]),
         (b"\xd0\xcf\x11\xe0\xa1 rest", ["the header", "CSV in UTF-8"]),
         (gzip.compress(b"SQLite format 3\0 rest"), ["the header", "CSV in UTF-8"]),
-        ("sep=;\n", ["is empty", "column names"]),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", ["the header", "git-lfs"]),
     ],
 )
@@ -392,15 +381,3 @@ def test_categories_that_are_clearly_one_are_named(names, are_one):
     assert len(notes) == are_one
     # what is not seen is shown
     assert not are_one or all(repr(name) in notes[0] for name in names)
-
-
-# --- a script -----------------------------------------------------------------------------------------------------
-
-
-def test_extract_reads_parquet(tmp_path, bert):
-    pairs = [(f"how to cook {i}", "ab"[i % 2]) for i in range(10)]
-    titles, labels = zip(*pairs, strict=True)
-    path = parquet(tmp_path / "t.parquet", {"title": titles, "id": range(10), "category": labels})
-    result = call("extract", "--data", path, "--model", bert, "--dtype", "float32", "--out", tmp_path / "features")
-    assert result.code == 0, result.err
-    assert list(zip(*store.open_features(tmp_path / "features").titles(), strict=True)) == pairs

@@ -13,7 +13,6 @@ import unicodedata
 from pathlib import Path
 
 VERSION = "0.8.0"
-POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60
 # whether to print nothing but results and errors; whether the imports are over; what stopped it

@@ -91,11 +91,7 @@ def open_text(path, columns):
     is_named_json = re.search(r"\.(json|jsonl|ndjson)\b", path.name.lower())
     if is_named_json or re.match(r"\s*(\{\s*[\"}]|\[\s*\{)", text):
         return open_json(lines)
-    hint = re.match(r'"?sep=(.)"?(\r\n?|\n)', text, re.IGNORECASE)
-    if hint:
-        text = text[hint.end() :]
-        next(lines)
-    form = form_of(text, columns, hint and hint[1])
+    form = form_of(text, columns)
     form.mark = is_utf16 or head.startswith(b"\xef\xbb\xbf")
     rows = csv_rows(lines, form)
     header = next(rows)
@@ -111,15 +107,15 @@ def lines_of(path, encoding):
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def form_of(text, columns, delimiter=None):
-    """The Form of a CSV file. text: its beginning; delimiter: where that is known."""
+def form_of(text, columns):
+    """The Form of a CSV file. text: its beginning."""
 
     def fitness(delimiter):
         """Whether a header with this delimiter names the columns, and how many it names."""
         names = list(map(folded, header_of(text, delimiter)))
         return set(map(folded, columns)) <= set(names), len(names)
 
-    form = Form(delimiter or max(",;\t|", key=fitness))
+    form = Form(max(",;\t|", key=fitness))
     between = re.escape(form.delimiter)
     # between tabs and pipes, quotes are text where they enclose no cell
     enclosed = rf'(^|{between})"([^"{between}]|"")*"({between}|\r?$)'
