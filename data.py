@@ -192,5 +192,8 @@ def rare_categories(classes, folds):
     named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
     part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
     # features of the titles that stay are kept
-    remedy = "merge or drop such in the file of titles and run extract.py again, or train with fewer --folds"
+    remedy = "merge or drop such in the file of titles and run extract.py again"
+    fewest = rare[0][0]
+    if fewest > 1:
+        remedy += f", or train with --folds {fewest}"
     return f"too rare: {part}, such as {named}; {remedy}"

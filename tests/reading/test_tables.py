@@ -179,7 +179,7 @@ HALF = "half of a surrogate pair"
         ('[{"title": "a"}, {"title": "b"}', ["row 1", "JSON object"]),
         ('[{"title": "a"}]\n[{"title": "b"}]', ["row 1", "JSON object"]),
         ('[{"title": "a"}, "b"]', ["row 2", "JSON object"]),
-        ("[]", ["is empty"]),
+        ("[]", ["the header", "'title' once"]),
         ('{"title": "a"}\n{"title": "b"\n', ["row 2", "JSON object"]),
         ('{\n  "title": "a"\n}\n', ["row 1", "one on each line"]),
         ('{"data": [{"title": "a"}]}', ["the header", "'title' once", "'data'"]),

@@ -191,10 +191,10 @@ def test_likely_mistakes_are_said_and_kept(tmp_path, pairs, notes):
 
 def test_all_categories_that_are_too_rare_for_the_folds_are_named_in_one_line():
     assert data.rare_categories({"a": 5, "b": 6}, 5) is None
-    assert "1 of 2 categories" in data.rare_categories({"a": 5, "b": 4}, 5)
+    assert data.rare_categories({"a": 5, "b": 4}, 5).endswith("--folds 4")
     text = data.rare_categories({"big": 900, **{f"kind {i}": 1 + i % 2 for i in range(40)}}, 5)
     assert cli.one_line(text) == text and len(text) < 400
-    words = ["40 of 41 categories", "than 5 folds", "'kind 0' 1, 'kind 10' 1", "merge or drop", "fewer --folds"]
+    words = ["40 of 41 categories", "than 5 folds", "'kind 0' 1, 'kind 10' 1", "merge or drop"]
     assert all(word in text for word in words), text
 
 
@@ -220,7 +220,7 @@ REFUSED = [
     (table([(" \t", "a"), ("x", "a"), ("\x01\x7f", "b"), ("\u200b", "b")]), ["3 of 4 rows", "'title'", "row 1, 3, 4"]),
     ("title,category\nPasta,food\nCake,food\n", ["'category'", "one category", "'food'"]),
     ("title,category\nPasta,T-1\nCake,T-2\n", ["'category'", "no category in it has two titles", "another --label"]),
-    ('["title", "category"]\n', ["row 1", "JSON object"], "jsonl"),
+    ('["title", "category"]\n', ["'title'", "header"], "jsonl"),
     (json.dumps({"title": "a", "category": "b"}, indent=1), ["row 1", "JSON", "one on each line"], "jsonl"),
     (JSON + '{"title": "x", "category": "y"\n', ["row 4", "JSON object"], "jsonl"),
     (JSON + '\n{"title": "x"}\n', ["1 of 4 rows", "'category'", "row 4"], "jsonl"),

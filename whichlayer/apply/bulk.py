@@ -68,11 +68,6 @@ def predict_file(args, own):
     return outcome
 
 
-def items_of(rows, table):
-    """The Items of the titles in some rows of a table."""
-    return [Item(row[table.places[0]]) for row in rows]
-
-
 # --- what is under way ----------------------------------------------------------------------------
 
 
@@ -121,7 +116,8 @@ def predict_windows(classifier, table, style, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     done = windows.recorded(work).keys()
     own = (each for each in enumerate(table.blocks) if each[0] % windows.WORLD == windows.RANK)
-    batches = (((number, rows), items_of(rows, table)) for number, rows in own if number not in done)
+    left = ((number, rows) for number, rows in own if number not in done)
+    batches = ((each, [Item(row[table.places[0]]) for row in each[1]]) for each in left)
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
     with bar, windows.log_of(work) as log:
         for (number, rows), window in predict(classifier, batches):

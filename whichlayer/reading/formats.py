@@ -88,8 +88,7 @@ def open_text(path, columns):
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
     text = head.decode(encoding, "ignore")
     lines = lines_of(path, encoding)
-    is_named_json = re.search(r"\.(json|jsonl|ndjson)\b", path.name.lower())
-    if is_named_json or re.match(r"\s*(\{\s*[\"}]|\[\s*\{)", text):
+    if re.match(r"\s*(\{\s*[\"}]|\[\s*\{)", text):
         return open_json(lines)
     form = form_of(text, columns)
     form.mark = is_utf16 or head.startswith(b"\xef\xbb\xbf")
@@ -112,7 +111,8 @@ def form_of(text, columns):
 
     def fitness(delimiter):
         """Whether a header with this delimiter names the columns, and how many it names."""
-        names = list(map(folded, header_of(text, delimiter)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = list(map(folded, next(filter(None, reader), [])))
         return set(map(folded, columns)) <= set(names), len(names)
 
     form = Form(max(",;\t|", key=fitness))
@@ -130,12 +130,6 @@ def folded(name):
     """A column's name without what is not seen: how accents are encoded, which spaces there are."""
     seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return " ".join(seen.split())
-
-
-def header_of(text, delimiter):
-    """The names in the header of a CSV text."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return next(filter(None, reader), [])
 
 
 def csv_rows(lines, form):
