@@ -60,24 +60,12 @@ def download(url, path, checksum):
                 with disk.atomic(path) as file:
                     file.write(content)
                 return
+            # the page of a proxy, for example
+            reason = "what came is something else, its sha256 differs"
         except (OSError, http.client.HTTPException) as error:  # answers such as 404 are OSErrors
             reason = error
-        else:  # another file came, as it would the next time
-            is_page = b"<html" in content[:512].lower()
-            kind = "a web page (a proxy or a login?)" if is_page else "wrong"
-            reason = f"what came is {kind}, its sha256 differs"
-            break
     remedy = f"fetch it by hand from {url} and save it as {path}"
     raise cli.Problem(f"download failed ({reason}); {remedy}, or elsewhere and pass that file to --data")
-
-
-def read_table(path, columns):
-    """Yield `columns`, then (row number, their cells) for each row of a file of titles, from row 1
-    on. The files are those that tables.open_table reads.
-    """
-    yield list(columns)
-    for frame in tables.open_table(path, columns, others=False).frames:
-        yield from zip(frame.index, frame.to_numpy().tolist(), strict=True)
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -90,7 +78,8 @@ def fault(text):
 
 def is_blank(text):
     """True where nothing is left to read: spaces, control and format characters only."""
-    return all(unicodedata.category(c) in BLANK for c in text)
+    # mostly, the first character tells
+    return not text[:1].isalnum() and all(unicodedata.category(c) in BLANK for c in text)
 
 
 @dataclass
@@ -101,8 +90,6 @@ class Checked:
     titles: str  # sha256 of what was written
     classes: dict[str, int]  # titles of each category, by name
     notes: list[str]  # sentences on likely mistakes
-    words: int = 0  # of all titles, as spaces part them
-    characters: int = 0  # of these words
 
 
 def copy_titles(path, text_column, label_column, out, least=2):
@@ -110,8 +97,6 @@ def copy_titles(path, text_column, label_column, out, least=2):
     `out` as CSV, and return Checked. Empty cells, fewer than `least` classes, and classes of one
     title each, from which nothing can be learned, are a Problem.
     """
-    import pandas as pd
-
     if text_column == label_column:
         both = f"both {cli.quote(text_column)}"
         raise cli.Problem(f"--text-column and --label-column are {both}; name two columns")
@@ -120,24 +105,22 @@ def copy_titles(path, text_column, label_column, out, least=2):
     labels = array.array("i")  # numbers of categories
     numbers = {}  # by name
     empty = []  # rows that lack something
-    words = characters = 0
     hasher = hashlib.sha256()
-    table = tables.open_table(path, [text_column, label_column], others=False)
-    for frame in table.frames:
-        titles = frame[0].tolist()
-        names = [" ".join(label.split()) for label in frame[1]]
-        checked = pd.DataFrame({"title": titles, "label": names}, dtype=object)
-        # with both signs at the ends of lines, a lone one in a title gets quotes
-        text = checked.to_csv(index=False, header=not labels, lineterminator="\r\n").encode()
+
+    def write(rows):
+        text = tables.as_csv(rows)
         hasher.update(text)
         out.write(text)
-        parts = " ".join(titles).split()
-        words += len(parts)
-        characters += sum(map(len, parts))
-        hashes.extend(map(hash, titles))
-        labels.extend(numbers.setdefault(name, len(numbers)) for name in names)
-        rows = zip(frame.index, titles, names, strict=True)
-        empty += [row for row, title, name in rows if is_blank(title) or is_blank(name)]
+
+    write([("title", "label")])
+    for block in tables.open_table(path, [text_column, label_column], others=False).blocks:
+        rows = [(title, " ".join(label.split())) for title, label in block]
+        write(rows)
+        for title, name in rows:
+            hashes.append(hash(title))
+            labels.append(numbers.setdefault(name, len(numbers)))
+            if is_blank(title) or is_blank(name):
+                empty.append(len(labels))
 
     if empty:
         names = f"no {cli.quote(text_column)} or no {cli.quote(label_column)}"
@@ -146,8 +129,8 @@ def copy_titles(path, text_column, label_column, out, least=2):
     counts = np.bincount(labels, minlength=len(numbers)).tolist()
     classes = {name: counts[numbers[name]] for name in sorted(numbers)}
     check_classes(f"{path}: column {cli.quote(label_column)}", classes, least)
-    notes = similar_names(classes) + ambiguous_titles(hashes, labels)
-    return Checked(len(labels), hasher.hexdigest(), classes, notes, words, characters)
+    notes = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
+    return Checked(len(labels), hasher.hexdigest(), classes, notes)
 
 
 def check_classes(where, classes, least):
@@ -186,16 +169,16 @@ def spelling(name):
 
 
 def ambiguous_titles(hashes, labels):
-    """A sentence, if any, on titles with several labels. hashes, labels: ints of all titles."""
-    import pandas as pd
-
-    pairs = pd.DataFrame({"title": hashes, "label": labels}).drop_duplicates()
-    several = pairs[pairs["title"].duplicated(keep=False)]
-    if several.empty:
+    """A sentence, if any, on titles with several labels. hashes, labels: (n,) int of all titles."""
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    # for each row, the first row of its title
+    earlier = first[number]
+    other = np.flatnonzero(labels != labels[earlier])
+    if not len(other):
         return []
-    first, second, *_ = several.index[several["title"] == several["title"].iloc[0]] + 1
-    where = f"first in rows {first:,} and {second:,}"
-    return [f"titles that stand in more than one category: {several['title'].nunique():,}, {where}"]
+    titles = len(np.unique(hashes[other]))
+    where = f"first in rows {earlier[other[0]] + 1:,} and {other[0] + 1:,}"
+    return [f"titles that stand in more than one category: {titles:,}, {where}"]
 
 
 def rare_categories(classes, folds):
@@ -207,11 +190,10 @@ def rare_categories(classes, folds):
     if not rare:
         return None
     named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
-    more = ", …" if len(rare) > 5 else ""
     part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
     # features of the titles that stay are kept
-    remedy = "merge or drop such in the file of titles and run extract.py again, which takes seconds"
+    remedy = "merge or drop such in the file of titles and run extract.py again"
     fewest = rare[0][0]
     if fewest > 1:
         remedy += f", or train with --folds {fewest}"
-    return f"too rare: {part}: {named}{more}; {remedy}"
+    return f"too rare: {part}, such as {named}; {remedy}"

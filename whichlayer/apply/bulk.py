@@ -68,20 +68,6 @@ def predict_file(args, own):
     return outcome
 
 
-def frames_of(table):
-    """Yield (number, DataFrame) of the rows that are predicted together."""
-    number = 0
-    for frame in table.frames:
-        for first in range(0, len(frame), WINDOW):
-            yield number, frame[first : first + WINDOW]
-            number += 1
-
-
-def items_of(frame, table):
-    """The Items of the titles in a DataFrame of a table."""
-    return list(map(Item, frame[table.places[0]]))
-
-
 # --- what is under way ----------------------------------------------------------------------------
 
 
@@ -129,14 +115,15 @@ def part_of(work, window):
 def predict_windows(classifier, table, style, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     done = windows.recorded(work).keys()
-    frames = (each for each in frames_of(table) if each[0] % windows.WORLD == windows.RANK)
-    batches = ((each, items_of(each[1], table)) for each in frames if each[0] not in done)
+    own = (each for each in enumerate(table.blocks) if each[0] % windows.WORLD == windows.RANK)
+    left = ((number, rows) for number, rows in own if number not in done)
+    batches = ((each, [Item(row[table.places[0]]) for row in each[1]]) for each in left)
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
     with bar, windows.log_of(work) as log:
-        for (number, frame), window in predict(classifier, batches):
+        for (number, rows), window in predict(classifier, batches):
             part = part_of(work, number)
             with disk.atomic(part) as file:
-                file.write(output.csv_rows(frame, window, style))
+                file.write(output.csv_rows(rows, window, style))
             counted = Outcome()
             counted.add(window, style.least)
             windows.record(log, number, *vars(counted).values(), disk.sha256(part))

@@ -2,12 +2,14 @@
 
 import json
 import math
+import operator
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 
 from whichlayer.common import cli
+from whichlayer.reading import tables
 
 
 @dataclass
@@ -61,8 +63,6 @@ def style_of(args, table, classes):
     """The Style of args.out: with the delimiter and the byte order mark of the table that is read,
     but tabs in .tsv only. A table with a column of predictions is a Problem.
     """
-    import pandas as pd
-
     style = Style(classes, args.top, args.at_least or 0.0)
     added = list(columns(classes, np.empty((0, len(classes))), [], args.top))
     taken = sorted(set(table.header) & set(added))
@@ -72,29 +72,25 @@ def style_of(args, table, classes):
     style.delimiter = "," if table.form.delimiter == "\t" else table.form.delimiter
     if args.out.lower().endswith(".tsv"):
         style.delimiter = "\t"
-    line = as_csv(pd.DataFrame([table.header + added]), style)
-    style.header = (b"\xef\xbb\xbf" if table.form.mark else b"") + line
+    mark = b"\xef\xbb\xbf" if table.form.mark else b""
+    style.header = mark + tables.as_csv([table.header + added], style.delimiter)
     return style
 
 
-def csv_rows(frame, window, style):
-    """The bytes of rows of a table with the predictions behind them. frame: of the table; window:
-    the classifier.Window of the same titles.
+def csv_rows(rows, window, style):
+    """The bytes of rows of a table with the predictions behind them. window: the classifier.Window
+    of the same titles.
     """
     added = columns(style.classes, window.probabilities, window.named, style.top, style.least)
-    for name, values in added.items():
-        # categories that a spreadsheet would run
-        cells = [cli.escape_cell(value) if isinstance(value, str) else value for value in values]
-        frame = frame.assign(**{name: cells})
-    return as_csv(frame, style)
+    cells = zip(*(map(cell_of, values) for values in added.values()), strict=True)
+    return tables.as_csv(map(operator.add, rows, cells), style.delimiter)
 
 
-def as_csv(frame, style):
-    """The rows of a DataFrame as bytes; lone signs of both kinds, too, get quotes where both end a
-    line.
-    """
-    form = {"sep": style.delimiter, "index": False, "header": False, "lineterminator": "\r\n"}
-    return frame.to_csv(float_format="%.6f", **form).encode()
+def cell_of(value):
+    """A category, that no spreadsheet runs, a probability, or nothing, as a cell."""
+    if isinstance(value, str):
+        return cli.escape_cell(value)
+    return "" if value is None or math.isnan(value) else f"{value:.6f}"
 
 
 # --- text and JSON Lines --------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import unicodedata
 from pathlib import Path
 
 VERSION = "0.8.0"
-POOLINGS = ("cls", "mean")
 # seconds from one line of progress to the next in a log
 MINUTE = 60
 # whether to print nothing but results and errors; whether the imports are over; what stopped it
@@ -179,13 +178,11 @@ def choose_device(name):
     return torch.device("cuda", index % count)
 
 
-def check_output(option, path, named=True):
-    """Refuse to write where that cannot work, or would replace what is no plain file or unnamed."""
+def check_output(option, path):
+    """Refuse to write where that cannot work, or would replace what is no plain file."""
     path = Path(path)
     if not path.resolve().parent.is_dir() or (path.exists() and not path.is_file()):
         raise Problem(f"{option} {path}: its folder is not there, or it is not a plain file; name one")
-    if path.exists() and not named:
-        raise Problem(f"{option}: {path} is there already, and would be replaced; move it, or name another file")
 
 
 # --- text for people ------------------------------------------------------------------------------

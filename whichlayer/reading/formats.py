@@ -1,17 +1,20 @@
 """CSV, JSON and Parquet as rows: lists with a value for each column."""
 
+import bz2
 import csv
 import functools
+import gzip
 import io
 import itertools
 import json
+import lzma
 import re
 import unicodedata
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from whichlayer.common import cli
-from whichlayer.reading import unpack
 
 # a title may be longer than the 128 kB that Python reads unasked
 csv.field_size_limit(1 << 30)
@@ -23,9 +26,9 @@ FIRST_OBJECTS = 1 << 15
 BATCH = 4096
 # a byte order mark in the middle keeps quotes from enclosing a name
 AROUND = '\ufeff" '
-BREAK = re.compile("[\r\n]")
-JOINED = "names the columns again; two files seem to have been joined: delete that line"
-NO_OBJECT = "is not a JSON object with a text in each column; write one on each line"
+OPENERS = {b"\x1f\x8b": gzip.open, b"BZh9": bz2.open, b"\xfd7zXZ\0": lzma.open}
+# what a Macintosh adds to an archive, and folders
+NO_FILE = re.compile(r"/$|(^|/)(__MACOSX/|\._|\.DS_Store$)")
 # NaN is how some write null; infinity is none, and stays what is written
 DECODER = json.JSONDecoder(parse_constant=lambda name: None if name == "NaN" else name)
 
@@ -49,25 +52,45 @@ class Source:
     rows: Callable  # from places in the header to an iterator of rows with the values that stand there
 
 
+# --- packed files ---------------------------------------------------------------------------------
+
+
+def opened(path):
+    """The bytes of a file, unpacked, as an open file; how it is packed shows in its first bytes."""
+    first = first_bytes(path)
+    if first.startswith(b"PK\x03\x04"):
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if not NO_FILE.search(name)]
+        if len(names) != 1:
+            holds = f"this is a zip archive, or a spreadsheet, of {cli.count(len(names), 'file')}"
+            raise cli.Problem(f"{holds}, not of one; unpack it, or save it as CSV in UTF-8")
+        return archive.open(names[0])
+    for magic, opener in OPENERS.items():
+        if first.startswith(magic):
+            return opener(path, "rb")
+    return open(path, "rb")
+
+
+def first_bytes(path):
+    """How a file begins, as it lies on the disk."""
+    with open(path, "rb") as file:
+        return file.read(8)
+
+
 # --- text -----------------------------------------------------------------------------------------
 
 
 def open_text(path, columns):
     """The Source in a file of CSV or JSON that is to have these columns."""
-    with unpack.opened(path) as file:
+    with opened(path) as file:
         head = file.read(HEAD)
     is_utf16 = head[:2] in (b"\xff\xfe", b"\xfe\xff")
     encoding = "utf-16" if is_utf16 else "utf-8-sig"
     text = head.decode(encoding, "ignore")
     lines = lines_of(path, encoding)
-    is_named_json = re.search(r"\.(json|jsonl|ndjson)\b", path.name.lower())
-    if is_named_json or re.match(r"\s*(\{\s*[\"}]|\[\s*\{)", text):
+    if re.match(r"\s*(\{\s*[\"}]|\[\s*\{)", text):
         return open_json(lines)
-    hint = re.match(r'"?sep=(.)"?(\r\n?|\n)', text, re.IGNORECASE)
-    if hint:
-        text = text[hint.end() :]
-        next(lines)
-    form = form_of(text, columns, hint and hint[1])
+    form = form_of(text, columns)
     form.mark = is_utf16 or head.startswith(b"\xef\xbb\xbf")
     rows = csv_rows(lines, form)
     header = next(rows)
@@ -76,22 +99,23 @@ def open_text(path, columns):
 
 def lines_of(path, encoding):
     """Yield the lines of a file; bytes that are no text become surrogates, which are refused later."""
-    with unpack.opened(path) as file:
+    with opened(path) as file:
         yield from io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
 
 
 # --- CSV ------------------------------------------------------------------------------------------
 
 
-def form_of(text, columns, delimiter=None):
-    """The Form of a CSV file. text: its beginning; delimiter: where that is known."""
+def form_of(text, columns):
+    """The Form of a CSV file. text: its beginning."""
 
     def fitness(delimiter):
         """Whether a header with this delimiter names the columns, and how many it names."""
-        names = list(map(folded, header_of(text, delimiter)))
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = list(map(folded, next(filter(None, reader), [])))
         return set(map(folded, columns)) <= set(names), len(names)
 
-    form = Form(delimiter or max(",;\t|", key=fitness))
+    form = Form(max(",;\t|", key=fitness))
     between = re.escape(form.delimiter)
     # between tabs and pipes, quotes are text where they enclose no cell
     enclosed = rf'(^|{between})"([^"{between}]|"")*"({between}|\r?$)'
@@ -108,12 +132,6 @@ def folded(name):
     return " ".join(seen.split())
 
 
-def header_of(text, delimiter):
-    """The names in the header of a CSV text."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    return next(filter(None, reader), [])
-
-
 def csv_rows(lines, form):
     """Yield the cells of the header, then of each row; blank lines are none.
 
@@ -126,40 +144,32 @@ def csv_rows(lines, form):
     try:
         header = next(filter(None, reader), [])
         yield header
-        last = header[-1].strip(AROUND)
         ends = reader.line_num
         place = "row 1"
         for row, cells in enumerate(filter(None, reader), 2):
             # looked at more closely where something may be wrong
             over_lines = reader.line_num > ends + 1
-            if len(cells) != len(header) or last in cells[-1] or over_lines:
-                check_row(cells, header, form.delimiter, over_lines)
+            if len(cells) != len(header) or cells[-1] == header[-1] or over_lines:
+                check_row(place, cells, header, over_lines and form.delimiter in "\t|")
             yield cells
             ends = reader.line_num
             place = f"row {row:,}"
     except csv.Error as error:
-        wrong = f"{place} cannot be read ({error})"
-        raise cli.Problem(f"{wrong}; look for a quote that is not closed") from None
-    except Fault as error:
-        raise cli.Problem(f"{place} {error}") from None
+        raise cli.Problem(f"{place} cannot be read ({error}); look for a quote that is not closed") from None
 
 
-class Fault(Exception):
-    """What is wrong with a row, in words."""
-
-
-def check_row(cells, header, delimiter, over_lines):
+def check_row(place, cells, header, may_be_rows):
     """Refuse a row of another length, the header once more, and rows that a quote has swallowed.
 
-    over_lines: whether it may run over several lines.
+    may_be_rows: whether it runs over several lines of a table with tabs or pipes, which is mostly
+    written without quotes.
     """
     if len(cells) != len(header):
-        raise Fault(f"has {len(cells)}, not {len(header)} cells; look for a missing quote")
-    if bare(cells) == bare(header) and (len(header) > 1 or cells[0].startswith("\ufeff")):
-        raise Fault(JOINED)
-    # tables with tabs or pipes are mostly written without quotes
-    if over_lines and delimiter in "\t|" and any(delimiter in cell and BREAK.search(cell) for cell in cells):
-        raise Fault("runs over lines that may be rows; look for a missing quote")
+        raise cli.Problem(f"{place} has {len(cells)}, not {len(header)} cells; look for a missing quote")
+    if bare(cells) == bare(header) and len(header) > 1:
+        raise cli.Problem(f"{place} names the columns again; two files seem to have been joined: delete that line")
+    if may_be_rows and any(re.search("[\t|]", cell) and re.search("[\r\n]", cell) for cell in cells):
+        raise cli.Problem(f"{place} runs over lines that may be rows; look for a missing quote")
 
 
 def bare(cells):
@@ -201,7 +211,8 @@ def json_objects(lines):
             yield item
             row += 1
     except (ValueError, RecursionError):
-        raise cli.Problem(f"row {row:,} {NO_OBJECT}") from None
+        wrong = "is not a JSON object with a text in each column"
+        raise cli.Problem(f"row {row:,} {wrong}; write one on each line") from None
 
 
 def json_items(lines):
@@ -214,14 +225,6 @@ def json_items(lines):
 
 
 # --- Parquet --------------------------------------------------------------------------------------
-
-
-def parquet_parts(path):
-    """The Parquet files that a path stands for: itself, or those in a folder; else none."""
-    if path.is_dir():
-        # a Macintosh adds hidden ones
-        return sorted(part for part in path.glob("[!.]*.parquet") if part.is_file())
-    return [path] if unpack.first_bytes(path).startswith(b"PAR1") else []
 
 
 def open_parquet(parts):

@@ -1,8 +1,9 @@
-"""Tables of texts from a file, as pandas DataFrames; what cannot be read is a cli.Problem of one line."""
+"""Tables of texts from a file, row by row; what cannot be read is a cli.Problem of one line."""
 
 import contextlib
 import csv
 import errno
+import io
 import itertools
 import json
 import lzma
@@ -14,17 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from whichlayer.common import cli
+from whichlayer.common import cli, disk
+from whichlayer.common.windows import WINDOW
 from whichlayer.reading import formats
 
-# rows that are in memory together
-CHUNK = 1 << 15
 # what reading a damaged file may raise; an OSError with a number is the system's
 DAMAGE = (EOFError, OSError, RuntimeError, ValueError, OverflowError)
 DAMAGE += (csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 SURROGATE = re.compile("[\ud800-\udfff]")
-# those that reading does not make of bytes
-HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Table:
     header: list[str]  # names of the columns, as they are written
     places: list[int]  # of the columns that were asked for
     form: formats.Form
-    frames: Iterator  # DataFrames of str, some rows each; see frames_of
+    blocks: Iterator  # lists of WINDOW rows, the last one of fewer; a row is a tuple of str
 
 
 def open_table(path, columns, others=True):
@@ -46,16 +44,17 @@ def open_table(path, columns, others=True):
     """
     path = Path(path)
     with reported(path):
-        parts = formats.parquet_parts(path)
-        if path.is_dir() and not parts:
+        parts = disk.parts_of(path)
+        if not parts:
             raise cli.Problem("this is a folder without *.parquet files in it")
-        source = formats.open_parquet(parts) if parts else formats.open_text(path, columns)
+        is_parquet = path.is_dir() or formats.first_bytes(path).startswith(b"PAR1")
+        source = formats.open_parquet(parts) if is_parquet else formats.open_text(path, columns)
         check_header(source.header)
         places = [place_of(column, source.header) for column in columns]
         kept = list(range(len(source.header))) if others else places
         header = [source.header[place] for place in kept]
         places = list(map(kept.index, places))
-        return Table(header, places, source.form, frames_of(path, source.rows(kept), header, places))
+        return Table(header, places, source.form, blocks_of(path, source.rows(kept), header, places))
 
 
 def check_header(header):
@@ -80,40 +79,30 @@ def place_of(column, header):
     return names.index(name)
 
 
-def frames_of(path, rows, header, places):
-    """Yield DataFrames of str, whose columns are numbered as in the header.
-
-    Their index is the number of the row below the header, from 1 on; blank lines do not count.
-    """
-    # half a second, which nobody waits for who types a title
-    import pandas as pd
-
+def blocks_of(path, rows, header, places):
+    """Yield lists of rows whose cells are texts; blank lines are no rows."""
     first = 1
     with reported(path):
-        while block := list(itertools.islice(rows, CHUNK)):
-            columns = {}
-            for place, values in enumerate(zip(*block, strict=True)):
-                nested = (dict, list) if place in places else ()
-                columns[place] = texts_of(values, header[place], first, nested)
-            index = pd.RangeIndex(first, first + len(block))
-            yield pd.DataFrame(columns, index, dtype=object)
+        while block := list(itertools.islice(rows, WINDOW)):
+            columns = zip(*block, strict=True)
+            checked = [texts_of(cells, header[i], first, i in places) for i, cells in enumerate(columns)]
+            yield list(zip(*checked, strict=True))
             first += len(block)
 
 
-def texts_of(values, name, first, nested):
+def texts_of(cells, name, first, is_asked):
     """The cells of a column as texts; what is none is a Problem.
 
-    name: of the column; first: number of the first row; nested: types that are refused.
+    name: of the column; first: number of the first row; is_asked: a list or an object is no text.
     """
-    for row, value in enumerate(values, first):
-        if isinstance(value, nested):
-            kind = "an object" if isinstance(value, dict) else "a list"
-            raise cli.Problem(f"row {row:,}: {cli.quote(name)} holds {kind}, not a text; write one for each title")
-    texts = list(map(as_text, values))
-    if fault("".join(texts)):
-        row, wrong = next((row, fault(text)) for row, text in enumerate(texts, first) if fault(text))
-        where = f"row {row:,} holds {wrong}, in column {cli.quote(name)}"
-        raise cli.Problem(f"{where}; save the file as CSV in UTF-8, or leave that out")
+    kinds = set(map(type, cells))
+    texts = cells if kinds == {str} else list(map(as_text, cells))
+    if (is_asked and kinds & {list, dict}) or fault("".join(texts)):
+        for row, (cell, text) in enumerate(zip(cells, texts, strict=True), first):
+            wrong = "a list or an object" if is_asked and isinstance(cell, list | dict) else fault(text)
+            if wrong:
+                where = f"row {row:,}: the column {cli.quote(name)} holds {wrong}, which is no text"
+                raise cli.Problem(f"{where}; save the file as CSV in UTF-8, or leave that out")
     return texts
 
 
@@ -133,9 +122,9 @@ def fault(text):
     """What keeps a text from being one, or None."""
     if "\0" in text:
         return "a NUL byte"
-    if text.isascii() or not SURROGATE.search(text):
-        return None
-    return "half of a surrogate pair, which is no character" if HALF.search(text) else "bytes that are not UTF-8"
+    if not text.isascii() and SURROGATE.search(text):
+        return "bytes that are not UTF-8, or half of a surrogate pair"
+    return None
 
 
 @contextlib.contextmanager
@@ -151,3 +140,10 @@ def reported(path):
             raise
         why = f"damaged, or not to be read here ({cli.one_line(error)[:200]})"
         raise cli.Problem(f"{path}: {why}; copy it again, or save it as CSV in UTF-8") from None
+
+
+def as_csv(rows, delimiter=","):
+    """Rows as bytes of CSV; lone signs of both kinds, too, get quotes, as both end a line."""
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    return text.getvalue().encode()

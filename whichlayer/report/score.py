@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-import data
 from whichlayer.common import cli
 from whichlayer.heads import splits
 from whichlayer.report.layout import SHOWN, category_table, join
@@ -24,7 +23,6 @@ ANSWERED = (
 )
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
 UNKNOWN = "Labels that the run does not know count as errors, and not in the log loss: {names}."
-SPELLED = "Labels that are written otherwise than in the run count as errors, too: {pairs}. Rename them."
 ABSENT = (
     "The file has no titles of {names}; where it is predicted, a category without titles counts "
     "in macro-F1, with an F1 of 0."
@@ -60,20 +58,10 @@ def check_labels(where, labels, classes):
     """Refuse labels of which none is one of the run's classes. where: they stand, in words."""
     if set(labels) & set(classes):
         return
-    known = f"in the run they are {', '.join(repr(name[:40]) for name in classes[:3])}"
-    spelled = differently_spelled(labels, classes)
-    if spelled:
-        raise cli.Problem(f"{where}: its labels are written otherwise than in the run: {spelled}; {known}")
     there = ", ".join(repr(name[:40]) for name in list(labels)[:3])
-    wrong = f"none of its labels is known to the run: it holds {there}, {known}"
+    known = ", ".join(repr(name[:40]) for name in classes[:3])
+    wrong = f"none of its labels is known to the run: it holds {there}, in the run they are {known}"
     raise cli.Problem(f"{where}: {wrong}; name another --label-column")
-
-
-def differently_spelled(labels, classes):
-    """Which labels are a class but for how they are written, in words; empty where none is."""
-    known = {data.spelling(name): name for name in classes}
-    pairs = [(label, known.get(data.spelling(label))) for label in labels if label not in classes]
-    return "; ".join([f"{label!r:.60} for {meant!r:.60}" for label, meant in pairs if meant][:3])
 
 
 def report(own, titles, labels, window, training, least=None):
@@ -169,9 +157,6 @@ def cautions(test, scarce):
         if names:
             more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
             sentences.append(template.format(names=cli.escape_markdown(", ".join(names[:8]) + more)))
-    pairs = differently_spelled(labels, test.names[: test.classes])
-    if pairs:
-        sentences.append(SPELLED.format(pairs=cli.escape_markdown(pairs)))
     return sentences
 
 
