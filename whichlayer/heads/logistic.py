@@ -81,19 +81,12 @@ class Sketch:
 
 
 def make_sketch(x):
-    """The Sketch of features, (titles, dimensions), whose mean is about 0.
-
-    Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
-    """
+    """The Sketch of features, (titles, dimensions), whose mean is about 0."""
     sample = x[:: max(1, len(x) // TELLING)]
-    generator = torch.Generator(x.device).manual_seed(0)
-    shape = (x.shape[1], min(x.shape[1], DRAWN))
-    basis = torch.randn(shape, generator=generator, device=x.device)
-    for _ in range(3):
-        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
-    inside = sample @ basis
-    turned = torch.linalg.eigh((inside.T @ inside).double()).eigenvectors
-    basis = (basis @ turned.to(x.dtype))[:, -DIRECTIONS:]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = torch.svd_lowrank(sample, min(DRAWN, *sample.shape))
+    basis = found[2][:, :DIRECTIONS]
 
     # where each title lies
     others = max(1, x.shape[1] - basis.shape[1])

@@ -178,7 +178,7 @@ def choose_penalty(training, scoring, heads, report):
     titles = training.learn.sum(1).clamp(min=1)
     older = theta
     best = theta
-    for walked, c in enumerate(GRID, 1):
+    for walked, c in enumerate(GRID if can_choose.any() else [], 1):
         # walk the grid
         training.penalty = l2_penalty(c, titles, classes)
         ahead = 2 * theta - older

@@ -230,7 +230,7 @@ def probabilities(words, titles):
 def files(words):
     """What a run keeps of Words: {name of the file: bytes}."""
     terms = json.dumps(words.terms, ensure_ascii=False)
-    tensors = {name: getattr(words, name) for name in ("idf", "weight", "bias")}
+    tensors = {"idf": words.idf, "weight": words.weight, "bias": words.bias}
     return dict(zip(FILES, (terms.encode(), save(tensors)), strict=True))
 
 
@@ -239,11 +239,9 @@ def read(run):
     terms, weights = map(run.file, FILES)
     try:
         found = Words(json.loads(terms.read_text(encoding="utf-8")), **load(weights.read_bytes()))
-        shapes = (found.idf.shape + found.bias.shape, found.weight.shape)
-        fits = shapes == ((len(found.terms), len(run.classes)),) * 2
+        if {found.idf.shape + found.bias.shape, found.weight.shape} != {(len(found.terms), len(run.classes))}:
+            raise ValueError
     except (SafetensorError, ValueError, TypeError):
-        fits = False
-    if not fits:
         wrong = "these are not the weights that config.json describes"
-        raise cli.Problem(f"{weights}: {wrong}; {run.remedy}")
+        raise cli.Problem(f"{weights}: {wrong}; {run.remedy}") from None
     return found
