@@ -40,9 +40,9 @@ def held_out_losses(x, labels, draw):
 @pytest.mark.parametrize(
     "sizes, noise, size",
     [
-        ([150] * 4 + [4] * 10, 3.0, None),
-        ([600, 200, 60, 20, 8, 4], 0.5, None),
-        ([1000, 100, 10], 3.0, None),
+        ([60] * 4 + [4] * 10, 3.0, None),
+        ([240, 80, 40, 16, 8, 4], 0.5, None),
+        ([600, 60, 10], 3.0, None),
         ([3] * 40, 3.0, None),
         ([200] * 5, 3.0, 8),
     ],

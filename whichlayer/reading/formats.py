@@ -76,8 +76,8 @@ def open_text(path, columns):
 
 def lines_of(path, encoding):
     """Yield the lines of a file; bytes that are no text become surrogates, which are refused later."""
-    with unpack.opened(path) as file:
-        yield from io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
+    with unpack.opened(path) as file, io.TextIOWrapper(file, encoding, "surrogateescape", newline="") as lines:
+        yield from lines
 
 
 # --- CSV ------------------------------------------------------------------------------------------
