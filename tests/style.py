@@ -32,7 +32,7 @@ def unused(trees):
 
 def main():
     product = sorted([*ROOT.glob("*.py"), *ROOT.glob("whichlayer/**/*.py")])
-    paths = [*product, *ROOT.glob("bench/*.py")]
+    paths = [*product, *ROOT.glob("bench/*.py"), *ROOT.glob("studies/*.py")]
     trees = {path: list(ast.walk(ast.parse(path.read_text(encoding="utf-8")))) for path in paths}
     faults = unused(trees)
     all_nodes = all_statements = 0

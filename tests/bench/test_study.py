@@ -1,14 +1,12 @@
 """The study: titles are shared without copies on both sides, scores are predict.py's, rules choose what they say."""
 
 import re
-import subprocess
-import sys
+from dataclasses import replace
 
 import numpy as np
-import pytest
-from conftest import ROOT, call, write_bert, write_titles
+from conftest import call, write_bert, write_titles
 
-from studies import findings, study
+from studies import findings, study, summary
 from whichlayer.common import disk
 from whichlayer.heads import splits
 
@@ -30,18 +28,10 @@ def test_no_test_title_is_a_copy_of_one_in_training(tmp_path):
     assert len(training) == 80 and test == [("another one", "b")]
 
 
-@pytest.mark.parametrize(
-    ("rule", "expected"),
-    [
-        (0, {("cls", 12)}),
-        (1, {("mean", 12)}),
-        (2, {("mean", layer) for layer in (12, 11, 10, 9)}),
-        (3, {("mean", layer) for layer in range(1, 13)}),
-        (4, {(pooling, layer) for pooling in ("cls", "mean") for layer in range(1, 13)}),
-    ],
-)
-def test_rules_take_the_layers_that_they_name(rule, expected):
-    assert findings.columns_of(findings.RULES[rule], 12) == expected
+def test_rules_take_the_layers_that_they_name():
+    found = [findings.columns_of(rule, 12) for rule in findings.RULES]
+    cls, mean = ([(pooling, layer) for layer in range(1, 13)] for pooling in ("cls", "mean"))
+    assert found == [{*cls[-1:]}, {*mean[-1:]}, {*mean[-4:]}, {*mean}, {*cls, *mean}]
 
 
 def test_a_set_from_titles_to_the_page(tmp_path):
@@ -50,36 +40,28 @@ def test_a_set_from_titles_to_the_page(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     write_titles(data / "small.csv", rows=80)
-    assert study.parse_arguments(["titles", str(data), str(tmp_path / "out")]).what == "titles"
     study.write_titles(study.parse_arguments(["titles", str(data), str(tmp_path / "out")]))
     features = []
     for depth in (4, 5):
         encoder = write_bert(tmp_path / f"encoder-{depth}", layers=depth, seed=depth)
         features.append(folder / f"features-{depth}")
-        options = ("--data", folder / "train.csv", "--model", encoder, "--pooling", "cls", "mean")
-        assert call("extract", *options, "--out", features[-1]).code == 0
+        assert call("extract", "--data", folder / "train.csv", "--model", encoder, "--out", features[-1]).code == 0
     runs = ("--results", folder / "runs")
-    trained = call("train", "--features", *features, *runs, "--survey", "--repeats", 1)
+    trained = call("train", "--features", *features, *runs, "--survey", "--repeats", 1, "--folds", 2)
     assert trained.code == 0, trained.err
     assert call("evaluate", *runs, "--baselines").code == 0
     study.score_set(study.parse_arguments(["score", str(folder)]))
 
     own = disk.read_json(folder / "scores.json", findings.Set, "scores", findings.FORMAT)
     assert own.titles + own.test == 80 and set(own.layers.values()) == {4, 5}
-    for encoder, depth in own.layers.items():
+    for encoder in own.layers:
         row = findings.by_rule(own, encoder)["last layer, mean"]
-        (run,) = (folder / "runs").glob(f"{encoder}-*-layers-{depth}-mean-*")
-        test = ("--csv", folder / "test.csv", "--label-column", "category")
-        printed = call("predict", "--run", run, *test).out
-        shown = re.search(r"^\| all .*", printed, re.MULTILINE)[0].split("|")
-        assert shown[3].strip() == f"{row.accuracy:.4f}" and shown[5].strip() == f"{row.found:.4f}"
-        alone = findings.trained(own, encoder)
         lost = findings.losses([own], encoder)["last layer, mean"]
-        np.testing.assert_allclose(lost, max(score.found for score in alone) - row.found)
-        assert findings.choice_of(own, [encoder], False).recommended < len(own.scores)
-
-
-def test_the_page_without_any_set_says_what_makes_one(tmp_path):
-    command = [sys.executable, "-m", "studies.summary", tmp_path]
-    done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT)
-    assert done.returncode == 2 and "studies/study.sh" in done.stderr and "Traceback" not in done.stderr
+        np.testing.assert_allclose(lost, findings.best_found(own, encoder) - row.found)
+    (run,) = (folder / "runs").glob(f"{encoder}-*-layers-{own.layers[encoder]}-mean-*")
+    printed = call("predict", "--run", run, "--csv", folder / "test.csv", "--label-column", "category").out
+    shown = re.search(r"^\| all .*", printed, re.MULTILINE)[0].split("|")
+    assert shown[3].strip() == f"{row.accuracy:.4f}" and shown[5].strip() == f"{row.found:.4f}"
+    page = summary.page([own, replace(own, name="another")])
+    rows = re.findall(r"^\| (small|another) +\|", page, re.MULTILINE)
+    assert rows.count("small") == rows.count("another") > 5

@@ -11,10 +11,10 @@ distinct titles in a draw than folds is left out of that draw, and of its test t
 import functools
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
 import torch
 from drill_suspects import run  # first: it lets the scripts be imported
 
@@ -37,42 +37,30 @@ COLUMNS = (":Test titles", "Number", "Holds own", "Holds mean", "Width", "Promis
 COLUMNS += ("Error", "Calibration error promised", "Found", "Log loss promised", "Found")
 
 
-@dataclass
-class Outcome:
-    """What a draw promised, and what its heads reach on test titles."""
-
-    promised: figures.Figures
-    interval: tuple[float, float]
-    titles: int  # to test on
-    macro_f1: float  # found there, the mean over heads
-    error: float  # its standard error by the choice of test titles
-    log_loss: float  # of all heads together, as predict.py does it
-    calibration_error: float  # of the same
-
-
 @functools.lru_cache(1)
 def read(folder, name):
     """Of both files: features (titles, 1, hidden), labels (-1: unknown), groups, whether from the training file."""
     both = [store.open_features(folder / f"{name}{end}.csv") for end in ("", "-test")]
     x = [features.stack([("mean", features.layers("mean")[0])]) for features in both]
     titles, categories = map(np.concatenate, zip(*(features.titles() for features in both), strict=True))
-    known = np.unique(categories[: len(x[0])])
-    labels = np.where(np.isin(categories, known), np.searchsorted(known, categories), -1)
+    known = pandas.Index(np.unique(categories[: len(x[0])]))
+    labels = known.get_indexer(categories)
     groups = splits.numbered(map(splits.group_key, titles))
     return torch.from_numpy(np.concatenate(x)), labels, groups, np.arange(len(labels)) < len(x[0])
 
 
 def measure(folder, name, size, seed):
-    """The Outcomes of a draw on the test file and on the rest of the training file."""
+    """What a draw promises, and what its heads reach: on the test file, and on the rest of the training file.
+
+    Returns a dictionary for each of these two.
+    """
     features, labels, groups, training = read(folder, name)
     options = Options(head="linear", seed=seed)
 
     # draw, and number the categories that have enough titles
     drawn = np.random.default_rng(seed).choice(np.flatnonzero(training), size, replace=False)
     kept = np.flatnonzero(splits.distinct_titles(labels[drawn], groups[drawn]) >= options.folds)
-    numbers = np.full(labels.max() + 2, -1)  # the last one is for label -1
-    numbers[kept] = np.arange(len(kept))
-    labels = numbers[labels]
+    labels = pandas.Index(kept).get_indexer(labels)
     drawn = drawn[labels[drawn] >= 0]
     own = labels[drawn]
 
@@ -83,46 +71,52 @@ def measure(folder, name, size, seed):
     scale = probe.rescale(x)
     trained = probe.train(x, scale, own, folds, draws, len(kept), options.decide)
     named = decision.predictions(trained.probabilities, folds, trained.offsets)
-    interval = comparison.interval(comparison.influence(own, named, len(kept), groups[drawn]))
+    low, high = comparison.interval(comparison.influence(own, named, len(kept), groups[drawn]))
     promised = figures.measure(own, trained.probabilities, folds, len(kept), trained.offsets)
+    of_draw = {"low": low, "high": high, "promised": promised.macro_f1}
+    of_draw |= {"promised_error": promised.calibration_error, "promised_loss": promised.log_loss}
 
     # test on titles without a copy in the training file, or in the draw
     outcomes = []
-    for place, seen in ((~training, groups[training]), (training, groups[drawn])):
+    origins = {"test file": (~training, groups[training]), "rest of its training file": (training, groups[drawn])}
+    for origin, (place, seen) in origins.items():
         rows = place & (labels >= 0) & ~np.isin(groups, seen)
         found = test(trained, promised.temperature, features[rows], labels[rows], groups[rows])
-        outcomes.append(Outcome(promised, interval, *found))
+        outcomes.append({"titles": f"{name}, {origin}"} | of_draw | found)
     return outcomes
 
 
 def test(trained, temperature, x, labels, groups):
-    """What heads reach on these titles: the last five fields of an Outcome."""
+    """What heads reach on these titles: macro-F1 (with its error by the choice of titles) is the mean over heads, the
+    calibration error and log loss are those of all heads together, as predict.py has them.
+    """
     classes = trained.offsets.shape[-1]
     forward = model.stacked(model.Probe(1, x.shape[-1], classes), shared=True)
     probabilities = forward(trained.state, x).softmax(-1).numpy()
     named = decision.decide(probabilities, trained.offsets.reshape(-1, 1, classes))
     reached = comparison.influence(labels, named, classes, groups)
     pooled = metrics.sharpen(metrics.pool(probabilities), temperature)
-    calibration_error = metrics.expected_calibration_error(labels, pooled)
-    return len(labels), reached.value, reached.titles_variance**0.5, metrics.log_loss(labels, pooled), calibration_error
+    return {
+        "number": len(labels),
+        "found": reached.value,
+        "error": reached.titles_variance**0.5,
+        "found_error": metrics.expected_calibration_error(labels, pooled),
+        "found_loss": metrics.log_loss(labels, pooled),
+    }
 
 
-def cells(outcomes):
-    """What the table says of the Outcomes of all draws on one kind of test titles."""
-    low, high = np.array([outcome.interval for outcome in outcomes]).T
-    promised = np.array([outcome.promised.macro_f1 for outcome in outcomes])
-    titles, found, error = np.array([(each.titles, each.macro_f1, each.error) for each in outcomes]).T
-    held = [((low <= truth) & (truth <= high)).mean() for truth in (found, found.mean())]
-    values = [(high - low).mean(), promised.mean(), promised.std(ddof=1), found.mean(), found.std(ddof=1), error.mean()]
-    for name in ("calibration_error", "log_loss"):
-        both = [(getattr(outcome.promised, name), getattr(outcome, name)) for outcome in outcomes]
-        values += np.mean(both, axis=0).tolist()
-    return f"{titles.mean():,.0f}", *(f"{share:.1%}" for share in held), *(f"{value:.4f}" for value in values)
+def summarise(own):
+    """What the table says of all draws on one kind of test titles, a DataFrame."""
+    mean = own.mean(numeric_only=True)
+    held = [own.found.between(own.low, own.high).mean(), ((own.low <= mean.found) & (mean.found <= own.high)).mean()]
+    values = [mean.high - mean.low, mean.promised, own.promised.std(), mean.found, own.found.std(), mean.error]
+    values += mean[["promised_error", "found_error", "promised_loss", "found_loss"]].tolist()
+    return f"{mean.number:,.0f}", *(f"{share:.1%}" for share in held), *(f"{value:.4f}" for value in values)
 
 
 def main(args):
     names = sorted(path.name.removesuffix("-test.csv") for path in args.folder.glob("*-test.csv"))
-    rows = []
+    outcomes = []
     processes = torch.multiprocessing.get_context("spawn").Pool(2, torch.set_num_threads, (1,))
     with tempfile.TemporaryDirectory() as folder, processes as pool:
         for name in names:
@@ -131,9 +125,8 @@ def main(args):
                 run("extract", "--data", args.folder / file, *options)
             print(f"{name}: {args.draws} draws", file=sys.stderr)
             tasks = [(Path(folder), name, args.titles, seed) for seed in range(args.draws)]
-            outcomes = zip(*pool.starmap(measure, tasks, chunksize=1), strict=True)
-            for origin, own in zip(("test file", "rest of its training file"), outcomes, strict=True):
-                rows.append((f"{name}, {origin}", *cells(own)))
+            outcomes += sum(pool.starmap(measure, tasks, chunksize=1), [])
+    rows = [(titles, *summarise(own)) for titles, own in pandas.DataFrame(outcomes).groupby("titles", sort=False)]
     print(TEXT.format(draws=args.draws, titles=args.titles))
     print(cli.markdown(COLUMNS, rows))
 

@@ -5,24 +5,35 @@
 Beside it stand cleanlab's rankings of the same probabilities, where cleanlab is installed (pip install cleanlab).
 """
 
-import csv
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from whichlayer.common import cli  # noqa: E402
-from whichlayer.report import answer as answers  # noqa: E402
+from whichlayer.report import answer, suspects  # noqa: E402
 from whichlayer.report import rows as tables  # noqa: E402
-from whichlayer.report import suspects  # noqa: E402
 
 SHARE, SEEDS = 0.05, (0, 1, 2)
 RANKINGS = ("normalized_margin", "self_confidence")
+TEXT = """# Flipped labels among the suspects in {name}
+
+About {titles:,} titles; with each of the seeds {seeds}, {share:.0%} of the labels were changed to another category.
+The encoder is all-MiniLM-L6-v2 with mean pooling, with a linear probe on each layer. Counted are the flipped labels
+among as many first suspects, beside the rankings of cleanlab's find_label_issues for the same probabilities.
+
+{table}
+
+The titles have wrong labels of their own, which are suspects as well. Made by:
+
+    python tests/drills/drill_suspects.py TITLES.csv
+"""
 
 
 def run(script, *arguments):
@@ -33,14 +44,13 @@ def run(script, *arguments):
 
 def flip(path, seed, out):
     """Copy titles with a share of their labels changed to another category; returns the rows that were, from 0 on."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [[row["title"], row["category"]] for row in csv.DictReader(file)]
-    names, random = sorted({label for _, label in rows}), np.random.default_rng(seed)
-    flipped = random.choice(len(rows), round(SHARE * len(rows)), replace=False)
-    for i in flipped:
-        rows[i][1] = str(random.choice([name for name in names if name != rows[i][1]]))
-    with open(out, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("title", "category"), *rows])
+    table = pandas.read_csv(path, dtype=str, keep_default_na=False)[["title", "category"]]
+    names, random = sorted(set(table.category)), np.random.default_rng(seed)
+    flipped = random.choice(len(table), round(SHARE * len(table)), replace=False)
+    for row in flipped:
+        others = [name for name in names if name != table.category[row]]
+        table.loc[row, "category"] = random.choice(others)
+    table.to_csv(out, index=False)
     return flipped
 
 
@@ -63,11 +73,9 @@ def drill(path, seed):
         run("train", *features, *results, "--each", "--head", "linear")
         for options in ("--suspects", "--baselines --suspects"):
             run("evaluate", *results, *options.split(), folder / "s.csv")
-            with open(folder / "s.csv", newline="", encoding="utf-8") as file:
-                orders = {f"evaluate.py {options}": [int(row["row"]) - 1 for row in csv.DictReader(file)]}
+            orders = {f"evaluate.py {options}": pandas.read_csv(folder / "s.csv").row.to_numpy() - 1}
             (table,) = tables.read_tables(Path(results[1]))
-            probabilities, _, source = suspects.ensemble(table, answers.compare(table, 0.01))
-            print(f"seed {seed}, {options}: {source}", file=sys.stderr)
+            probabilities, *_ = suspects.ensemble(table, answer.compare(table, 0.01))
             for by in RANKINGS:
                 orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table.labels, by)
             for name, order in orders.items():
@@ -79,14 +87,6 @@ def drill(path, seed):
 def main(path):
     drills = [drill(path, seed) for seed in SEEDS]
     total = sum(number for number, _ in drills)
-    titles = round(total / len(SEEDS) / SHARE)
-    print(
-        f"# Flipped labels among the suspects in {Path(path).name}\n\nAbout {titles:,} titles; with each of the seeds",
-        end=" ",
-    )
-    print(f"{', '.join(map(str, SEEDS))}, {SHARE:.0%} of the labels were changed to another category. The encoder is")
-    print("all-MiniLM-L6-v2 with mean pooling, with a linear probe on each layer. Counted are the flipped labels among")
-    print("as many first suspects, beside the rankings of cleanlab's find_label_issues for the same probabilities.\n")
     rows = []
     for ranking in drills[0][1]:
         counts = [found[ranking] for _, found in drills]
@@ -95,9 +95,14 @@ def main(path):
             cells = [f"{n} of {flipped}" for n, (flipped, _) in zip(counts, drills, strict=True)]
             cells.append(f"{sum(counts)} of {total}, {sum(counts) / total:.1%}")
         rows.append((ranking[1], *cells))
-    print(cli.markdown([":Ranking", *(f"Seed {seed}" for seed in SEEDS), "Together"], rows))
-    print("\nThe titles have wrong labels of their own, which are suspects as well. Made by:\n")
-    print("    python tests/drills/drill_suspects.py TITLES.csv\n")
+    text = TEXT.format(
+        name=Path(path).name,
+        titles=round(total / len(SEEDS) / SHARE),
+        seeds=", ".join(map(str, SEEDS)),
+        share=SHARE,
+        table=cli.markdown([":Ranking", *(f"Seed {seed}" for seed in SEEDS), "Together"], rows),
+    )
+    print(text)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,29 +22,17 @@ from test_train import write_features
 
 from whichlayer.common import cli
 
+TEXT = """# Killed trainings
+
+100,000 titles × 384 dimensions, 4 categories, 5 folds, 1 repeat; SIGKILL at random moments.
+
+{table}
+
+Made by:
+
+    python tests/drills/drill_training.py"""
+COLUMNS = (":Head", "Seconds undisturbed", "Killed before its end", "Half a run left", "Same bytes after the next call")
 HEADS = {"linear probe": ("--head", "linear"), "report's head, 2 epochs": ("--epochs", 2)}
-
-
-@dataclass
-class Outcome:
-    """What came of the kills of one head."""
-
-    head: str
-    seconds: float  # of a training that nobody disturbs
-    kills: int
-    killed: int = 0  # that came before the training's own end
-    half: int = 0  # that left something else than no run, or the whole one
-    same: int = 0  # after which the next call gave the same bytes
-    sound: bool = True  # whether every other call ended well, and left nothing behind
-
-    @property
-    def row(self):
-        seconds = f"{self.seconds:.0f}"
-        return self.head, seconds, self.killed, self.half, f"{self.same} of {self.kills}"
-
-    @property
-    def good(self):
-        return self.sound and self.half == 0 and self.same == self.kills
 
 
 def contents(folder):
@@ -69,56 +56,43 @@ def start(features, results, options):
 
 
 def drill_head(head, options, features, folder, kills, chance):
-    """Kill trainings of one head: an Outcome. folder: an empty one for results."""
+    """Kill trainings of one head: (the row of the table, whether all went well). folder: an empty one for results."""
     began = time.time()
-    code = start(features, folder / "whole", options).wait()
-    outcome = Outcome(head, time.time() - began, kills, sound=code == 0)
+    sound = start(features, folder / "whole", options).wait() == 0
+    seconds = time.time() - began
     whole = runs_in(folder / "whole")
+    killed = half = same = 0
     for kill in range(kills):
         results = folder / f"killed-{kill}"
         process = start(features, results, options)
-        time.sleep(outcome.seconds * chance.uniform(0.1, 0.8))
+        time.sleep(seconds * chance.uniform(0.1, 0.8))
         process.kill()
-        outcome.killed += process.wait() != 0
-        outcome.half += runs_in(results) not in ([], whole)
+        killed += process.wait() != 0
+        half += runs_in(results) not in ([], whole)
 
-        code = start(features, results, options).wait()
-        leftovers = list(results.glob(".unfinished-*"))
-        outcome.same += runs_in(results) == whole
-        outcome.sound &= code == 0 and not leftovers
-    return outcome
+        sound &= start(features, results, options).wait() == 0
+        same += runs_in(results) == whole
+        sound &= not list(results.glob(".unfinished-*"))
+    row = (head, f"{seconds:.0f}", killed, half, f"{same} of {kills}")
+    return row, sound and half == 0 and same == kills
 
 
-def drill(kills):
-    """The Outcome of each head."""
+def main(kills):
     normal = np.random.default_rng(0)
     labels = np.arange(100_000) % 4
     array = normal.standard_normal((100_000, 384)) + normal.normal(0, 0.1, (4, 384))[labels]
     names = [f"class {label}" for label in labels]
     chance = random.Random(0)
-    outcomes = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         features = write_features(folder / "features", {("cls", 1): array}, names)
+        outcomes = []
         for head, options in HEADS.items():
-            outcome = drill_head(head, options, features, folder / options[0], kills, chance)
-            outcomes.append(outcome)
-    return outcomes
+            outcomes.append(drill_head(head, options, features, folder / options[0], kills, chance))
+    rows, good = zip(*outcomes, strict=True)
+    print(TEXT.format(table=cli.markdown(COLUMNS, rows)))
+    return all(good)
 
 
 if __name__ == "__main__":
-    OUTCOMES = drill(int(sys.argv[1]) if sys.argv[1:] else 10)
-    COLUMNS = (
-        ":Head",
-        "Seconds undisturbed",
-        "Killed before its end",
-        "Half a run left",
-        "Same bytes after the next call",
-    )
-    print(
-        "# Killed trainings\n\n"
-        "100,000 titles × 384 dimensions, 4 categories, 5 folds, 1 repeat; SIGKILL at random moments.\n"
-    )
-    print(cli.markdown(COLUMNS, [outcome.row for outcome in OUTCOMES]))
-    print("\nMade by:\n\n    python tests/drills/drill_training.py")
-    sys.exit(0 if all(outcome.good for outcome in OUTCOMES) else 1)
+    sys.exit(not main(int(sys.argv[1]) if sys.argv[1:] else 10))

@@ -37,23 +37,6 @@ def test_probabilities_are_scikit_learns_with_either_type_of_products(made, kind
     np.testing.assert_allclose(solved.probabilities, oracle(x, labels, solved), atol=2e-3)
 
 
-def test_directions_are_those_of_the_covariance(monkeypatch):
-    monkeypatch.setattr(logistic, "choose_rough", lambda x: torch.float32)
-    features = problems_of(*alike(rows=600, hidden=240), penalty=1.0).x
-    found = logistic.make_sketch(features)
-    count = logistic.DIRECTIONS
-    assert found.basis.shape == (240, count) and found.squares.shape == (600, count + 1)
-    # the 60 large ones, each of which four features share; the others are all about the same
-    values = np.linalg.eigvalsh(features.numpy().T.astype(float) @ features.numpy() / 600)
-    np.testing.assert_allclose(found.squares[:, -61:-1].mean(0), values[-60:], rtol=1e-3)
-    # squares of a title are those of its features
-    whole = found.squares[:, :-1].sum(1) + (240 - count) * found.squares[:, -1]
-    torch.testing.assert_close(whole, features.square().sum(1), rtol=1e-3, atol=1e-3)
-    # of few features, nothing is outside
-    few = logistic.make_sketch(features[:, :24])
-    assert few.basis.shape == (24, 24) and float(few.squares[:, -1].max()) < 1e-3
-
-
 def test_features_that_nearly_repeat_each_other_take_fewer_products(monkeypatch):
     x, labels = alike(rows=1000, hidden=80)
     problems = problems_of(x, labels, penalty=1e-4)
@@ -74,11 +57,11 @@ def test_a_curvature_lost_in_rounding_leaves_the_preconditioned_gradient(monkeyp
     x, labels = alike()
     problems = problems_of(x, labels, penalty=1e-4)
     point = logistic.evaluate(problems, torch.zeros(4, 1, x.shape[2] + 1))
-    inverse = newton.inverse_hessian(problems, point)
+    precondition = newton.preconditioner(problems, point)
     target = newton.enough(problems, point, 0.01)
     monkeypatch.setattr(logistic, "hessian_product", lambda problems, point, vector: -vector)
     going = torch.tensor([True])
     direction = newton.newton_direction(problems, point, target, going)
-    torch.testing.assert_close(direction, newton.multiply(inverse, -point.gradient))
+    torch.testing.assert_close(direction, precondition(-point.gradient))
     after, stuck = newton.descend(problems, point, direction)
     assert after.loss < point.loss and not stuck.any()

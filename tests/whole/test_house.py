@@ -1,6 +1,7 @@
 """The house: what stands where, what imports what, and that its names clash with nobody's."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,19 @@ def test_imports_run_one_way(path):
         assert there is None or there <= own, f"{path.name} imports {'.'.join(names)}"
         # a script is nobody's library
         assert there is None or there < len(STOREYS) - 1, f"{path.name} imports {'.'.join(names)}"
+
+
+def test_the_runtime_needs_four_packages_with_exact_versions():
+    lines = (ROOT / "requirements.txt").read_text().split()
+    needed = [line.split("==")[0] for line in lines]
+    assert needed == ["numpy", "pandas", "torch", "transformers"]
+    assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
+    allowed = {*needed, "tqdm", "safetensors", "huggingface_hub", "filelock"}  # the last four come along
+    # optional; scipy comes with sklearn
+    allowed |= {"sklearn", "scipy", "matplotlib", "sentence_transformers", "pyarrow"}
+    allowed |= sys.stdlib_module_names | {path.stem for path in ROOT.glob("*.py")} | {"whichlayer"}
+    for path in PRODUCT:
+        assert {names[0] for names in imported(path)} <= allowed, path
 
 
 @pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.name)

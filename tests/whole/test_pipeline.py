@@ -1,7 +1,5 @@
 """The scripts together, as the README shows them: the mission's commands, streams, and equal bytes."""
 
-import ast
-import csv
 import json
 import re
 import shutil
@@ -10,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PRODUCT, ROOT, call, refused, shell, write_bert, write_titles
+from conftest import ROOT, call, shell, write_bert, write_titles
+from pages import tables
 
 import data
 from whichlayer.common import disk
@@ -34,46 +33,22 @@ def report(tmp_path_factory, bert12):
         yield folder
 
 
-def cells(text, name=""):
-    """The header and the rows, as lists of cells, of the first markdown table whose header holds a name."""
-    for found in re.finditer(r"(?:^\|.*\n?)+", text, re.MULTILINE):
-        lines = found[0].splitlines()
-        header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
-        if name in lines[0]:
-            return header, rows
-    raise AssertionError(f"no table has {name!r} in its header: {text}")
-
-
 def column(text, name):
-    """The cells of a table's column, by its name, in alphabetical order, without emphasis."""
-    header, rows = cells(text, name)
-    return sorted(row[header.index(name)].strip("*") for row in rows)
+    """The cells of a column of a page's first table, in alphabetical order."""
+    return sorted(row[name] for row in tables(text)[0])
 
 
 def test_the_three_commands_letter_by_letter(report):
     one = call("train", "--layers", "12", "11")
-    assert one.code == 0 and re.search(r"layers 12, 11 \(cls\): macro-F1 0\.\d{4}", one.err), one.err
-    assert "weights: layer 12 (cls)" in one.err and "1 of 1 run trained" in one.err
+    assert one.code == 0 and re.search(r"layers 12, 11 \(report's head\): macro-F1 0\.\d{4}", one.err)
+    assert "weights of the layers: " in one.err and "1 of 1 run trained" in one.err
     six = call("train")
     assert six.code == 0 and "5 of 6 runs trained" in six.err and "trained already" in six.err, six.err
     table = call("evaluate")
     assert table.code == 0 and "**Recommended: " in table.out, table.err
     assert column(table.out, "Layers") == sorted(["12", "11", "10", "9", "12, 11", "12, 11, 10, 9"])
     assert column(table.out, "Report") == sorted(["0.9565", "0.9032", "0.9034", "0.9023", "0.9546", "0.9114"])
-    assert "F1-macro, last epoch" in cells(table.out)[0]
-
-
-def test_the_linear_probe_on_some_layers_and_with_few_labels(report):
-    probe = ("--results", "probes", "--head", "linear", "--pooling", "cls", "--repeats", "1")
-    each = call("train", *probe, "--each", "--layers", "12", "9", "6")
-    assert each.code == 0 and "3 of 3 runs trained" in each.err, each.err
-    some = call("train", *probe, "--each", "--layers", "12", "6")
-    assert some.code == 0 and some.err.count("trained already") == 2, some.err
-    few = call("train", *probe, "--layers", "-1", "--labels", "4", "8")
-    assert few.code == 0 and "2 of 2 runs trained" in few.err, few.err
-    table = call("evaluate", "--results", "probes")
-    assert column(table.out, "Layers") == ["12", "6", "9"] and "Report" not in cells(table.out)[0]
-    assert cells(table.out, "Labels a category")[0] == ["Labels a category", "4", "8", "all"]
+    assert "F1-macro, last epoch" in tables(table.out)[0][0]
 
 
 def test_two_encoders_in_one_survey_and_one_table(tmp_path, bert, titles, monkeypatch):
@@ -90,10 +65,6 @@ def test_two_encoders_in_one_survey_and_one_table(tmp_path, bert, titles, monkey
     table = call("evaluate")
     assert table.code == 0 and table.out.count("**Recommended: ") == 1, table.err
     assert len(column(table.out, "Encoder")) == 10
-
-
-def test_layers_that_an_encoder_does_not_have_are_refused_with_what_to_type(tmp_path, bert, titles):
-    refused(call("extract", "--data", titles, "--model", bert, "--layers", "12", "--out", tmp_path / "f"), "-1")
 
 
 def comparable(path):
@@ -163,37 +134,3 @@ def test_the_whole_pipeline_without_a_warning(tmp_path, bert, titles):
     options = {"text": True, "capture_output": True, "cwd": tmp_path}
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], **options)
     assert done.returncode == 0 and "Warning" not in done.stderr and done.stdout.endswith("a title\n"), done.stderr
-
-
-def test_the_sample_is_what_it_says():
-    with open(ROOT / "titles" / "sample.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    titles = [row["title"] for row in rows]
-    assert len(titles) >= 480 and {row["category"] for row in rows} == {"travel", "art_music", "food", "history"}
-    assert sum(not title.isascii() for title in titles) > 0.15 * len(titles) and max(map(len, titles)) <= 100
-    # copies, as in real data, that the folds must keep together
-    assert len({re.sub(r"[\W\d_]", "", title.casefold()) for title in titles}) < len(titles)
-
-
-def test_the_runtime_needs_four_packages_with_exact_versions():
-    lines = (ROOT / "requirements.txt").read_text().split()
-    assert [line.split("==")[0] for line in lines] == ["numpy", "pandas", "torch", "transformers"]
-    assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
-    allowed = {"numpy", "pandas", "torch", "transformers"}
-    allowed |= {"tqdm", "safetensors", "huggingface_hub", "filelock"}  # come along with these
-    # optional; scipy comes with sklearn
-    allowed |= {"sklearn", "scipy", "matplotlib", "sentence_transformers", "pyarrow"}
-    allowed |= sys.stdlib_module_names | {path.stem for path in ROOT.glob("*.py")} | {"whichlayer"}
-    for path in PRODUCT:
-        assert packages_of(path) <= allowed, path
-
-
-def packages_of(path):
-    """The packages that a Python file imports, anywhere in it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-    return {name.split(".")[0] for name in names}

@@ -43,25 +43,16 @@ def extract(tmp_path, folder):
     return call("extract", "--data", write_titles(tmp_path / "t.csv", 15), "--model", folder, "--out", tmp_path / "f")
 
 
-@pytest.mark.parametrize(
-    "name, is_alone, words",
-    [
-        ("pytorch_model.bin", True, ["no weights as safetensors", "a pickle is never read"]),
-        ("model.pt", True, ["no weights as safetensors", "a pickle is never read"]),
-        ("pytorch_model.bin", False, None),
-        ("model.safetensors", False, ["--model", "not a usable encoder"]),
-    ],
-)
-def test_pickled_weights_are_not_read(tmp_path, marker, name, is_alone, words):
+def test_pickled_weights_are_not_read(tmp_path, marker):
     folder = Path(write_bert(tmp_path / "bert"))
-    if is_alone:
-        (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(pickle.dumps(Bomb(marker)))
-    result = extract(tmp_path, folder)
-    if words:
-        refused(result, *words)
-    else:
-        assert result.code == 0, result.err
+    bomb = pickle.dumps(Bomb(marker))
+    # beside others, instead of them, and in their name
+    (folder / "pytorch_model.bin").write_bytes(bomb)
+    assert extract(tmp_path, folder).code == 0
+    (folder / "model.safetensors").unlink()
+    refused(extract(tmp_path, folder), "no weights as safetensors", "a pickle is never read")
+    (folder / "model.safetensors").write_bytes(bomb)
+    refused(extract(tmp_path, folder), "--model", "not a usable encoder")
 
 
 def add_code(folder, marker, **config):
@@ -148,20 +139,16 @@ def test_names_from_outside_make_harmless_paths(tmp_path):
         assert all(c.isalnum() or c in ".-" for c in made)
         assert (tmp_path / made).resolve().parent == tmp_path.resolve()
         (tmp_path / made).mkdir(exist_ok=True)  # the file system takes it
-
-
-def test_names_keep_what_people_know_them_by():
-    assert disk.slug("bert-base-uncased") == "bert-base-uncased"
-    assert disk.slug("google/electra-small") == "google-electra-small"
-    assert disk.slug("Küche 日本") == "Küche-日本"
+    for name, known in (("bert-base-uncased",) * 2, ("google/electra-small", "google-electra-small")):
+        assert disk.slug(name) == known
 
 
 def test_no_cell_is_a_formula():
-    for text in ("=1+1", "+1+1", "-A1", "-٣", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://example.org")'):
+    formulas = ["=1+1", "+1+1", "-A1", "-٣", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://example.org")']
+    formulas += ["@a see SUM(A1)", "-1 +cmd|' /C calc'!A0", "+ 'http://example.org/[a.xls]b'!A1", "-\t1+hyperlink(1)"]
+    for text in formulas:
         assert cli.escape_cell(text) == "'" + text
-    for text in ("@a see SUM(A1)", "-1 +cmd|' /C calc'!A0", "+ 'http://example.org/[a.xls]b'!A1", "-\t1+hyperlink(1)"):
-        assert cli.escape_cell(text) == "'" + text
-    for text in (
+    harmless = [
         "",
         "1+1",
         "-1",
@@ -172,7 +159,8 @@ def test_no_cell_is_a_formula():
         " plain",
         "@someone hello (again)!",
         "- a list",
-    ):
+    ]
+    for text in harmless:
         assert cli.escape_cell(text) == text
 
 
@@ -184,13 +172,7 @@ def test_the_source_has_no_way_to_run_what_it_reads():
         r"pickle\.load|import pickle|torch\.load\(|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
         r"|(?<![\w.])(eval|exec)\(|shell\s*=\s*True|os\.system|yaml\.load|joblib"
     )
-    files = PRODUCT
-    assert {"data.py", "extract.py", "model.py"} <= {file.name for file in files}
-    found = [
-        f"{file.name}:{i}: {line.strip()}"
-        for file in files
-        for i, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if banned.search(line)
-    ]
-    assert not found
+    for path in PRODUCT:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if banned.search(line)], path
     assert banned.search("x = eval(text)") and not banned.search("model.eval()")

@@ -8,6 +8,7 @@ are solved is the matter of newton.py, how penalties are chosen that of probe.py
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import nll_loss, threshold_
 
 # a product with fewer rows, one for each class of each problem, is slow; with more, problems that are
 # solved wait for the others: so many are solved together, by the type of the products
@@ -80,19 +81,12 @@ class Sketch:
 
 
 def make_sketch(x):
-    """The Sketch of features, (titles, dimensions), whose mean is about 0.
-
-    Subspace iteration from random directions: Halko, Martinsson & Tropp (2011), algorithm 4.4.
-    """
+    """The Sketch of features, (titles, dimensions), whose mean is about 0."""
     sample = x[:: max(1, len(x) // TELLING)]
-    generator = torch.Generator(x.device).manual_seed(0)
-    shape = (x.shape[1], min(x.shape[1], DRAWN))
-    basis = torch.randn(shape, generator=generator, device=x.device)
-    for _ in range(3):
-        basis = torch.linalg.qr(sample.T @ (sample @ basis)).Q
-    inside = sample @ basis
-    turned = torch.linalg.eigh((inside.T @ inside).double()).eigenvectors
-    basis = (basis @ turned.to(x.dtype))[:, -DIRECTIONS:]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = torch.svd_lowrank(sample, min(DRAWN, *sample.shape))
+    basis = found[2][:, :DIRECTIONS]
 
     # where each title lies
     others = max(1, x.shape[1] - basis.shape[1])
@@ -171,14 +165,12 @@ def groups(problems):
 
 def log_probabilities(problems, theta, number):
     """Those of one problem's titles by its solution: (titles that count, classes) of x's type."""
-    mean = problems.scale.mean[number]
-    folded = theta[:, number, :-1] / problems.scale.deviation[number]
-    bias = theta[:, number, -1] - folded @ mean
+    folded, bias = fold(problems.only([number]), theta[:, [number]])
     titles = problems.learn[number].nonzero().flatten()
     # block by block: a copy of the features of all of them would take too much memory
     found = []
     for block in titles.split(max(256, BLOCK // problems.x.shape[1])):
-        found.append(torch.addmm(bias, problems.x[block], folded.T).log_softmax(1))
+        found.append(torch.addmm(bias.T, problems.x[block], folded.T).log_softmax(1))
     return torch.cat(found)
 
 
@@ -186,9 +178,8 @@ def losses(problems, theta):
     """Every problem's loss without its penalty, (problems,) float64."""
     sums = []
     for number, learn in enumerate(problems.learn):
-        own = problems.labels[learn][:, None]
-        values = log_probabilities(problems, theta, number)
-        sums.append(-values.gather(1, own).sum(dtype=torch.float64))
+        values = log_probabilities(problems, theta, number).double()
+        sums.append(nll_loss(values, problems.labels[learn], reduction="sum"))
     return torch.stack(sums) * problems.title_weight
 
 
@@ -203,12 +194,7 @@ class Point:
 
     def only(self, some):
         """That of some problems. some: (problems,) bool."""
-        return Point(
-            theta=self.theta[:, some],
-            loss=self.loss[some],
-            gradient=self.gradient[:, some],
-            shares=self.shares[:, some],
-        )
+        return Point(self.theta[:, some], self.loss[some], self.gradient[:, some], self.shares[:, some])
 
 
 def evaluate(problems, theta):
@@ -228,7 +214,7 @@ def evaluate(problems, theta):
         own = target.expand(1, *weight.shape)
         loss -= (values.gather(0, own)[0] * weight).sum(1)
         # what is less than NOISE by far may be too small to be multiplied fast
-        torch.nn.functional.threshold_(values.exp_(), 1e-15, 0.0)
+        threshold_(values.exp_(), 1e-15, 0.0)
         shares[..., block] = values.mul_(weight)
         # the loss by each logit: the probability, less 1 for the title's own class
         by_logit = values.scatter_add(0, own, -weight[None]).flatten(0, 1)

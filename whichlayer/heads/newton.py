@@ -2,8 +2,6 @@
 and halved until the loss falls.
 """
 
-from dataclasses import dataclass
-
 import torch
 
 from whichlayer.heads import logistic
@@ -30,20 +28,19 @@ def minimise_group(problems, theta, tolerance, most=200):
     stuck = torch.zeros_like(going, dtype=torch.bool)
     point = logistic.evaluate(problems, theta)
     for _ in range(most):
+        solution[:, going] = point.theta
         target = enough(problems, point, tolerance)
-        done = within(point.gradient, target) | stuck
-        if done.sum() * 2 > len(going):
-            solution[:, going[done]] = point.theta[:, done]
-            if done.all():
-                return solution
-            going = going[~done]
-            problems = problems.only(~done)
-            point = point.only(~done)
-            target = target[:, ~done]
-            done = done[~done]
-        direction = newton_direction(problems, point, target, ~done)
+        unsolved = ~within(point.gradient, target) & ~stuck
+        if not unsolved.any():
+            break
+        if unsolved.sum() * 2 < len(unsolved):
+            going = going[unsolved]
+            problems = problems.only(unsolved)
+            point = point.only(unsolved)
+            target = target[:, unsolved]
+            unsolved = unsolved[unsolved]
+        direction = newton_direction(problems, point, target, unsolved)
         point, stuck = descend(problems, point, direction)
-    solution[:, going] = point.theta
     return solution
 
 
@@ -76,28 +73,25 @@ def newton_direction(problems, point, target, going, most=200):
     would be half the target, or in the preconditioner's measure a quarter of what it is. going:
     (problems,) bool, those that move at all.
     """
-    # the preconditioner
-    inverse = inverse_hessian(problems, point)
+    precondition = preconditioner(problems, point)
     direction = torch.zeros_like(point.theta)
     residual = -point.gradient
-    search = multiply(inverse, residual)
+    search = precondition(residual)
     product = dot(residual, search)
     first = product
     for number in range(most):
         changed = logistic.hessian_product(problems, point, search)
         curvature = dot(search, changed)
-        # by rounding, where features nearly cancel each other
-        is_flat = going & (curvature <= 0)
+        # by rounding, where features nearly cancel each other: the first search direction, the
+        # preconditioned gradient, is still one in which the loss falls
+        is_flat = curvature <= 0
+        step = torch.where(is_flat, float(number == 0), product / curvature)
+        step = torch.where(going, step, 0.0)[:, None]
         going = going & ~is_flat
-        step = torch.where(going, product / curvature, 0.0)
-        if number == 0:
-            # the preconditioned gradient is still a direction in which the loss falls
-            step = torch.where(is_flat, 1.0, step)
-        step = step[:, None]
         direction.addcmul_(step, search)
         residual.addcmul_(step, changed, value=-1)
 
-        preconditioned = multiply(inverse, residual)
+        preconditioned = precondition(residual)
         older = product
         product = dot(residual, preconditioned)
         going = going & (product > first / 16) & ~within(residual, target / 2)
@@ -108,45 +102,36 @@ def newton_direction(problems, point, target, going, most=200):
     return direction
 
 
-@dataclass
-class Inverse:
-    """About the inverse of each problem's Hessian."""
-
-    basis: torch.Tensor  # (dimensions, directions), see logistic.Sketch
-    inside: torch.Tensor  # (classes, problems, directions): in these, less what it is elsewhere
-    outside: torch.Tensor  # (classes, problems, 1): elsewhere
-    bias: torch.Tensor  # (classes, problems, 1)
-
-
-def inverse_hessian(problems, point):
-    """The Inverse at a Point.
+def preconditioner(problems, point):
+    """A function that multiplies a gradient, of theta's shape, with about the inverse of each
+    problem's Hessian at a Point.
 
     The curvature along each of the sketch's directions is right; that classes and directions depend
     on one another is left out, as is how curvatures differ outside of them.
     """
     squares = problems.sketch.squares
-    bias = point.theta.new_zeros(problems.shares.shape)
-    along = point.theta.new_zeros(bias.numel(), squares.shape[1])
+    by_bias = point.theta.new_zeros(problems.shares.shape)
+    along = point.theta.new_zeros(by_bias.numel(), squares.shape[1])
     for block in logistic.blocks(problems, point.theta):
         shares = point.shares[..., block]
         weights = shares - shares.square() / problems.title_weight[:, None]
-        bias += weights.sum(2)
+        by_bias += weights.sum(2)
         along += (weights.flatten(0, 1).to(squares.dtype) @ squares[block]).to(along.dtype)
-    curvature = along.view(*bias.shape, -1) + problems.penalty[:, None]
-    outside = 1 / curvature[..., -1:]
-    inside = 1 / curvature[..., :-1] - outside
+    # (classes, problems, directions + 1)
+    inverse = 1 / (along.view(*by_bias.shape, -1) + problems.penalty[:, None])
+    outside = inverse[..., -1:]
+    inside = inverse[..., :-1] - outside
     basis = problems.sketch.basis.to(inside.dtype)
-    return Inverse(basis, inside, outside, 1 / bias.clamp(min=1e-9)[..., None])
 
+    def precondition(gradient):
+        product = torch.empty_like(gradient)
+        weights = gradient[..., :-1]
+        product[..., :-1] = weights * outside
+        product[..., :-1] += ((weights @ basis) * inside) @ basis.T
+        product[..., -1] = gradient[..., -1] / by_bias.clamp(min=1e-9)
+        return product
 
-def multiply(inverse, gradient):
-    """An Inverse times a gradient, of theta's shape."""
-    product = torch.empty_like(gradient)
-    weights = gradient[..., :-1]
-    product[..., :-1] = weights * inverse.outside
-    product[..., :-1] += ((weights @ inverse.basis) * inverse.inside) @ inverse.basis.T
-    product[..., -1:] = gradient[..., -1:] * inverse.bias
-    return product
+    return precondition
 
 
 def descend(problems, point, direction):

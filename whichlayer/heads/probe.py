@@ -33,9 +33,9 @@ COPY = 1 << 25
 def rescale(x):
     """Bring every layer and dimension of x to mean 0 and deviation 1, in place.
 
-    x: (titles, layers, hidden) float32. Returns the Scale that it had, (layers, hidden). For good
-    digits only: what is learned is standardised by what each head may see, so held-out titles don't
-    matter.
+    x: (titles, layers, hidden) float32. Returns the Scale that it had, (layers · hidden,) float64.
+    For good digits only: what is learned is standardised by what each head may see, so held-out
+    titles don't matter.
     """
     variance, mean = torch.var_mean(x, 0, correction=0)
     deviation = logistic.without_constant(mean, variance.sqrt())
@@ -43,7 +43,7 @@ def rescale(x):
         block.sub_(mean).div_(deviation)
         # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
         block.masked_fill_(block.abs() < 1e-12, 0)
-    return Scale(mean, deviation)
+    return Scale(mean.flatten().double(), deviation.flatten().double())
 
 
 def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: None):
@@ -60,10 +60,11 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
     # where few titles are drawn, a repeat's folds have mostly the same ones, other repeats do not
     together = len(draws)
     if 2 * len(draws[0].rows) < len(x):
-        together = len(draws) // len(folds)
-    groups = [draws[first : first + together] for first in range(0, len(draws), together)]
-    flat = x.flatten(1)
-    found = [fit_together(flat, targets, group, classes, decide, report) for group in groups]
+        together = folds.max() + 1
+    found = []
+    for first in range(0, len(draws), together):
+        group = draws[first : first + together]
+        found.append(fit_together(x.flatten(1), targets, group, classes, decide, report))
     thetas, penalties, offsets = zip(*found, strict=True)
     # heads first, as they are kept
     theta = torch.cat(thetas, 1).transpose(0, 1)
@@ -73,14 +74,13 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
         head = model.Probe(*x.shape[1:], classes)
     probabilities = model.held_out_probabilities(head, probe_state(theta), x, folds)
 
-    before = Scale(scale.mean.flatten().double(), scale.deviation.flatten().double())
-    unscaled = undo_scale(theta.double(), before).float().cpu()
+    unscaled = undo_scale(theta.double(), scale).float().cpu()
     state = {name: value.contiguous() for name, value in probe_state(unscaled).items()}
-    by_repeat = np.reshape(np.concatenate(penalties), (len(folds), -1)).tolist()
-    kept = None
+    trained = model.Trained(state, probabilities)
+    trained.penalties = np.reshape(penalties, (len(folds), -1)).tolist()
     if decide == "macro-f1":
-        kept = np.float32(np.concatenate(offsets)).reshape(len(folds), -1, classes)
-    return model.Trained(state, probabilities, penalties=by_repeat, offsets=kept)
+        trained.offsets = np.float32(offsets).reshape(len(folds), -1, classes)
+    return trained
 
 
 def probe_state(theta):
@@ -107,11 +107,14 @@ def fit_together(x, labels, draws, classes, decide, report):
 
     # few titles are worth more care: each part held out in turn, and the heads' last digits
     most_titles = int((parts >= 0).sum(1).max())
-    turns = [int(parts.max())]
-    finishes = {torch.float32: 0.01}  # tolerance of each kind of number, one after the other
+    last = int(parts.max())
+    turns = range(last, last + 1)
+    finest = x
+    tolerance = 0.01
     if most_titles <= FEW:
-        turns = list(range(turns[0] + 1))
-        finishes[torch.float64] = 0.003
+        turns = range(last + 1)
+        finest = x.double()
+        tolerance = 0.001
 
     # of many titles, a sample is enough to choose penalties by
     sample = slice(None)
@@ -131,15 +134,13 @@ def fit_together(x, labels, draws, classes, decide, report):
         if decide == "macro-f1":
             offsets += choose_offsets(scoring, best, labels, chunk >= 0, classes)
 
-        # from the solutions of the first turn, which knows nothing of a category that it held out
         learn = chunk >= 0
         penalty = l2_penalty(c, learn.sum(1), classes)
+        # from the solutions of the first turn, whose bias of a category that it held out means nothing
         theta = best[:, : len(chunk)].clone()
-        known = training.shares[:, : len(chunk)] > 0
-        theta[..., -1] = torch.where(known, theta[..., -1], -math.log(most_titles))
-        for kind, tolerance in finishes.items():
-            problems = logistic.make_problems(x.to(kind), sketch, labels, learn, penalty, classes)
-            theta = newton.minimise(problems, theta.to(kind), tolerance)
+        theta[..., -1].clamp_(min=-math.log(most_titles))
+        problems = logistic.make_problems(finest, sketch, labels, learn, penalty, classes)
+        theta = newton.minimise(problems, theta.to(finest.dtype), tolerance)
         thetas.append(undo_scale(theta, problems.scale).float())
     return torch.cat(thetas, 1), penalties, offsets
 
@@ -168,36 +169,34 @@ def choose_penalty(training, scoring, heads, report):
     valleys. Returns theta of the training problems, (classes, problems, dimensions + 1), and C,
     (heads,) float64.
     """
-    held_titles = scoring.learn.sum(1).view(-1, heads).sum(0)
-    classes = len(training.shares)
-    turns = training.shares.shape[1] // heads
     theta = start_from_shares(training)
+    classes, problems, _ = theta.shape
+    # a head with one title of each category has nothing to choose by
+    can_choose = scoring.learn.any(1).view(-1, heads).any(0)
     chosen = torch.full((heads,), ALONE, dtype=torch.float64, device=theta.device)
+    lowest = torch.full_like(chosen, torch.inf)
     titles = training.learn.sum(1).clamp(min=1)
     older = theta
     best = theta
-    lowest = torch.full_like(chosen, torch.inf)
-    # a title of each category: there is nothing to choose by
-    grid = GRID if held_titles.any() else []
-    for walked, c in enumerate(grid, 1):
+    for walked, c in enumerate(GRID if can_choose.any() else [], 1):
         # walk the grid
-        problems = dataclasses.replace(training, penalty=l2_penalty(c, titles, classes))
+        training.penalty = l2_penalty(c, titles, classes)
         ahead = 2 * theta - older
         older = theta
-        theta = newton.minimise(problems, ahead, tolerance=0.1)
+        theta = newton.minimise(training, ahead, tolerance=0.1)
 
         # score, and keep the best; a weaker penalty has to earn it
         losses = logistic.losses(scoring, theta).view(-1, heads).sum(0)
-        better = losses < lowest * 0.99
-        best = torch.where(better.repeat(turns)[:, None], theta, best)
+        better = can_choose & (losses < lowest * 0.99)
+        best = torch.where(better.repeat(problems // heads)[:, None], theta, best)
         chosen = torch.where(better, c, chosen)
         lowest = torch.where(better, losses, lowest)
-        report(heads / (len(GRID) + 1))
-        if (losses > FAR * lowest).all():
-            # the penalties that are left take most of the time
-            report(heads * (len(GRID) - walked) / (len(GRID) + 1))
+        report(heads / len(GRID))
+        if (losses > FAR * lowest)[can_choose].all():
+            # the penalties that are left would take most of the time
+            report(heads * (len(GRID) - walked) / len(GRID))
             break
-    return best, torch.where(held_titles > 0, chosen, ALONE)
+    return best, chosen
 
 
 def choose_offsets(scoring, theta, labels, learn, classes):
@@ -209,12 +208,13 @@ def choose_offsets(scoring, theta, labels, learn, classes):
     """
     offsets = []
     for head, titles in enumerate(learn):
-        numbers = range(head, theta.shape[1], len(learn))
-        held = torch.cat([scoring.labels[scoring.learn[number]] for number in numbers])
-        found = [logistic.log_probabilities(scoring, theta, number).exp() for number in numbers]
-        likely = torch.cat(found).cpu().numpy()
+        held = []
+        found = []
+        for number in range(head, theta.shape[1], len(learn)):
+            held.append(scoring.labels[scoring.learn[number]])
+            found.append(logistic.log_probabilities(scoring, theta, number).exp())
         learned = labels[titles].cpu().numpy()
-        tau = decision.choose_tau(held.cpu().numpy(), likely, learned, classes)
+        tau = decision.choose_tau(torch.cat(held).cpu().numpy(), torch.cat(found).cpu().numpy(), learned, classes)
         offsets.append(decision.offsets_of(tau, learned, classes))
     return offsets
 

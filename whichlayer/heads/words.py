@@ -6,7 +6,7 @@ weights.safetensors   idf (terms,) float64, weight (terms, classes) float32, bia
 
 Terms are words, pairs of neighbouring words, and one to four characters within what spaces
 separate; so it works in scripts that write no spaces, too. scikit-learn learns (CountVectorizer,
-TfidfTransformer, LogisticRegression); what it has learned is applied with numpy alone.
+LogisticRegression); what it has learned is applied with numpy alone.
 """
 
 import collections
@@ -74,8 +74,8 @@ def characters_in(part):
 class Counts:
     """How often each term stands in each of some titles, and their labels."""
 
-    terms: list[str]  # words and pairs, then characters
-    words: int  # how many of them are words and pairs
+    terms: list[str]
+    words: np.ndarray  # (terms,) bool: whether they are words or pairs, see are_words
     matrix: "scipy.sparse.csr_matrix"  # noqa: F821  (titles, terms) float64
     labels: np.ndarray  # (titles,) int; each category has a title
 
@@ -89,43 +89,64 @@ def count(titles, labels):
         raise cli.Problem(f"--baselines: TF-IDF needs scikit-learn: {remedy}") from None
     vectorizer = CountVectorizer(analyzer=terms_in, dtype=np.float64)
     matrix = vectorizer.fit_transform(titles)
-    columns = vectorizer.vocabulary_
-    terms = sorted(columns, key=lambda term: (not is_word(term), term))
-    ordered = matrix[:, [columns[term] for term in terms]]
-    return Counts(terms, sum(map(is_word, terms)), ordered, labels)
+    terms = vectorizer.get_feature_names_out().tolist()
+    return Counts(terms, are_words(terms), matrix, labels)
 
 
-def is_word(term):
-    """Whether a term is a word or a pair, not characters."""
-    return term[0] == WORD
+def are_words(terms):
+    """Whether terms are words or pairs, not characters: (terms,) bool."""
+    return np.array([term[0] == WORD for term in terms])
 
 
-def learn(matrix, words, labels):
-    """scikit-learn's Pipeline that has learned labels from a matrix of counts, (titles, terms), of
-    which so many columns are words.
+def weigh(title, term, times, idf, words):
+    """What each term counts in its title: its words together have length 1, its characters, too.
+
+    title, term: (n,) int, where a term stands; times: how often; idf: (terms,), 0 for terms that
+    are unknown; words: see Counts.
     """
-    from sklearn.feature_extraction.text import TfidfTransformer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer
+    values = (1 + np.log(times)) * idf[term]
+    part = 2 * title + words[term]
+    length = np.sqrt(np.bincount(part, values**2))
+    # nothing of a part may be known
+    length[length == 0] = 1
+    return values / length[part]
 
-    pipeline = make_pipeline(
-        TfidfTransformer(norm=None, sublinear_tf=True),
-        FunctionTransformer(normalize_parts, kw_args={"words": words}),
-        LogisticRegression(C=PENALTY, max_iter=1000),
-    )
+
+def weighed(counts, rows, idf):
+    """The titles in some rows of Counts as a sparse matrix of what weigh gives, (rows, terms)."""
+    matrix = counts.matrix[rows]
+    matrix.data = weigh(*matrix.nonzero(), matrix.data, idf, counts.words)
+    return matrix
+
+
+def learn(counts, rows):
+    """(idf, weight, bias) of TF-IDF that learns from some rows of Counts; see Words."""
+    from sklearn.linear_model import LogisticRegression
+
+    titles = counts.matrix[rows].getnnz(0)
+    idf = np.where(titles, 1 + np.log((1 + len(rows)) / (1 + titles)), 0)
+    x = weighed(counts, rows, idf)
+    # k equal columns are as good as one, √k times as large: most terms of one title are in no other
+    mark = x.T @ np.random.default_rng(0).random(len(rows))
+    _, first, which, equal = np.unique(mark, return_index=True, return_inverse=True, return_counts=True)
+    size = np.sqrt(equal)
+    model = LogisticRegression(C=PENALTY, max_iter=1000)
     # many categories of few titles are no mistake
     with warnings.catch_warnings(action="ignore"):
-        return pipeline.fit(matrix, labels)
+        model.fit(x[:, first].multiply(size).tocsr(), counts.labels[rows])
+    weight = (model.coef_ / size)[:, which].T
+    bias = model.intercept_
+    # of two categories, scikit-learn has the weights of the second one only
+    if len(bias) == 1:
+        weight = np.hstack([np.zeros_like(weight), weight])
+        bias = np.append(0.0, bias)
+    return idf, weight, bias
 
 
-def normalize_parts(matrix, words):
-    """Give each title's words length 1, and its characters, too."""
-    from scipy.sparse import hstack
-    from sklearn.preprocessing import normalize
-
-    parts = [matrix[:, :words], matrix[:, words:]]
-    return hstack([normalize(part) for part in parts if part.shape[1]], format="csr")
+def softmax(logits):
+    """Probabilities from logits, (titles, classes)."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
 
 
 # --- baselines ------------------------------------------------------------------------------------
@@ -145,12 +166,8 @@ def tfidf(counts, rows, test):
     probabilities = majority(counts, rows, test)
     present = np.unique(counts.labels[rows])
     if len(present) > 1:
-        # terms that none of these rows has are unknown
-        own = counts.matrix[rows]
-        known = np.flatnonzero(own.getnnz(0))
-        words = np.searchsorted(known, counts.words)
-        pipeline = learn(own[:, known], words, counts.labels[rows])
-        probabilities[:, present] = pipeline.predict_proba(counts.matrix[test][:, known])
+        idf, weight, bias = learn(counts, rows)
+        probabilities[:, present] = softmax(weighed(counts, test, idf) @ weight + bias)
     return probabilities
 
 
@@ -176,9 +193,9 @@ BASELINES = {
 class Words:
     """TF-IDF that learned from titles with categories."""
 
-    terms: list[str]  # see Counts
+    terms: list[str]
     idf: np.ndarray  # (terms,) float64
-    weights: np.ndarray  # (terms, classes) float32
+    weight: np.ndarray  # (terms, classes) float32
     bias: np.ndarray  # (classes,) float64
 
     @functools.cached_property
@@ -188,20 +205,13 @@ class Words:
 
     @functools.cached_property
     def words(self):
-        """How many terms are words and pairs."""
-        return sum(map(is_word, self.terms))
+        return are_words(self.terms)
 
 
 def fit(counts):
     """The Words that learn from all titles of some Counts."""
-    weigher, _, model = learn(counts.matrix, counts.words, counts.labels)
-    weights = model.coef_
-    bias = model.intercept_
-    # of two categories, scikit-learn has the weights of the second one only
-    if len(bias) == 1:
-        weights = np.concatenate([np.zeros_like(weights), weights])
-        bias = np.append(0.0, bias)
-    return Words(counts.terms, weigher.idf_, weights.T.astype(np.float32, order="C"), bias)
+    idf, weight, bias = learn(counts, np.arange(len(counts.labels)))
+    return Words(counts.terms, idf, weight.astype(np.float32, order="C"), bias)
 
 
 def probabilities(words, titles):
@@ -212,34 +222,26 @@ def probabilities(words, titles):
         # unknown terms
         found.pop(None, None)
         terms = np.fromiter(found.keys(), int)
-        values = (1 + np.log(np.fromiter(found.values(), float))) * words.idf[terms]
-        are_words = terms < words.words
-        for part in (are_words, ~are_words):
-            values[part] /= np.linalg.norm(values[part]) or 1.0
-        logit += values @ words.weights[terms]
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+        times = np.fromiter(found.values(), float)
+        logit += weigh(0, terms, times, words.idf, words.words) @ words.weight[terms]
+    return softmax(logits)
 
 
 def files(words):
     """What a run keeps of Words: {name of the file: bytes}."""
-    tensors = {"idf": words.idf, "weight": words.weights, "bias": words.bias}
-    contents = (json.dumps(words.terms, ensure_ascii=False).encode(), save(tensors))
-    return dict(zip(FILES, contents, strict=True))
+    terms = json.dumps(words.terms, ensure_ascii=False)
+    tensors = {"idf": words.idf, "weight": words.weight, "bias": words.bias}
+    return dict(zip(FILES, (terms.encode(), save(tensors)), strict=True))
 
 
 def read(run):
     """The Words that a run keeps; files that are gone, changed or do not fit are a cli.Problem."""
     terms, weights = map(run.file, FILES)
     try:
-        tensors = load(weights.read_bytes())
-        listed = json.loads(terms.read_text(encoding="utf-8"))
-        found = Words(listed, tensors["idf"], tensors["weight"], tensors["bias"])
-        shapes = found.idf.shape + found.bias.shape, found.weights.shape
-        fits = shapes == ((len(listed), len(run.classes)),) * 2
-    except (SafetensorError, ValueError, KeyError):
-        fits = False
-    if not fits:
+        found = Words(json.loads(terms.read_text(encoding="utf-8")), **load(weights.read_bytes()))
+        if {found.idf.shape + found.bias.shape, found.weight.shape} != {(len(found.terms), len(run.classes))}:
+            raise ValueError
+    except (SafetensorError, ValueError, TypeError):
         wrong = "these are not the weights that config.json describes"
-        raise cli.Problem(f"{weights}: {wrong}; {run.remedy}")
+        raise cli.Problem(f"{weights}: {wrong}; {run.remedy}") from None
     return found

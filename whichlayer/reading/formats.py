@@ -99,8 +99,8 @@ def open_text(path, columns):
 
 def lines_of(path, encoding):
     """Yield the lines of a file; bytes that are no text become surrogates, which are refused later."""
-    with opened(path) as file:
-        yield from io.TextIOWrapper(file, encoding, "surrogateescape", newline="")
+    with opened(path) as file, io.TextIOWrapper(file, encoding, "surrogateescape", newline="") as lines:
+        yield from lines
 
 
 # --- CSV ------------------------------------------------------------------------------------------

@@ -18,11 +18,11 @@ def add(table, tables, results, features):
     the one that the runs were trained on.
     """
     there = {(row.run.baseline, row.run.labels_per_category) for row in table.baselines}
-    sizes = {row.run.labels_per_category for row in table.learning_curve}
-    missing = []
+    sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
+    wanted = []
     for kind, baseline in words.BASELINES.items():
-        wanted = [None, *sorted(sizes)] if baseline.reads else [None]
-        missing += [(kind, size) for size in wanted if (kind, size) not in there]
+        wanted += [(kind, size) for size in [None, *(sizes if baseline.reads else [])]]
+    missing = [each for each in wanted if each not in there]
     if missing:
         opened = runs.features_of(table.everything[0].run, features)
         counts = words.count(opened.titles()[0], table.labels)
@@ -85,18 +85,18 @@ def out_of_fold(kind, counts, table, options):
     """
     predict = words.BASELINES[kind].predict
     classes = len(table.classes)
-    probabilities = np.zeros((*table.folds.shape, classes), dtype=np.float32)
-    offsets = []
+    probabilities = np.zeros((*table.folds.shape, classes), np.float32)
+    offsets = None
+    if options.decide == "macro-f1":
+        offsets = np.zeros((len(table.folds), options.folds, classes), np.float32)
     draws = splits.draw_titles(counts.labels, table.groups, table.folds, options.seed, options.labels)
     heads = np.ndindex(len(table.folds), options.folds)
     for (repeat, fold), draw in zip(heads, draws, strict=True):
         test = np.flatnonzero(table.folds[repeat] == fold)
         probabilities[repeat, test] = predict(counts, draw.rows, test)
-        if options.decide == "macro-f1":
-            offsets.append(choose_offsets(predict, counts, draw))
-    if not offsets:
-        return probabilities, None
-    return probabilities, np.float32(offsets).reshape(-1, options.folds, classes)
+        if offsets is not None:
+            offsets[repeat, fold] = choose_offsets(predict, counts, draw)
+    return probabilities, offsets
 
 
 def choose_offsets(predict, counts, draw):
