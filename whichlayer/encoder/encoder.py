@@ -179,7 +179,8 @@ def find_blocks(encoder):
 def is_same(encoder, tokenised, layers, truth, tolerance=1e-4):
     """Whether the encoder, as it is set now, gives the true features of these layers."""
     with contextlib.suppress(Exception):
-        found = embed(encoder, tokenised, layers, POOLINGS)
+        poolings = {pooling for pooling, _ in truth}
+        found = embed(encoder, tokenised, layers, poolings)
         return all(close(found[column], truth[column], tolerance) for column in found)
     return False
 
@@ -304,7 +305,7 @@ def change(encoder, changes, tolerance, is_known=False):
     layers = range(encoder.info.layers + 1)
     earlier = [(thing, name, getattr(thing, name)) for thing, name, _ in changes]
     with contextlib.suppress(Exception):
-        truth = None if is_known else embed(encoder, tokenised, layers, POOLINGS)
+        truth = None if is_known else embed(encoder, tokenised, layers, ["mean"])
         for thing, name, value in changes:
             setattr(thing, name, value)
         if is_known or is_same(encoder, tokenised, layers, truth, tolerance):
