@@ -14,7 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import call, refused, write_bert, write_titles
 from generated import many
@@ -26,7 +25,6 @@ import extract
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.encoder.poolings import POOLINGS
-from whichlayer.heads import splits
 
 PAIRS = [("Pasta in Rome", "food"), ("The fall of Troy", "history"), ("Cake, twice", "food")]
 
@@ -130,15 +128,6 @@ def test_long_titles_are_read_back_by_every_process(tmp_path):
     code = f"from whichlayer.encoder import store; print([len(title) for title, _ in store.titles_in({str(path)!r})])"
     reader = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, cwd=data.HERE)
     assert reader.stdout.strip() == "[200000]", reader.stderr
-
-
-def test_ten_thousand_categories_are_shared_evenly(tmp_path):
-    pairs = [(f"title {i}", f"category {i % 10_000}") for i in range(50_000)]
-    info, _ = copy(save(tmp_path, table(pairs)), tmp_path / "copy.csv")
-    assert len(info.classes) == 10_000
-    assert info.notes == []
-    folds = splits.make_folds(np.arange(50_000) % 10_000, np.arange(50_000), 5, seed=0)
-    assert np.bincount(folds).tolist() == [10_000] * 5
 
 
 # --- tables that work, but may hold a mistake ---------------------------------------------------------------------
