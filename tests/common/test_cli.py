@@ -54,10 +54,6 @@ def test_an_empty_path_is_refused_at_once(capsys, script):
         assert exit.value.code == 2 and last.endswith(f"argument {option}: is empty; name a file or a folder")
 
 
-def test_names_are_listed_as_a_sentence_lists_them():
-    assert cli.listing(["a"]) == "a" and cli.listing("abc") == "a, b and c"
-
-
 def test_help_names_defaults_that_say_something():
     parser = cli.parser("What it does.")
     parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="parts")

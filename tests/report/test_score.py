@@ -117,11 +117,10 @@ def test_a_file_in_which_all_is_right_has_no_confused_pairs(kept, tmp_path):
 
 
 def test_several_runs_are_scored_like_one(kept, mixed, tmp_path):
-    done = call(
-        "predict", "--run", kept.linear, kept.mlp, kept.words, "--csv", tmp_path / "test.csv", "--label-column", "label"
-    )
+    own = [kept.linear, kept.words]
+    done = call("predict", "--run", *own, "--csv", tmp_path / "test.csv", "--label-column", "label")
     assert done.code == 0, done.err
-    frame = predict.table(predict.load([kept.linear, kept.mlp, kept.words]), mixed.title.tolist())
+    frame = predict.table(predict.load(own), mixed.title.tolist())
     assert tables(done.out)[0][0]["Accuracy"] == f"{accuracy_score(mixed.label, frame.prediction):.4f}"
 
 
@@ -133,17 +132,6 @@ def test_categories_that_the_file_does_not_hold_are_named_as_they_count_where_pr
     assert set(rows.prediction) == set(NAMES)
     wanted = f1_score(rows.label, rows.prediction, labels=NAMES, average="macro", zero_division=0)
     assert tables(text)[0][0]["Macro-F1"] == f"{wanted:.4f}"
-
-
-def test_of_many_categories_that_the_file_does_not_hold_eight_are_named(kept):
-    names = [f"kind *{i}*" for i in range(20)]
-    titles = [f"title {i}" for i in range(60)]
-    named = np.arange(60) % 2
-    window = SimpleNamespace(probabilities=np.full((60, 20), 0.05), named=named)
-    own = [SimpleNamespace(classes=names)]
-    text = unwrapped(score.report(own, titles, [names[i] for i in named], window, set()))
-    said = re.search(r"The file has no titles of (.*?); where", text)[1]
-    assert said.count("kind \\*") == 8 and said.endswith("kind \\*9\\* and 10 more")
 
 
 def test_what_the_run_decides_for_is_scored(kept, mixed, tmp_path):

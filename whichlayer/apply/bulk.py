@@ -115,12 +115,16 @@ def part_of(work, window):
 def predict_windows(classifier, table, style, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     done = windows.recorded(work).keys()
-    own = (each for each in enumerate(table.blocks) if each[0] % windows.WORLD == windows.RANK)
-    left = ((number, rows) for number, rows in own if number not in done)
-    batches = ((each, [Item(row[table.places[0]]) for row in each[1]]) for each in left)
+
+    def batches():
+        """Yield ((number, rows), Items) of the windows."""
+        for number, rows in enumerate(table.blocks):
+            if number % windows.WORLD == windows.RANK and number not in done:
+                yield (number, rows), [Item(row[table.places[0]]) for row in rows]
+
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
     with bar, windows.log_of(work) as log:
-        for (number, rows), window in predict(classifier, batches):
+        for (number, rows), window in predict(classifier, batches()):
             part = part_of(work, number)
             with disk.atomic(part) as file:
                 file.write(output.csv_rows(rows, window, style))

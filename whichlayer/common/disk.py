@@ -13,13 +13,11 @@ import time
 import types
 import typing
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from whichlayer.common import cli
 
 AGAIN = "delete the folder and make it again"
-AT_ONCE = 4  # files that are read or written at a time, much of which is waiting for the disk
 JSON_KINDS = {float: (float, int), tuple: list}  # what JSON has in place of these
 
 
@@ -70,7 +68,7 @@ def parts_of(path):
 
 def each(work, *items):
     """[work(item), …], or of an item of each list, some at a time: for work on files."""
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(4) as threads:
         return list(threads.map(work, *items))
 
 
@@ -81,9 +79,8 @@ def digest(content):
 
 def slug(name, longest=60):
     """A name as part of a path: letters, digits, dots and hyphens, never empty, hidden or long."""
-    kept = re.sub(r"[^\w.-]|_", "-", str(name)).strip(".-")
-    short = kept.encode()[:longest].decode(errors="ignore")
-    return short.rstrip(".-") or "unnamed"
+    kept = re.sub(r"[^\w.-]|_", "-", str(name)).strip(".-").encode()[:longest]
+    return kept.decode(errors="ignore").rstrip(".-") or "unnamed"
 
 
 # --- JSON with a checksum, and dataclasses for what is in it --------------------------------------
@@ -131,25 +128,21 @@ def as_json(item):
 
 
 def from_json(kind, value, path, place=""):
-    """A value from JSON as an annotation wants it: X | None, list[…], tuple[…], dict[str, …], a plain
-    type or a dataclass. One that is missing or of another type is a Problem that names its place.
-    """
+    """A value from JSON as an annotation wants it; what is none is a Problem that names its place."""
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
         return None if value is None else from_json(inner[0], value, path, place)
     outer = dict if dataclasses.is_dataclass(kind) else typing.get_origin(kind) or kind
     if not isinstance(value, JSON_KINDS.get(outer, outer)):
-        raise cli.Problem(f"{path}: {place} is missing or of a wrong kind; {AGAIN}")
-
+        raise cli.Problem(f"{path}: {place[1:]} is missing or of a wrong kind; {AGAIN}")
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
         values = {field.name: value.get(field.name, field.default) for field in dataclasses.fields(kind)}
-        before = f"{place}." if place else ""
-        return kind(**{name: from_json(hints[name], item, path, before + name) for name, item in values.items()})
+        found = {name: from_json(hints[name], item, path, f"{place}.{name}") for name, item in values.items()}
+        return kind(**found)
     if inner and outer is dict:
         return {key: from_json(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
     if inner:
-        # a list has one type for all of its items
         kinds = inner * len(value) if outer is list else inner
         return outer(from_json(each, item, path, place) for each, item in zip(kinds, value, strict=True))
     return value
@@ -158,7 +151,7 @@ def from_json(kind, value, path, place=""):
 # --- how something was made -----------------------------------------------------------------------
 
 
-@dataclass
+@dataclasses.dataclass
 class Source:
     """A file of the user's that something was made from."""
 
@@ -168,7 +161,7 @@ class Source:
     sha256: str
 
 
-@dataclass
+@dataclasses.dataclass
 class Made:
     """When, in how many seconds, by which command and from what something was made."""
 
