@@ -15,6 +15,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "heads"))
+
 from conftest import ROOT  # first: it lets the scripts be imported
 
 # isort: split
