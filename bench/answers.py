@@ -32,13 +32,14 @@ def bench_predict(args, temporary):
     source = ("--data", data.find_titles(args.data), "--model", "minilm", "--pooling", "mean")
     run("extract.py", *source, "--out", features[1])
     run("train.py", *features, "--results", results, "--head", "linear", "--layers", -1, "--repeats", 1)
+    (trained,) = results.glob("[!.]*")
     titles, categories = read_titles(args.data)
     classifier = temporary / "classifier.npz"
     model = find_model("minilm")[0]
     theirs = usual.fit_classifier(model, titles, categories, classifier)
 
     # from the shell: to the first answer, with the title as an argument or in a pipe
-    script = [sys.executable, ROOT / "predict.py", "--quiet", "--run", results]
+    script = [sys.executable, ROOT / "predict.py", "--quiet", "--run", trained]
     other = [sys.executable, "-c", usual.PREDICT, model, classifier]
     shells = {
         "this project, predict.py TITLE": partial(first_answer, [*script, titles[0]]),
@@ -51,7 +52,7 @@ def bench_predict(args, temporary):
     # one after the other: in a pipe, and from Python
     some = titles[:SINGLES]
     single = {"this project, predict.py in a pipe": in_a_pipe(script, some)}
-    ours = predict.load(results)
+    ours = predict.load(trained)
     single["this project, from Python"] = one_by_one(lambda title: predict.table(ours, [title]), some)
     if theirs is not None:
         single[USUAL] = in_a_pipe(other, some)

@@ -50,11 +50,13 @@ def run_steps(folder, encoder):
     steps = {
         "extract.py": ("--data", titles, "--model", encoder, "--pooling", "cls", "--out", features),
         "train.py --head linear": (*fit, "--repeats", 1, "--head", "linear"),
-        "predict.py --csv": ("--csv", titles, "--out", folder / "out.csv", "--run", results),
+        "predict.py --csv": ("--csv", titles, "--out", folder / "out.csv", "--run"),
     }
     measured = {}
     for step, options in steps.items():
-        took = run(step.split()[0], *options)
+        # the run is there once it is trained
+        trained = results.glob("[!.]*") if "predict" in step else ()
+        took = run(step.split()[0], *options, *trained)
         measured[step] = took
         cli.say(f"{folder.name} {step} {took.seconds:.1f} s, {took.peak:,.0f} MB")
     return measured
