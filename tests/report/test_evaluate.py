@@ -15,8 +15,6 @@ from pages import THREE, evaluate, label_curve, of_class, recommendation, tables
 from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 from synthetic import chances, guesses, rewrite, write_baseline, write_features, write_run
 
-import data
-
 SCORE = "F1-macro, last epoch"
 
 
@@ -66,18 +64,6 @@ def test_a_page_is_short(tmp_path):
     assert len(re.sub(r"(?m)^\|.*$", "", done.out).split()) <= 200
     assert max(map(len, done.out.splitlines())) <= 120
     assert "one repeat, so intervals leave out folds and weights" in unwrapped(done.out)
-
-
-def test_the_reports_figures_stand_beside_its_own_head_and_titles(tmp_path):
-    labels = np.arange(40) % 4
-    report = {"data": {"sha256": data.YOUTUBE_SHA256}}
-    for options in ({"layers": (6,)}, {"layers": (6, 5)}, {"layers": (6,), "standardize": True}):
-        write_run(tmp_path, labels, labels, depth=6, **options, **report)
-    text = evaluate(tmp_path)
-    found = {(row["Layers"], row["Head"]): row["Report"] for row in tables(text)[0]}
-    own = "report's head"
-    assert found == {("6", own): "0.9565", ("6, 5", own): "0.9546", ("6", "standardised"): ""}
-    assert "of bert-base-uncased and a split of its own" in unwrapped(text)
 
 
 def test_titles_and_protocols_never_share_a_table_and_encoders_do(tmp_path):
