@@ -19,7 +19,7 @@ def main_table(table, answer):
     have_epochs = all(row.run.options.head == "mlp" for row in table.rows)
     score = "F1-macro, last epoch" if have_epochs else "F1-macro"
     lines = []
-    for row in sorted(answer.compared, key=lambda row: (several and encoders.index(row.encoder), -row.value)):
+    for row in sorted(answer.compared, key=lambda row: (encoders.index(row.encoder), -row.value)):
         low, high = row.interval
         line = {":Encoder": row.encoder or "none"} if several else {}
         head = row.run.head

@@ -142,11 +142,13 @@ def encoder_names(trained):
     """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two
     are the same.
     """
-    cheapest = sorted(trained, key=lambda run: run.config.flop or 0)
-    found = {encoder_key(run): run.encoder for run in cheapest}
-    names = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
-    short = list(names.values())
-    return {key: name if short.count(name) == 1 else f"{name} {found[key].weights[:8]}" for key, name in names.items()}
+    names = {}
+    for run in sorted(trained, key=lambda run: run.config.flop or 0):
+        key = encoder_key(run)
+        name = run.encoder.name.rpartition("/")[2]
+        if key not in names:
+            names[key] = f"{name} {run.encoder.weights[:8]}" if name in names.values() else name
+    return names
 
 
 def make_row(run, table):
