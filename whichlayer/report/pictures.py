@@ -45,6 +45,13 @@ def library():
     return matplotlib
 
 
+def check_path(path):
+    """Refuse what cannot be drawn, or not there."""
+    library()
+    for own in (path, curves_path(path)):
+        cli.check_output("--plot", own, (".png", ".svg"))
+
+
 def draw(path, table, answer):
     """Draw the pictures of a table to .png or .svg files.
 
@@ -122,7 +129,7 @@ def draw_scores(axes, table, answer):
         name = f"{row.encoder}, {row.run.head}" if row.encoder else row.run.head
         kinds.setdefault(name, []).append(row)
     sets = sorted({tuple(row.run.layers) for row in table.rows}, key=lambda own: (len(own), own))
-    axes.set_xticks(range(len(sets)), map(naming.spell, sets), rotation=40, ha="right")
+    axes.set_xticks(range(len(sets)), map(naming.spell, map(list, sets)), rotation=40, ha="right")
     axes.set_xlabel("layers, 1 is the first")
 
     # the kinds stand side by side over the tick of their layers

@@ -27,7 +27,7 @@ def log_loss(row):
 
 def check_path(path):
     """Refuse to replace a file that is no list of suspects: it may be the user's only copy."""
-    cli.check_output("--suspects", path)
+    cli.check_output("--suspects", path, (".csv",))
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:
             if file.readline().strip() != ",".join(COLUMNS):

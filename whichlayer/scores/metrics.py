@@ -82,8 +82,6 @@ def score(labels, predictions, folds, classes):
     return {
         "macro_f1": float(np.mean(whole)),
         "repeat_macro_f1": whole,
-        "fold_mean": float(np.mean(parts)),
-        "fold_deviation": float(np.std(parts, ddof=1)),
         "fold_macro_f1": parts.tolist(),
         "collapsed": collapsed,
     }
