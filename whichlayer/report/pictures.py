@@ -164,13 +164,9 @@ def draw_confusions(axes, table, row):
 
 def draw_calibration(axes, table, row):
     """How often a row is right where it is so sure, out of fold."""
-    probabilities = row.run.calibrated
-    sure = probabilities.max(1)
-    right = probabilities.argmax(1) == table.labels
-    _, place, count = np.unique((sure * metrics.BINS).astype(int), return_inverse=True, return_counts=True)
+    sure, right, count = metrics.calibration(table.labels, row.run.calibrated)
     axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":")
-    x = np.bincount(place, sure) / count
-    axes.scatter(x, np.bincount(place, right) / count, 8 + 250 * count / len(sure), alpha=0.6)
+    axes.scatter(sure, right, 8 + 250 * count / count.sum(), alpha=0.6)
     axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right", title="Calibration")
 
 
