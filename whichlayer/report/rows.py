@@ -124,8 +124,8 @@ def make_table(trained, baselines):
 
 def shared(run):
     """What is the same for all runs of a table: titles, protocol, and the files with ARRAYS."""
-    config = run.config
-    return config.data.titles, config.options.protocol, *(config.contents.get(f"{name}.npy") for name in ARRAYS)
+    checksums = tuple(run.config.contents.get(f"{name}.npy") for name in ARRAYS)
+    return run.config.data.titles, run.options.protocol, checksums
 
 
 def encoder_key(run):

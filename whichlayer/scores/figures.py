@@ -33,7 +33,8 @@ def measure(labels, probabilities, folds, classes, offsets=None, heads=None):
     """
     pooled = metrics.pool(probabilities)
     sharpened = cross_fitted(labels, pooled, folds)
-    found = without_temperature(labels, decision.predictions(probabilities, folds, offsets), folds, classes, sharpened)
+    predictions = decision.predictions(probabilities, folds, offsets)
+    found = without_temperature(labels, predictions, folds, classes, sharpened)
     # the temperature for all titles, and that for the larger pool which predicts new ones
     if sharpened is not pooled:
         found.pooled_temperature = metrics.fit_temperature(labels, pooled)
