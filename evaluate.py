@@ -54,7 +54,6 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
-import time
 
 from whichlayer.common import disk
 from whichlayer.encoder import store
@@ -110,8 +109,9 @@ def numbered(path, number):
 
 
 def main(args):
-    started = time.time()
     tables = read(args)
+    read_runs = sum(len(table.everything) for table in tables)
+    cli.say(f"{args.results}: {cli.count(read_runs, 'run')} in {cli.count(len(tables), 'table')}")
 
     # what is asked for of each table: the page on standard output, the rest in files, and what to run next
     for number, table in enumerate(tables, 1):
@@ -125,10 +125,6 @@ def main(args):
             run = answer.recommended.run
             folders = [part.folder for part in run.parts or [run]]
             cli.say(f"Next: {cli.command('predict.py', 'a title of your own', run=(folders, None))}")
-
-    read_runs = sum(len(table.everything) for table in tables)
-    what = f"{cli.count(read_runs, 'run')} in {cli.count(len(tables), 'table')}"
-    cli.say(f"{args.results}: {what}, {time.time() - started:.1f} s")
 
 
 if __name__ == "__main__":
