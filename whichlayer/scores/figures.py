@@ -17,8 +17,8 @@ class Figures:
     collapsed: list[list[int]]  # the [repeat, fold] of each head that predicts one class only
     log_loss: float  # in nats, out of fold, after the temperature, cross-fitted over folds
     calibration_error: float  # expected calibration error after the temperature, cross-fitted
-    temperature: float = 1.0  # what sharpens the probabilities that all heads pool, as predict.py does
-    pooled_temperature: float = 1.0  # the same where one head of each repeat is pooled, as out of fold
+    temperature: float  # what sharpens the probabilities that all heads pool, as predict.py does
+    pooled_temperature: float  # the same where one head of each repeat is pooled, as out of fold
     layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
     penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
 
@@ -53,6 +53,8 @@ def without_temperature(labels, predictions, folds, classes, pooled):
         **metrics.score(labels, predictions, folds, classes),
         log_loss=metrics.log_loss(labels, pooled),
         calibration_error=metrics.expected_calibration_error(labels, pooled),
+        temperature=1.0,
+        pooled_temperature=1.0,
     )
 
 
