@@ -54,22 +54,12 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
-import time
 
 from whichlayer.common import disk
 from whichlayer.encoder import store
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
 from whichlayer.report import baselines, page, pictures, rows, suspects
-
-
-def check_arguments(args):
-    """Refuse what cannot be, before anything is read."""
-    for option, path, endings in (("--plot", args.plot, (".png", ".svg")), ("--suspects", args.suspects, (".csv",))):
-        if path and path.suffix.lower() not in endings:
-            raise cli.Problem(f"{option} {path}: the name must end in {' or '.join(endings)}")
-    if args.plot:
-        pictures.library()
 
 
 def read(args):
@@ -107,9 +97,7 @@ def check_outputs(args, tables):
     """Refuse what cannot be written before anything is computed."""
     for number, table in enumerate(tables, 1):
         if args.plot:
-            path = numbered(args.plot, number)
-            cli.check_output("--plot", path)
-            cli.check_output("--plot", pictures.curves_path(path))
+            pictures.check_path(numbered(args.plot, number))
         if args.suspects:
             suspects.check_path(numbered(args.suspects, number))
             runs.features_of(table.everything[0].run, args.features)
@@ -121,12 +109,11 @@ def numbered(path, number):
 
 
 def main(args):
-    started = time.time()
-    check_arguments(args)
     tables = read(args)
+    read_runs = sum(len(table.everything) for table in tables)
+    cli.say(f"{args.results}: {cli.count(read_runs, 'run')} in {cli.count(len(tables), 'table')}")
 
-    # what is asked for of each table: the page on standard output, the rest in files
-    recommended = []
+    # what is asked for of each table: the page on standard output, the rest in files, and what to run next
     for number, table in enumerate(tables, 1):
         answer = answers.compare(table, args.margin) if table.rows else None
         print(page.page(table, answer), end="\n\n", flush=True)
@@ -135,15 +122,9 @@ def main(args):
         if args.suspects:
             suspects.write(numbered(args.suspects, number), table, answer, args.features)
         if answer and answer.recommended:
-            recommended.append(answer.recommended.run)
-
-    # what was done, and what to run next
-    read_runs = sum(len(table.everything) for table in tables)
-    what = f"{cli.count(read_runs, 'run')} in {cli.count(len(tables), 'table')}"
-    cli.say(f"{args.results}: {what}, {time.time() - started:.1f} s")
-    for run in recommended:
-        folders = [part.folder for part in run.parts or [run]]
-        cli.say(f"Next: {cli.command('predict.py', 'a title of your own', run=(folders, None))}")
+            run = answer.recommended.run
+            folders = [part.folder for part in run.parts or [run]]
+            cli.say(f"Next: {cli.command('predict.py', 'a title of your own', run=(folders, None))}")
 
 
 if __name__ == "__main__":

@@ -97,9 +97,7 @@ def check_arguments(args, own):
         if not holds:
             raise cli.Problem(otherwise)
     if args.out:
-        if Path(args.out).suffix.lower() not in (".csv", ".tsv"):
-            raise cli.Problem(f"--out {args.out}: the name must end in .csv or .tsv")
-        cli.check_output("--out", args.out)
+        cli.check_output("--out", args.out, (".csv", ".tsv"))
         if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
             raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 

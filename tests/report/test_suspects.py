@@ -23,14 +23,14 @@ def features_of(tmp_path, labels):
 
 
 @pytest.mark.parametrize("words", [False, True])
-def test_suspects_are_what_sound_rows_contradict_least_likely_first(tmp_path, words):
-    """Rows that are too sure, with an offset of each fold, beside one that collapsed; TF-IDF weighs as much as all."""
+def test_suspects_are_what_the_surest_row_contradicts_least_likely_first(tmp_path, words):
+    """Rows that are too sure, with an offset of each fold, beside one that collapsed; TF-IDF weighs as much as it."""
     random = np.random.default_rng(2)
     labels = (random.random(400) < 0.3).astype(int)
     features = features_of(tmp_path, labels)
     offsets = np.zeros((1, 5, 2), np.float32)
     offsets[0, :, 1] = [-0.2, -0.6, -1.0, -1.4, -1.8]  # titles are named c1 before that is likeliest
-    calibrated, temperatures = [], []
+    calibrated, temperatures, losses = [], [], []
     for layer in (1, 2, 3):
         p = 1 / (1 + np.exp(3 - 4 * labels - 3 * random.normal(size=400)))  # twice as sure as it should be
         values = np.stack([1 - p, p], 1).astype(np.float32)
@@ -41,13 +41,15 @@ def test_suspects_are_what_sound_rows_contradict_least_likely_first(tmp_path, wo
             write_baseline(run, "tfidf", values[None])
         temperatures.append(metrics.fit_temperature(labels, values))
         calibrated.append(metrics.sharpen(values, temperatures[-1]))
+        losses.append(metrics.log_loss(labels, calibrated[-1]))
     write_run(tmp_path / "r", labels, np.zeros(400, int), layers=(2, 1), features=features)  # collapsed
     done = call("evaluate", "--results", tmp_path / "r", "--suspects", tmp_path / "s.csv")
-    source = "the average of 2 rows with TF-IDF" if words else "the average of 2 rows"
+    best = int(losses[1] < losses[0])
+    source = f"layer {best + 1} (probe, [CLS]{' + TF-IDF' if words else ''})"
     assert done.code == 0 and f"out of fold, by {source}, which has the lowest log loss here" in done.err
 
-    mean = (calibrated[0] + calibrated[1]) / 2
-    taken = offsets[0][np.arange(400) % 5] * np.mean(1 / np.array(temperatures[:2]))  # of the fold of each title
+    mean = calibrated[best]
+    taken = offsets[0][np.arange(400) % 5] / temperatures[best]  # of the fold of each title
     if words:
         mean, taken = (mean + calibrated[2]) / 2, taken / 2
     named = (np.log(mean) - taken).argmax(1)

@@ -178,9 +178,11 @@ def choose_device(name):
     return torch.device("cuda", index % count)
 
 
-def check_output(option, path):
+def check_output(option, path, endings):
     """Refuse to write where that cannot work, or would replace what is no plain file."""
     path = Path(path)
+    if path.suffix.lower() not in endings:
+        raise Problem(f"{option} {path}: the name must end in {' or '.join(endings)}")
     if not path.resolve().parent.is_dir() or (path.exists() and not path.is_file()):
         raise Problem(f"{option} {path}: its folder is not there, or it is not a plain file; name one")
 

@@ -112,14 +112,8 @@ def average_row(table, row, words):
         sharpened = sharpened + figures.cross_fitted(table.labels, pooled, table.folds) / 2
 
     predictions = decision.predictions(probabilities, table.folds, offsets)
-    measured = figures.Figures(
-        **metrics.score(table.labels, predictions, table.folds, len(table.classes)),
-        # there is nothing left to sharpen
-        temperature=1.0,
-        pooled_temperature=1.0,
-        log_loss=metrics.log_loss(table.labels, sharpened),
-        calibration_error=metrics.expected_calibration_error(table.labels, sharpened),
-    )
+    classes = len(table.classes)
+    measured = figures.without_temperature(table.labels, predictions, table.folds, classes, sharpened)
     # for its name, it has the columns and the encoder of the row
     config = replace(row.run.config, baseline="average", results=measured, contents=None)
     return make_row(runs.Run(None, config, probabilities, offsets, parts), table)

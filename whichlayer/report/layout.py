@@ -4,13 +4,10 @@ import textwrap
 
 import numpy as np
 
-import data
 from whichlayer.common import cli
 from whichlayer.heads import naming
 from whichlayer.report.rows import curves
 
-# Macro-F1 of the report's last epoch, for bert-base-uncased, by the layers' distance from the top
-REPORT = {(0,): 0.9565, (1,): 0.9032, (2,): 0.9034, (3,): 0.9023, (0, 1): 0.9546, (0, 1, 2, 3): 0.9114}
 SHOWN = 20  # categories in the table of categories
 
 
@@ -21,9 +18,8 @@ def main_table(table, answer):
     # only the report's head has epochs
     have_epochs = all(row.run.options.head == "mlp" for row in table.rows)
     score = "F1-macro, last epoch" if have_epochs else "F1-macro"
-    reported = has_report(table)
     lines = []
-    for row in sorted(answer.compared, key=lambda row: (several and encoders.index(row.encoder), -row.value)):
+    for row in sorted(answer.compared, key=lambda row: (encoders.index(row.encoder), -row.value)):
         low, high = row.interval
         line = {":Encoder": row.encoder or "none"} if several else {}
         head = row.run.head
@@ -36,11 +32,9 @@ def main_table(table, answer):
         line["Difference"] = difference(answer, row)
         if not several:  # else the table would be too wide
             line["Log loss"] = cli.at_least(row.run.figures.log_loss)
-        if table.has_flop and not reported:
+        if table.has_flop:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.run.depth:.0%}"
-        if reported:
-            line["Report"] = report_figure(table, row)
         lines.append(line)
     return markdown(lines)
 
@@ -52,19 +46,6 @@ def difference(answer, row):
     number = answer.number(row)
     value = f"{answer.comparison.difference[number]:+.4f}"
     return value if answer.comparison.significant[number] else f"({value})"
-
-
-def has_report(table):
-    """Whether the report's figures stand beside the rows: one encoder only leaves room for them."""
-    return len(table.encoders) == 1 and any(report_figure(table, row) for row in table.rows)
-
-
-def report_figure(table, row):
-    """The macro-F1 that the report has for such a row on its own titles, or nothing."""
-    run = row.run
-    if run.head != naming.REPORTS_HEAD or table.data.sha256 != data.YOUTUBE_SHA256:
-        return ""
-    return REPORT.get(tuple(run.encoder.layers - layer for layer in run.layers), "")
 
 
 def learning_table(table):

@@ -22,7 +22,6 @@ SCORED = "Out of fold, mean of {repeats}; the recommended row in bold."
 ONE_REPEAT = (
     "Out of fold, recommended row in bold; one repeat, so intervals leave out folds and weights: `--repeats 3`."
 )
-FROM_REPORT = "Report: its figures, of bert-base-uncased and a split of its own, for layers as far from the top."
 TERMS = 'Terms: README, "How to read the table".'
 COLLAPSED = "Collapsed heads predict one class only; try {remedies}."
 SCARCE = "Too few titles for intervals that hold in {few} of {all} categories, such as {name}."
@@ -76,8 +75,6 @@ def notes(table, answer):
     """What the table rests on, and what is wrong with some rows: a list of sentences."""
     repeats = table.options.repeats
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat")) if repeats > 1 else ONE_REPEAT]
-    if layout.has_report(table):
-        sentences.append(FROM_REPORT)
     sentences.append(TERMS)
     remedies = {runs.collapse(row.run)[1] for row in table.rows if row.run.figures.collapsed}
     if remedies:

@@ -16,8 +16,6 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 GRAY = "#555555"
 MARKERS = "osD^vPX"
 STYLES = {"majority": ":", "tfidf": "--", "average": "-."}
-# rows below this share of the best one's macro-F1 are named at the edge
-NEAR = 0.85
 # most confused pairs that are shown
 PAIRS = 10
 # the same bytes for the same picture; a dollar sign in a category is a dollar sign
@@ -45,6 +43,13 @@ def library():
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(SETTINGS)
     return matplotlib
+
+
+def check_path(path):
+    """Refuse what cannot be drawn, or not there."""
+    library()
+    for own in (path, curves_path(path)):
+        cli.check_output("--plot", own, (".png", ".svg"))
 
 
 def draw(path, table, answer):
@@ -80,12 +85,9 @@ def short(name, longest=LONGEST):
     return line if len(line) <= longest else f"{line[:half]}…{line[1 - half :]}"
 
 
-def style(table, encoder, number):
-    """The colour and the marker of a kind of row: an encoder has its colour in every picture; with one
-    encoder (None), each kind has one of its own.
-    """
-    color = list(table.encoders.values()).index(encoder) if encoder else number
-    return {"color": COLORS[color % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+def style(number):
+    """The colour and the marker of one of several kinds of row."""
+    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def draw_line(axes, x, rows, look):
@@ -122,42 +124,27 @@ def draw_rows(table, answer):
 
 def draw_scores(axes, table, answer):
     """Macro-F1: a tick for each set of layers, a colour and a marker for each encoder and head."""
-    several = len(table.encoders) > 1
     kinds = {}
-    layers = {}
     for row in table.rows:
-        kinds.setdefault((row.encoder, row.run.head), []).append(row)
-        # of several encoders, they are counted from the top, which is -1
-        above = row.run.encoder.layers + 1 if several else 0
-        layers[row] = [layer - above for layer in row.run.layers]
-    sets = sorted(map(list, set(map(tuple, layers.values()))), key=lambda own: (len(own), own))
-    axes.set_xticks(range(len(sets)), map(naming.spell, sets), rotation=40, ha="right")
-    top = "-1" if several else table.rows[0].run.encoder.layers
-    axes.set_xlabel(f"layers ({top} = top)")
+        name = f"{row.encoder}, {row.run.head}" if row.encoder else row.run.head
+        kinds.setdefault(name, []).append(row)
+    sets = sorted({tuple(row.run.layers) for row in table.rows}, key=lambda own: (len(own), own))
+    axes.set_xticks(range(len(sets)), map(naming.spell, map(list, sets)), rotation=40, ha="right")
+    axes.set_xlabel("layers, 1 is the first")
 
     # the kinds stand side by side over the tick of their layers
-    heads = list(dict.fromkeys(head for _, head in kinds))
     step = min(0.14, 0.8 / len(kinds))
-    x = {}
-    for number, ((encoder, head), rows) in enumerate(kinds.items()):
+    for number, (name, rows) in enumerate(kinds.items()):
         shift = step * (number - (len(kinds) - 1) / 2)
-        x |= {row: sets.index(layers[row]) + shift for row in rows}
-        name = f"{encoder}, {head}" if encoder else head
-        look = style(table, encoder, heads.index(head))
-        draw_line(axes, [x[row] for row in rows], rows, look | {"label": short(name), "linestyle": ""})
+        x = [sets.index(tuple(row.run.layers)) + shift for row in rows]
+        draw_line(axes, x, rows, style(number) | {"label": short(name), "linestyle": ""})
     # baselines are lines
     for row in answer.compared:
         if row.run.baseline:
             name = f"{short(row.name)} ({row.value:.3f})"
             axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES[row.run.baseline])
-
-    # as much of the scale as the rows near the best one take
-    near = NEAR * answer.best_of_encoder.value
-    low = min(row.interval[0] for row in table.rows if row.value >= near) - 0.03
-    axes.set_ylim(bottom=low)
-    for row in table.rows:
-        if row.value < low:
-            axes.text(x[row], low, f" ← {row.value:.2f}", rotation=90, ha="center")
+    # as much of the scale as the rows take, whatever a baseline reaches
+    axes.set_ylim(bottom=min(row.interval[0] for row in table.rows) - 0.03)
     finish(axes, table)
 
 
@@ -177,13 +164,9 @@ def draw_confusions(axes, table, row):
 
 def draw_calibration(axes, table, row):
     """How often a row is right where it is so sure, out of fold."""
-    probabilities = row.run.calibrated
-    sure = probabilities.max(1)
-    right = probabilities.argmax(1) == table.labels
-    _, place, count = np.unique((sure * metrics.BINS).astype(int), return_inverse=True, return_counts=True)
+    sure, right, count = metrics.calibration(table.labels, row.run.calibrated)
     axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":")
-    x = np.bincount(place, sure) / count
-    axes.scatter(x, np.bincount(place, right) / count, 8 + 250 * count / len(sure), alpha=0.6)
+    axes.scatter(sure, right, 8 + 250 * count / count.sum(), alpha=0.6)
     axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right", title="Calibration")
 
 
@@ -199,10 +182,7 @@ def draw_curves(table):
     for number, (name, curve) in enumerate(found.items()):
         own = [size for size in sizes if size in curve]
         rows = [curve[size] for size in own]
-        look = style(table, rows[0].encoder, number)
-        if rows[0].run.baseline:
-            look = {"color": GRAY, "linestyle": "--"}
-        draw_line(axes, list(map(sizes.index, own)), rows, look | {"label": short(name)})
+        draw_line(axes, list(map(sizes.index, own)), rows, style(number) | {"label": short(name)})
     axes.set_xticks(range(len(sizes)), map(layout.size_name, sizes))
     axes.set_xlabel("labels a category")
     finish(axes, table)

@@ -7,7 +7,6 @@ from whichlayer.report import answer as answers
 NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it."
 NONE = "**Recommended: none.** No row is shown to beat chance."
 RECOMMENDED = "**Recommended: {row.name}**, macro-F1 {row.value:.4f}: {why}."
-NONE_CHEAPER = "the best row, and no row is cheaper"
 NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {margin:g}"
 CHEAPER = (
     "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
@@ -50,8 +49,7 @@ def reason(answer):
             bound=max(answer.comparison.loss_bound[number], 0),
             share=row.expense / answer.best.expense,
         )
-    cheaper = [each for each in answer.compared if each.cost < row.cost and each.run.baseline != "majority"]
-    return NONE_INFERIOR.format(margin=answer.margin) if cheaper else NONE_CHEAPER
+    return NONE_INFERIOR.format(margin=answer.margin)
 
 
 def words(answer):

@@ -83,21 +83,15 @@ def read_tables(results):
             continue
         run = runs.open_run(path.parent)
         kind = baselines if run.baseline else trained
-        kind.setdefault((run.config.data.titles, run.options.protocol), []).append(run)
+        kind.setdefault(shared(run), []).append(run)
     # the one with most runs first: a stray run is not what somebody wants to see
     ordered = sorted(trained.items(), key=lambda item: -len(item[1]))
     return [make_table(own, baselines.get(key, [])) for key, own in ordered]
 
 
 def make_table(trained, baselines):
-    """The Table of runs that share titles and protocol; one with other labels, groups or folds is a
-    Problem.
-    """
+    """The Table of runs that share titles, protocol and ARRAYS."""
     first = trained[0]
-    for run in trained + baselines:
-        if checksums(run) != checksums(first):
-            raise cli.Problem(f"{run.folder}: its labels, groups or folds are not those of {first.folder}")
-
     # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
     decide = "macro-f1" if any(run.options.decide == "macro-f1" for run in trained) else "likeliest"
     table = Table(
@@ -128,9 +122,10 @@ def make_table(trained, baselines):
     return table
 
 
-def checksums(run):
-    """Those of the files with ARRAYS."""
-    return [run.config.contents.get(f"{name}.npy") for name in ARRAYS]
+def shared(run):
+    """What is the same for all runs of a table: titles, protocol, and the files with ARRAYS."""
+    checksums = tuple(run.config.contents.get(f"{name}.npy") for name in ARRAYS)
+    return run.config.data.titles, run.options.protocol, checksums
 
 
 def encoder_key(run):
@@ -142,11 +137,13 @@ def encoder_names(trained):
     """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two
     are the same.
     """
-    cheapest = sorted(trained, key=lambda run: run.config.flop or 0)
-    found = {encoder_key(run): run.encoder for run in cheapest}
-    names = {key: encoder.name.rpartition("/")[2] for key, encoder in found.items()}
-    short = list(names.values())
-    return {key: name if short.count(name) == 1 else f"{name} {found[key].weights[:8]}" for key, name in names.items()}
+    names = {}
+    for run in sorted(trained, key=lambda run: run.config.flop or 0):
+        key = encoder_key(run)
+        name = run.encoder.name.rpartition("/")[2]
+        if key not in names:
+            names[key] = f"{name} {run.encoder.weights[:8]}" if name in names.values() else name
+    return names
 
 
 def make_row(run, table):

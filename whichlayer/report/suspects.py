@@ -4,53 +4,30 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs
-from whichlayer.scores import decision, metrics
+from whichlayer.report import answer as answers
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
 
 
-def ensemble(table, answer):
-    """What is known of the titles' categories, out of fold: (probabilities, named, whose they are).
+def choose(table, answer):
+    """The row whose out-of-fold probabilities judge the labels: the one with the lowest log loss, or
+    its average with TF-IDF, where computed and lower still.
 
-    probabilities: (titles, classes) float64, calibrated; named: (titles,) ints, the category that
-    is named for each title. They are the best row's, or the average of all rows that did not
-    collapse, or either of them averaged with TF-IDF's where computed: of these, what has the lowest
-    log loss. Weak layers, and words that say little, would blur it. answer: the table's Answer, or
-    None where no row was trained on all titles.
+    answer: the table's Answer, or None where no row was trained on all titles.
     """
-    # heads that collapsed know nothing
-    rows = table.rows or table.learning_curve
-    sound = [row for row in rows if not row.run.figures.collapsed] or rows
-    best = min(sound, key=lambda row: row.run.figures.log_loss)
-    # of equal ones, the first is taken
-    found = {best.name: opinion(table, best)}
-    found[f"the average of {len(sound)} rows"] = mean((opinion(table, row) for row in sound), len(sound))
-    if answer and answer.words:
-        words = opinion(table, answer.words)
-        for name, own in list(found.items()):
-            found[f"{name} with {answer.words.name}"] = mean([own, words], 2)
-    source = min(found, key=lambda name: metrics.log_loss(table.labels, found[name][0]))
-    probabilities, offsets = found[source]
-    return probabilities, decision.decide(probabilities, offsets), source
+    best = min(table.rows or table.learning_curve, key=log_loss)
+    if not answer or not answer.words:
+        return best
+    return min(best, answers.average_row(table, best, answer.words), key=log_loss)
 
 
-def opinion(table, row):
-    """What a row says of the titles: calibrated probabilities, and what its decision takes from their logarithms."""
-    return row.run.calibrated, row.run.mean_offsets(table.folds)
-
-
-def mean(opinions, count):
-    """The mean of so many opinions, as an opinion."""
-    probabilities = offsets = 0.0
-    for own, taken in opinions:
-        probabilities = probabilities + own / count
-        offsets = offsets + taken / count
-    return probabilities, offsets
+def log_loss(row):
+    return row.run.figures.log_loss
 
 
 def check_path(path):
     """Refuse to replace a file that is no list of suspects: it may be the user's only copy."""
-    cli.check_output("--suspects", path)
+    cli.check_output("--suspects", path, (".csv",))
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as file:
             if file.readline().strip() != ",".join(COLUMNS):
@@ -58,7 +35,7 @@ def check_path(path):
 
 
 def write(path, table, answer, features):
-    """Write the titles that the ensemble contradicts, the least likely labels first, and say how many
+    """Write the titles whose label the chosen row contradicts, the least likely labels first, and say how many
     there are, and whose probabilities these are.
 
     features: the folder of the runs' features, or None for the one that they were trained on.
@@ -66,7 +43,9 @@ def write(path, table, answer, features):
     # a third of a second, which a table alone does not need
     import pandas as pd
 
-    probabilities, predicted, source = ensemble(table, answer)
+    row = choose(table, answer)
+    probabilities = row.run.calibrated
+    predicted = row.run.named(probabilities, table.folds)
     titles, names = runs.features_of(table.everything[0].run, features).titles()
     # a table of the titles whose label is contradicted
     rows = np.arange(len(titles))
@@ -82,5 +61,5 @@ def write(path, table, answer, features):
         frame.assign(**escaped).to_csv(file, index=False, lineterminator="\r\n")
     cli.say(
         f"{path}: {cli.count(len(frame), 'title')} with a label that is not the one that is named (out of fold, "
-        f"by {source}, which has the lowest log loss here). Row 1 is the first title below the header."
+        f"by {row.name}, which has the lowest log loss here). Row 1 is the first title below the header."
     )

@@ -13,14 +13,12 @@ class Figures:
 
     macro_f1: float  # over all titles, the mean over repeats
     repeat_macro_f1: list[float]  # of each repeat
-    fold_mean: float  # of the macro-F1 of each fold of each repeat
-    fold_deviation: float  # of the same, ddof 1
     fold_macro_f1: list[list[float]]  # of each repeat, a list over its folds
     collapsed: list[list[int]]  # the [repeat, fold] of each head that predicts one class only
-    temperature: float  # what sharpens the probabilities that all heads pool, as predict.py does
-    pooled_temperature: float  # the same where one head of each repeat is pooled, as out of fold
     log_loss: float  # in nats, out of fold, after the temperature, cross-fitted over folds
     calibration_error: float  # expected calibration error after the temperature, cross-fitted
+    temperature: float  # what sharpens the probabilities that all heads pool, as predict.py does
+    pooled_temperature: float  # the same where one head of each repeat is pooled, as out of fold
     layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
     penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
 
@@ -35,20 +33,28 @@ def measure(labels, probabilities, folds, classes, offsets=None, heads=None):
     """
     pooled = metrics.pool(probabilities)
     sharpened = cross_fitted(labels, pooled, folds)
+    predictions = decision.predictions(probabilities, folds, offsets)
+    found = without_temperature(labels, predictions, folds, classes, sharpened)
     # the temperature for all titles, and that for the larger pool which predicts new ones
-    temperature = of_all = 1.0
     if sharpened is not pooled:
-        temperature = metrics.fit_temperature(labels, pooled)
+        found.pooled_temperature = metrics.fit_temperature(labels, pooled)
         single = [metrics.fit_temperature(labels, repeat) for repeat in probabilities]
         of_one = np.exp(np.mean(np.log(single)))
         heads = heads or len(folds) * (int(folds.max()) + 1)
-        of_all = metrics.temperature_of_all(of_one, temperature, len(folds), heads)
+        found.temperature = metrics.temperature_of_all(of_one, found.pooled_temperature, len(folds), heads)
+    return found
+
+
+def without_temperature(labels, predictions, folds, classes, pooled):
+    """The Figures of predictions, (repeats, titles) int, and of calibrated probabilities pooled over
+    repeats, (titles, classes).
+    """
     return Figures(
-        **metrics.score(labels, decision.predictions(probabilities, folds, offsets), folds, classes),
-        temperature=of_all,
-        pooled_temperature=temperature,
-        log_loss=metrics.log_loss(labels, sharpened),
-        calibration_error=metrics.expected_calibration_error(labels, sharpened),
+        **metrics.score(labels, predictions, folds, classes),
+        log_loss=metrics.log_loss(labels, pooled),
+        calibration_error=metrics.expected_calibration_error(labels, pooled),
+        temperature=1.0,
+        pooled_temperature=1.0,
     )
 
 

@@ -82,8 +82,6 @@ def score(labels, predictions, folds, classes):
     return {
         "macro_f1": float(np.mean(whole)),
         "repeat_macro_f1": whole,
-        "fold_mean": float(np.mean(parts)),
-        "fold_deviation": float(np.std(parts, ddof=1)),
         "fold_macro_f1": parts.tolist(),
         "collapsed": collapsed,
     }
@@ -101,15 +99,21 @@ def log_loss(labels, probabilities):
     return float(0.0 - np.log(np.maximum(own, TINY)).mean())
 
 
-def expected_calibration_error(labels, probabilities):
-    """Mean gap between how sure and how often right, over BINS of equal width of the top
-    probability (Guo et al. 2017).
+def calibration(labels, probabilities):
+    """How sure, and how often right, in each of the BINS of equal width of the top probability that
+    has titles, and their number: three (bins,) arrays.
     """
     sure = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == labels
     bin_of = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bin_of, sure - right)
-    return float(np.abs(gaps).sum() / len(sure))
+    _, place, count = np.unique(bin_of, return_inverse=True, return_counts=True)
+    return np.bincount(place, sure) / count, np.bincount(place, right) / count, count
+
+
+def expected_calibration_error(labels, probabilities):
+    """Mean gap between how sure and how often right (Guo et al. 2017)."""
+    sure, right, count = calibration(labels, probabilities)
+    return float(np.abs(sure - right) @ count / count.sum())
 
 
 def pool(probabilities):
