@@ -54,6 +54,7 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
+import time
 
 from whichlayer.common import disk
 from whichlayer.encoder import store
@@ -109,13 +110,15 @@ def numbered(path, number):
 
 
 def main(args):
+    started = time.time()
     tables = read(args)
-    read_runs = sum(len(table.everything) for table in tables)
-    cli.say(f"{args.results}: {cli.count(read_runs, 'run')} in {cli.count(len(tables), 'table')}")
+    count = 0  # of rows
+    following = []
 
     # what is asked for of each table: the page on standard output, the rest in files, and what to run next
     for number, table in enumerate(tables, 1):
         answer = answers.compare(table, args.margin) if table.rows else None
+        count += len(answer.compared if answer else table.learning_curve)
         print(page.page(table, answer), end="\n\n", flush=True)
         if args.plot:
             pictures.draw(numbered(args.plot, number), table, answer)
@@ -124,7 +127,11 @@ def main(args):
         if answer and answer.recommended:
             run = answer.recommended.run
             folders = [part.folder for part in run.parts or [run]]
-            cli.say(f"Next: {cli.command('predict.py', 'a title of your own', run=(folders, None))}")
+            following.append(cli.command("predict.py", "a title of your own", run=(folders, None)))
+    done = f"{cli.count(count, 'row')} in {cli.count(len(tables), 'table')}, {time.time() - started:.1f} s"
+    cli.say(f"{args.results}: {done}")
+    for command in following:
+        cli.say(f"Next: {command}")
 
 
 if __name__ == "__main__":

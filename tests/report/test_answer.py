@@ -53,6 +53,8 @@ def test_not_significantly_different_from_the_best_is_not_good_enough(margin):
     said = recommendation(evaluate(folder, "--margin", 0.004))
     assert "**Recommended: layer 4 (report's head)**" in said
     assert "no cheaper one is shown to be non-inferior within 0.004" in said
+    titles = re.search(r"About ([\d,]+) titles would show whether layer 2 \(report's head\) is\.", said)
+    assert int(titles[1].replace(",", "")) > 600
 
 
 def test_what_is_no_finding_is_not_said(tmp_path):
