@@ -101,11 +101,6 @@ def build(options, layers, hidden, classes):
     return Head(layers, hidden, classes, *kind)
 
 
-def build_for(config):
-    """A head with fresh weights for the configuration of a run, a runs.Config."""
-    return build(config.options, len(config.columns), config.encoder.hidden, len(config.classes))
-
-
 def stacked(head, shared=False):
     """The head's forward pass for several heads of its kind at once.
 
@@ -163,7 +158,7 @@ def read_heads(run):
     # of any kind, since a configuration may ask for anything
     with contextlib.suppress(Exception):
         with torch.device("meta"):
-            head = build_for(run.config)
+            head = build(run.options, len(run.columns), run.encoder.hidden, len(run.classes))
         # read here, as the library takes no path that is not UTF-8
         state = load(path.read_bytes())
         shapes = {name: (run.options.heads, *value.shape) for name, value in head.state_dict().items()}

@@ -141,7 +141,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors.numpy import save
 from torch.nn.functional import cross_entropy
 
 import model
@@ -153,6 +155,9 @@ from whichlayer.scores import figures, metrics
 SMALL = 1 << 24
 # titles from which on it takes longer to train a set than to begin a process
 MANY = 1000
+
+# the columns of history.csv
+HISTORY = ("repeat", "fold", "epoch", "loss", "macro_f1")
 
 # --- the report's head ----------------------------------------------------------------------------
 
@@ -270,12 +275,15 @@ def finish(run, trained, task):
     """Write the folder of a run that is trained, and say how it did."""
     arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
     arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
-    runs.write(run.folder, run.config, arrays, trained.state, trained.history)
+    files = {"heads.safetensors": save(trained.state)}
+    if trained.history:
+        files["history.csv"] = pd.DataFrame(trained.history, columns=HISTORY).to_csv(index=False).encode()
+    runs.write(run.folder, run.config, arrays, files)
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
-    collapsed = runs.collapse(run)
-    if collapsed:
-        cli.say(f"  {'; try '.join(collapsed)}")
+    if run.figures.collapsed:
+        one_class = f"one class only in {len(run.figures.collapsed)} of {run.options.heads} heads"
+        cli.say(f"  predicts {one_class}; {runs.COLLAPSED}")
     if run.figures.layer_weights:
         weights = ", ".join(f"{weight:+.3f}" for weight in run.figures.layer_weights)
         cli.say(f"  weights of the layers: {weights}")

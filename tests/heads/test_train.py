@@ -273,9 +273,9 @@ def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
     np.testing.assert_allclose(run.figures.layer_weights, weights, rtol=1e-5)
     assert f"{weights[0]:+.3f}, {weights[1]:+.3f}" in said
 
-    # checksums of all but the model card
+    # checksums of all
     files = {path.name for path in run.folder.iterdir()}
-    assert files == {*run.config.contents, "config.json", "README.md"}
+    assert files == {*run.config.contents, "config.json"}
     for name, checksum in run.config.contents.items():
         assert disk.sha256(run.folder / name) == checksum
     # every epoch of every head, down to the figures of the run

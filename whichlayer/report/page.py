@@ -3,7 +3,7 @@
 import numpy as np
 
 from whichlayer.common import cli
-from whichlayer.heads import runs
+from whichlayer.heads import runs, words
 from whichlayer.report import answer as answers
 from whichlayer.report import layout, recommendation
 from whichlayer.report.rows import curves, encoder_key
@@ -24,7 +24,7 @@ ONE_REPEAT = (
 )
 FROM_REPORT = "Report: its figures, of bert-base-uncased and a split of its own, for layers as far from the top."
 TERMS = 'Terms: README, "How to read the table".'
-COLLAPSED = "Collapsed heads predict one class only; try {remedies}."
+COLLAPSED = f"Collapsed heads predict one class only; {runs.COLLAPSED}."
 SCARCE = "Too few titles for intervals that hold in {few} of {all} categories, such as {name}."
 
 BEHIND = "TF-IDF is significantly behind {name} with {sizes} labels."
@@ -79,9 +79,8 @@ def notes(table, answer):
     if layout.has_report(table):
         sentences.append(FROM_REPORT)
     sentences.append(TERMS)
-    remedies = {runs.collapse(row.run)[1] for row in table.rows if row.run.figures.collapsed}
-    if remedies:
-        sentences.append(COLLAPSED.format(remedies=" or ".join(sorted(remedies))))
+    if any(row.run.figures.collapsed for row in table.rows):
+        sentences.append(COLLAPSED)
     scarce = answer.best_of_encoder.influence.scarce
     if scarce:
         name = cli.escape_markdown(table.classes[scarce[0]])
@@ -94,7 +93,7 @@ def learning_sentences(table):
     list of sentences.
     """
     found = curves(table)
-    tfidf = found.pop(runs.BASELINES["tfidf"], {})
+    tfidf = found.pop(words.BASELINES["tfidf"].name, {})
     name, best = max(found.items(), key=lambda item: max(row.value for row in item[1].values()))
     steps = [size for size in layout.curve_sizes(found) if size in best]
     sentences = []
