@@ -106,7 +106,7 @@ def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
 )
 def test_a_category_that_cannot_be_in_every_fold_is_named(labels, groups, k, said):
     with pytest.raises(cli.Problem, match=said):
-        splits.make_folds(labels, groups, k, 0, names=["c0", "c1", "c2"])
+        splits.make_folds(np.array(labels), np.array(groups), k, 0, names=["c0", "c1", "c2"])
 
 
 @many

@@ -418,7 +418,7 @@ def test_runs_of_earlier_versions_and_edited_ones_are_refused(tmp_path, planted,
 
 @pytest.mark.parametrize(
     "module, step, error, code",
-    [(os, "rename", KeyboardInterrupt(), 130), (runs, "save", OSError(28, "No space left on device"), 1)],
+    [(os, "rename", KeyboardInterrupt(), 130), (disk, "write_json", OSError(28, "No space left on device"), 1)],
 )
 def test_interrupted_while_writing_or_on_a_full_disk_leaves_no_run(
     tmp_path, planted, monkeypatch, module, step, error, code
