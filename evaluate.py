@@ -88,7 +88,8 @@ def say_outdated(table):
     outdated = []
     # of features that are gone, or not whole, nothing is known
     with contextlib.suppress(cli.Problem, OSError):
-        outdated = runs.find_outdated(own, [store.open_features(own[0].config.made.features)])
+        features = store.open_features(own[0].config.made.features)
+        outdated = [run for run in own if runs.is_earlier(run, features)]
     if outdated:
         command = cli.one_line(outdated[0].config.made.command)
         cli.say(f"{runs.out_of_date(outdated)}, and so is their table; train anew with: {command}")

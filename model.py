@@ -87,8 +87,6 @@ class Trained:
 
     state: dict[str, torch.Tensor]  # the heads' tensors, stacked: (repeats · folds, …) each, on the CPU
     probabilities: np.ndarray  # (repeats, titles, classes) float32, out of fold
-    # (repeat, fold, epoch, loss, macro-F1), for the report's head
-    history: list[tuple] | tuple = ()
     penalties: list[list[float]] | None = None  # C of each fold of each repeat, for linear probes
     offsets: np.ndarray | None = None  # (repeats, folds, classes) of the decision, see decision.py
 
@@ -99,11 +97,6 @@ def build(options, layers, hidden, classes):
         return Probe(layers, hidden, classes)
     kind = (options.fusion, options.reduction, options.hidden, options.standardize)
     return Head(layers, hidden, classes, *kind)
-
-
-def build_for(config):
-    """A head with fresh weights for the configuration of a run, a runs.Config."""
-    return build(config.options, len(config.columns), config.encoder.hidden, len(config.classes))
 
 
 def stacked(head, shared=False):
@@ -163,7 +156,7 @@ def read_heads(run):
     # of any kind, since a configuration may ask for anything
     with contextlib.suppress(Exception):
         with torch.device("meta"):
-            head = build_for(run.config)
+            head = build(run.options, len(run.columns), run.encoder.hidden, len(run.classes))
         # read here, as the library takes no path that is not UTF-8
         state = load(path.read_bytes())
         shapes = {name: (run.options.heads, *value.shape) for name, value in head.state_dict().items()}

@@ -89,7 +89,7 @@ def write_run(
     )
     arrays = {"labels": labels.astype(np.int32), "groups": np.arange(count, dtype=np.int32), "folds": folds}
     place = folder / naming.run_name(config)
-    runs.write(place, config, {"probabilities": probabilities, **arrays})
+    runs.write(place, config, {"probabilities": probabilities, **arrays}, {})
     return place
 
 
@@ -141,5 +141,5 @@ def write_baseline(run, kind, probabilities, size=None):
         results=figures.measure(arrays["labels"], probabilities, arrays["folds"], len(other.classes), heads=1),
     )
     place = run.parent / f"baseline-{kind}-{size}"
-    runs.write(place, config, {"probabilities": probabilities, **arrays})
+    runs.write(place, config, {"probabilities": probabilities, **arrays}, {})
     return place

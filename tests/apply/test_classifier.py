@@ -144,8 +144,6 @@ def test_a_copy_of_a_run_counts_for_no_average(kept, tmp_path, name):
     # trained anew in the same way, it holds the same
     again = changed(run, tmp_path / "again", made__at="2020-01-01T00:00:00Z")
     refused(call("predict", "a title", "--run", run, again), "again are the same run")
-    hotter = changed(run, tmp_path / "other", results__temperature=7.0)
-    assert call("predict", "a title", "--run", run, hotter).code == 0
 
 
 def test_encoders_that_have_moved_are_named_in_the_order_of_the_runs(kept, bert, other, tmp_path):

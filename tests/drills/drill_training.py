@@ -41,7 +41,7 @@ HEADS = {"linear probe": ("--head", "linear"), "report's head, 2 epochs": ("--ep
 
 def contents(folder):
     """{name: bytes} of a run, without what tells one training from another."""
-    kept = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     config = json.loads(kept["config.json"])
     for part in ("made", "software", "machine", "checksum"):
         del config[part]

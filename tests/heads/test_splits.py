@@ -106,7 +106,7 @@ def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
 )
 def test_a_category_that_cannot_be_in_every_fold_is_named(labels, groups, k, said):
     with pytest.raises(cli.Problem, match=said):
-        splits.make_folds(labels, groups, k, 0, names=["c0", "c1", "c2"])
+        splits.make_folds(np.array(labels), np.array(groups), k, 0, names=["c0", "c1", "c2"])
 
 
 @many
@@ -205,9 +205,10 @@ def test_parts_are_stratified_and_keep_copies_together(size, parts):
             assert np.ptp(np.bincount(own, minlength=parts)) <= 1
 
 
-def test_sizes_are_those_asked_for_unless_one_is_too_large():
+def test_sizes_are_those_asked_for_unless_one_is_too_large(capsys):
     labels, groups = titles(classes=(90, 60, 30))  # 30, 20 and 10 distinct titles, 24, 16 and 8 of them in training
     for wanted, kept in (([16, 8, 16], [8, 16]), ([None, 24, 8], [8, 24, None]), ([None], [None])):
         assert splits.label_sizes(wanted, labels, groups, 5) == kept
+    assert "--labels 24: 2 of 3 categories have fewer distinct titles" in capsys.readouterr().err
     with pytest.raises(cli.Problem, match="--labels 25: no category.*24 distinct titles.*--labels all"):
         splits.label_sizes([25, 10, None], labels, groups, 5)

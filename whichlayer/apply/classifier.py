@@ -86,7 +86,7 @@ def check_together(own):
     """Refuse to average runs that have other categories, or of which one is there twice."""
     seen = {}
     for run in own:
-        other = seen.setdefault(run.identity, run)
+        other = seen.setdefault(frozenset(run.config.contents.items()), run)
         if run.classes != own[0].classes:
             wrong = "its categories are not the same, so their probabilities cannot be averaged"
             raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}")

@@ -1,5 +1,6 @@
 """What train.py is to train: options, sets of layers, a run for each, and which runs are there."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,14 +46,13 @@ def choose_options(args):
             what = "the survey is of linear probes on all that was extracted"
             raise cli.Problem(f"--survey --{name}: {what}; leave out one of the two")
     head = args.head or ("linear" if args.survey else Options.head)
-    protocol = {name: getattr(args, name) for name in PROTOCOL}
-    every = [name for kind in HEADS.values() for name in kind.options]
-    given = {name: getattr(args, name) for name in every if getattr(args, name) is not None}
+    names = [*PROTOCOL, *itertools.chain.from_iterable(kind.options for kind in HEADS.values())]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for name in given:
-        if name not in HEADS[head].options:
+        if name not in (*PROTOCOL, *HEADS[head].options):
             option = name.replace("_", "-")
             raise cli.Problem(f"--{option}: --head {head} has no such option; leave it out")
-    return Options(head=head, **protocol, **given)
+    return Options(head, **given)
 
 
 def open_all(folders):

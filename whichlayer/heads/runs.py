@@ -3,22 +3,18 @@
 config.json             options, columns, classes, figures, checksums of the files below
 heads.safetensors       the heads of all repeats and folds, stacked (runs that train.py made)
 weights.safetensors     with terms.json: TF-IDF, fitted to all titles, see words.py
-history.csv             loss and macro-F1 of every epoch of every head (the report's head)
 probabilities.npy       (repeats, titles, classes) float32, out of fold
 offsets.npy             (repeats, folds, classes) float32, where it decides for macro-F1
 labels.npy, groups.npy  (titles,) int32; groups are copies of one another
 folds.npy               (repeats, titles) int32
-README.md               a model card
 """
 
-import csv
 import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
@@ -27,8 +23,9 @@ from whichlayer.heads.options import Options
 from whichlayer.scores import decision, metrics
 from whichlayer.scores.figures import Figures
 
+# what helps where heads predict one class only
+COLLAPSED = "try --standardize or a smaller --lr (both of --head mlp), or another layer or --pooling"
 FORMAT = 4  # raised when older runs can no longer be read
-BASELINES = {kind: baseline.name for kind, baseline in words.BASELINES.items()}
 
 
 @dataclass
@@ -39,7 +36,7 @@ class Config:
     classes: list[str]  # names, in the order of their numbers
     options: Options
     data: store.TitlesInfo
-    baseline: str | None = None  # a key of BASELINES, or "average"; None for runs that train.py made
+    baseline: str | None = None  # a key of words.BASELINES, or "average"; None for runs that train.py made
     columns: list[tuple[str, int]] | None = None  # (pooling, layer) of the features, as they stand side by side
     encoder: store.EncoderInfo | None = None
     settings: store.Settings | None = None
@@ -81,14 +78,8 @@ class Run:
 
     @property
     def baseline(self):
-        """A key of BASELINES, "average", or None for a run that train.py made."""
+        """A key of words.BASELINES, "average", or None for a run that train.py made."""
         return self.config.baseline
-
-    @property
-    def identity(self):
-        """What two runs share only where one is a copy of the other, or was made as it was."""
-        bare = replace(self.config, made=None, software=None, machine=None)
-        return disk.digest(disk.as_json(bare))
 
     @property
     def labels_per_category(self):
@@ -119,7 +110,9 @@ class Run:
         """The head, or the baseline, in words."""
         if self.parts:
             return " + ".join(part.head for part in self.parts)
-        return BASELINES[self.baseline] if self.baseline else naming.head_in_words(self.columns, self.options)
+        return (
+            words.BASELINES[self.baseline].name if self.baseline else naming.head_in_words(self.columns, self.options)
+        )
 
     @property
     def name(self):
@@ -175,24 +168,18 @@ class Run:
         """The path of one of the run's files, once it is known to be what was written."""
         path = self.folder / name
         if not path.exists() or disk.sha256(path) != self.config.contents.get(name):
-            raise cli.Problem(f"{path}: gone or changed since the run was written; {self.remedy}")
+            raise cli.Problem(f"{path}: gone or changed since the run was written; {disk.AGAIN}")
         return path
-
-    @property
-    def remedy(self):
-        """What to do where the run is damaged, in words."""
-        return f"delete the run's folder and make it again with: {self.config.made.command}"
 
 
 # --- writing and reading --------------------------------------------------------------------------
 
 
-def write(folder, config, arrays, heads=None, history=(), files=None):
+def write(folder, config, arrays, files):
     """Write a run's folder whole or not at all; a run that is there is replaced.
 
-    arrays: {name: array} that become .npy files, None where there is none; heads: {name: array},
-    the trained heads, with which a model card is written; history: a (repeat, fold, epoch, loss,
-    macro-F1) for each head and epoch; files: {name: bytes} of others.
+    arrays: {name: array} that become .npy files, None where there is none; files: {name: bytes} of
+    others.
     """
     temporary = folder.with_name(f".unfinished-{folder.name}")
     # where it is killed between two renames, neither run is there, and the next training makes it
@@ -200,13 +187,14 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        write_contents(temporary, arrays, heads, history, files or {})
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
         # the configuration, with a checksum of each of those
         contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
         disk.write_json(temporary / "config.json", replace(config, contents=contents))
-        # the card is for people, who may want to edit it: no checksum of it is kept
-        if heads:
-            (temporary / "README.md").write_text(model_card(config, folder.name), encoding="utf-8")
         # on the disk before it has its name
         for path in temporary.iterdir():
             with open(path, "rb") as file:
@@ -219,42 +207,24 @@ def write(folder, config, arrays, heads=None, history=(), files=None):
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def write_contents(place, arrays, heads, history, files):
-    """Write what a run's folder holds beside its configuration; see write."""
-    for name, array in arrays.items():
-        if array is not None:
-            np.save(place / f"{name}.npy", array, allow_pickle=False)
-    for name, content in files.items():
-        (place / name).write_bytes(content)
-    if heads:
-        # written here, as the library takes no path that is not UTF-8
-        (place / "heads.safetensors").write_bytes(save(heads))
-    if history:
-        with open(place / "history.csv", "w", newline="") as file:
-            csv.writer(file).writerows([("repeat", "fold", "epoch", "loss", "macro_f1"), *history])
-
-
 def open_run(folder):
     """The Run in a folder; none there, or one that is damaged or of another version, is a Problem."""
     folder = Path(folder)
     path = folder / "config.json"
     if not path.exists():
-        raise cli.Problem(f"{folder}: no run is there; train.py makes runs, evaluate.py lists them")
+        raise cli.Problem(
+            f"{folder}: no run is there; name the folder of one, such as results/NAME (evaluate.py lists them)"
+        )
     what = "a run of train.py (an encoder is named with --model)"
     return Run(folder, disk.read_json(path, Config, what, FORMAT))
 
 
 def find(place):
     """The Run in a folder that --run names; one that cannot predict, or none, is a Problem."""
-    folder = Path(place or "results")
-    there = [path.parent.name for path in sorted(folder.glob("[!.]*/config.json"))]
-    if there:
-        example = folder / there[0]
-        raise cli.Problem(f"--run: name the folder of one run, such as {cli.shell(example)}")
-    run = open_run(folder)
+    run = open_run(place)
     if run.baseline and "weights.safetensors" not in run.config.contents:
         wrong = "measured for the table only, it cannot predict"
-        raise cli.Problem(f"--run {folder}: {run.head}, {wrong}; name another run")
+        raise cli.Problem(f"--run {run.folder}: {run.head}, {wrong}; name another run")
     return run
 
 
@@ -262,30 +232,15 @@ def find(place):
 
 
 def features_of(run, folders=None):
-    """The features that a run was trained on, opened and compared with what the run says of them.
+    """The first features that hold the titles of a run, in the order of its rows.
 
-    folders: where to look; None for where they were when the run was trained.
+    folders: where to look; None for where the run's features were when it was trained.
     """
     for place in folders or [run.config.made.features]:
         features = store.open_features(place)
-        if is_made_of(run, features.manifest):
+        if features.manifest.data.titles == run.config.data.titles:
             return features
-    raise cli.Problem(f"{place}: not the features of {run.folder.name}; name those with --features")
-
-
-def is_made_of(run, manifest):
-    """Whether a run was trained on the features of a manifest; a baseline, on its titles."""
-    config = run.config
-    if run.baseline:
-        return config.data.titles == manifest.data.titles
-    there = {name: entry.sha256 for name, entry in manifest.files.items()}
-    is_same = config.features == disk.digest(store.identity(manifest))
-    return is_same and config.files.items() <= there.items()
-
-
-def find_outdated(own, every):
-    """Those of some runs that were trained on some store.Features before their titles changed."""
-    return [run for run in own if any(is_earlier(run, features) for features in every)]
+    raise cli.Problem(f"{place}: not the titles of {run.folder.name}; name features of those with --features")
 
 
 def is_earlier(run, features):
@@ -298,39 +253,3 @@ def out_of_date(outdated):
     """How many runs are of earlier titles, in words."""
     number = cli.count(len(outdated), "run")
     return f"{number} of an earlier state of {outdated[0].config.data.name}: out of date"
-
-
-# --- a run in words ---------------------------------------------------------------------------------
-
-
-def collapse(run):
-    """(what to say of a run in which heads predict one class only, the remedy), or None for other
-    runs.
-    """
-    options = run.options
-    collapsed = len(run.figures.collapsed)
-    if not collapsed:
-        return None
-    remedy = "a smaller --lr" if options.standardize else "--standardize"
-    if options.head == "linear":
-        remedy = "another layer or --pooling"
-    return f"predicts one class only in {collapsed} of {options.heads} heads", remedy
-
-
-def model_card(config, name):
-    """A README for a run's folder: what it is, how good, and how to use it."""
-    classes = "\n".join(f"- {cli.escape_markdown(each)}" for each in config.classes)
-    return f"""---
-pipeline_tag: text-classification
----
-# {name}
-
-A classifier made with whichlayer: it tells the categories below apart by
-{naming.layers_in_words(config.columns)} of the frozen encoder `{config.encoder.name}`.
-Made with `{config.made.command}`. Use it with `python predict.py --run FOLDER "a title"`.
-
-F1-macro {config.results.macro_f1:.4f}, log loss {config.results.log_loss:.4f}, out of fold,
-on {config.data.rows:,} titles of `{config.data.name}` (sha256 `{config.data.sha256}`).
-
-{classes}
-"""

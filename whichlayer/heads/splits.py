@@ -1,6 +1,7 @@
 """Which titles heads learn from, and which are held out: copies, folds, draws of a few labels."""
 
 import functools
+import heapq
 import unicodedata
 from dataclasses import dataclass
 
@@ -53,8 +54,6 @@ def make_folds(labels, groups, k, seed, names=None):
     within one title of evenly where groups allow it; one that would be missing from a fold is a
     cli.Problem that names it, so that none is missing in training.
     """
-    labels = np.asarray(labels)
-    groups = np.asarray(groups)
     classes = int(labels.max()) + 1
     random = np.random.default_rng([seed, k])
 
@@ -93,30 +92,27 @@ def make_folds(labels, groups, k, seed, names=None):
 
 
 def deal(number, share, counts):
-    """The folds of so many groups with the same labels, (number,) int64.
+    """The folds of so many groups with the same labels, a list of ints.
 
     share: (classes,) int titles of each class in one group; counts: (k, classes) int in each fold.
     Each goes to the fold that lacks most of its classes, then that has fewest titles of its
     commonest class, then fewest titles.
     """
-    k = len(counts)
-    each = share.max()
-    own = counts[:, share.argmax()]
-
-    # what each fold holds when it gets its first, second, … of these groups is known beforehand
-    # groups that the emptiest fold may get before any other
-    catching_up = np.ptp(own) // each
-    rounds = np.arange(min(number, number // k + 2 + catching_up))[:, None]
-    # (rounds, k), as the next two are
-    held = own + each * rounds
-    total = counts.sum(1) + share.sum() * rounds
-    lacking = np.zeros_like(held)
-    # after its first group, a fold lacks none
-    lacking[0] = (counts[:, share > 0] == 0).sum(1)
-
-    # so whose turn it is comes from sorting
-    turns = np.lexsort((total.ravel(), held.ravel(), -lacking.ravel()))
-    return turns[:number] % k
+    each = int(share.max())
+    size = int(share.sum())
+    lacking = (counts[:, share > 0] == 0).sum(1)
+    held = counts[:, share.argmax()]
+    # the folds with what they hold and how many of these groups they got, the next one to get one first
+    columns = (-lacking, held, counts.sum(1), np.zeros_like(held), np.arange(len(counts)))
+    turns = np.stack(columns, 1).tolist()
+    heapq.heapify(turns)
+    folds = []
+    for _ in range(number):
+        _, held, total, got, fold = turns[0]
+        folds.append(fold)
+        # a fold that got one lacks none of its classes
+        heapq.heapreplace(turns, [0, held + each, total + size, got + 1, fold])
+    return folds
 
 
 def repeat_folds(labels, groups, options, names=None):
@@ -157,28 +153,25 @@ def draw_titles(labels, groups, folds, seed, size=None):
 
 def draw(labels, groups, training, size):
     """The Draw of one head from the rows that it may learn from, (rows,) int in random order."""
-    # of copies within a category, the first row
-    pairs = groups[training].astype(np.int64) * (int(labels.max()) + 1) + labels[training]
-    first = np.unique(pairs, return_index=True)[1]
-    distinct = training[np.sort(first)]
+    # part of a second, which those do not need who only compare titles
+    import pandas as pd
 
-    # the rank of each of these rows within its category
-    by_class = np.argsort(labels[distinct], kind="stable")
-    classes = labels[distinct][by_class]
-    rank = np.empty(len(distinct), dtype=np.int64)
-    rank[by_class] = np.arange(len(distinct)) - np.searchsorted(classes, classes)
-
+    titles = pd.DataFrame({"row": training, "label": labels[training], "group": groups[training]})
+    distinct = titles.drop_duplicates(["label", "group"])
+    rank = distinct.groupby("label").cumcount()
+    rows = training
     # few labels are the first of each category; else copies are learned from, too
     if size is not None:
         distinct = distinct[rank < size]
         rank = rank[rank < size]
-    rows = np.sort(training if size is None else distinct).astype(np.int32)
+        rows = distinct["row"]
+    rows = np.sort(rows).astype(np.int32)
 
     # parts take turns within a category, and copies share theirs
     count = 4 if rank.max() >= 3 else 2
     # of each group
     part_of = np.zeros(int(groups.max()) + 1, dtype=np.int8)
-    part_of[groups[distinct]] = rank % count
+    part_of[distinct["group"]] = rank % count
     return Draw(rows, part_of[groups[rows]])
 
 
@@ -189,8 +182,13 @@ def label_sizes(wanted, labels, groups, folds):
     """
     sizes = sorted(set(wanted) - {None})
     # in training, about
-    available = distinct_titles(labels, groups).max() * (folds - 1) // folds
-    if sizes and sizes[-1] > available:
-        few = f"no category has more than {available} distinct titles to train on"
+    available = distinct_titles(labels, groups) * (folds - 1) // folds
+    if sizes and sizes[-1] > available.max():
+        few = f"no category has more than {available.max()} distinct titles to train on"
         raise cli.Problem(f"--labels {sizes[-1]}: {few}; that is `--labels all`")
+    for size in sizes:
+        fewer = np.count_nonzero(available < size)
+        if fewer:
+            few = f"{fewer} of {len(available)} categories have fewer distinct titles to train on"
+            cli.say(f"--labels {size}: {few}; all of theirs are used")
     return [*sizes, None] if None in wanted else sizes

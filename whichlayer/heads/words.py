@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from whichlayer.common import cli
+from whichlayer.common import cli, disk
 
 PENALTY = 30.0  # scikit-learn's C
 LONGEST = 4  # characters
@@ -243,5 +243,5 @@ def read(run):
             raise ValueError
     except (SafetensorError, ValueError, TypeError):
         wrong = "these are not the weights that config.json describes"
-        raise cli.Problem(f"{weights}: {wrong}; {run.remedy}") from None
+        raise cli.Problem(f"{weights}: {wrong}; {disk.AGAIN}") from None
     return found

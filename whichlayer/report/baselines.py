@@ -51,12 +51,12 @@ def make(kind, size, table, tables, counts, results, source):
         results=figures.measure(table.labels, probabilities, table.folds, len(table.classes), offsets, heads=1),
         **disk.provenance(started, features=str(source)),
     )
-    kept = None
+    kept = {}
     if baseline.reads and not size:
         kept = words.files(words.fit(counts))
     arrays = {name: getattr(table, name) for name in ARRAYS}
     arrays |= {"probabilities": probabilities, "offsets": offsets}
-    runs.write(folder, config, arrays, files=kept)
+    runs.write(folder, config, arrays, kept)
     cli.say(f"{folder.name}: macro-F1 {config.results.macro_f1:.4f}")
 
 

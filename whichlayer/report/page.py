@@ -3,7 +3,7 @@
 import numpy as np
 
 from whichlayer.common import cli
-from whichlayer.heads import runs
+from whichlayer.heads import runs, words
 from whichlayer.report import answer as answers
 from whichlayer.report import layout, recommendation
 from whichlayer.report.rows import curves, encoder_key
@@ -23,7 +23,7 @@ ONE_REPEAT = (
     "Out of fold, recommended row in bold; one repeat, so intervals leave out folds and weights: `--repeats 3`."
 )
 TERMS = 'Terms: README, "How to read the table".'
-COLLAPSED = "Collapsed heads predict one class only; try {remedies}."
+COLLAPSED = f"Collapsed heads predict one class only; {runs.COLLAPSED}."
 SCARCE = "Too few titles for intervals that hold in {few} of {all} categories, such as {name}."
 
 BEHIND = "TF-IDF is significantly behind {name} with {sizes} labels."
@@ -76,9 +76,8 @@ def notes(table, answer):
     repeats = table.options.repeats
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat")) if repeats > 1 else ONE_REPEAT]
     sentences.append(TERMS)
-    remedies = {runs.collapse(row.run)[1] for row in table.rows if row.run.figures.collapsed}
-    if remedies:
-        sentences.append(COLLAPSED.format(remedies=" or ".join(sorted(remedies))))
+    if any(row.run.figures.collapsed for row in table.rows):
+        sentences.append(COLLAPSED)
     scarce = answer.best_of_encoder.influence.scarce
     if scarce:
         name = cli.escape_markdown(table.classes[scarce[0]])
@@ -91,7 +90,7 @@ def learning_sentences(table):
     list of sentences.
     """
     found = curves(table)
-    tfidf = found.pop(runs.BASELINES["tfidf"], {})
+    tfidf = found.pop(words.BASELINES["tfidf"].name, {})
     name, best = max(found.items(), key=lambda item: max(row.value for row in item[1].values()))
     steps = [size for size in layout.curve_sizes(found) if size in best]
     sentences = []
