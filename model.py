@@ -87,6 +87,8 @@ class Trained:
 
     state: dict[str, torch.Tensor]  # the heads' tensors, stacked: (repeats · folds, …) each, on the CPU
     probabilities: np.ndarray  # (repeats, titles, classes) float32, out of fold
+    # (repeat, fold, epoch, loss, macro-F1), for the report's head
+    history: list[tuple] | tuple = ()
     penalties: list[list[float]] | None = None  # C of each fold of each repeat, for linear probes
     offsets: np.ndarray | None = None  # (repeats, folds, classes) of the decision, see decision.py
 

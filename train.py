@@ -141,6 +141,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors.numpy import save
 from torch.nn.functional import cross_entropy
@@ -148,13 +149,15 @@ from torch.nn.functional import cross_entropy
 import model
 from whichlayer.common import disk, parallel
 from whichlayer.heads import plan, probe, runs, splits, stacking
-from whichlayer.scores import figures
+from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
 SMALL = 1 << 24
 # titles from which on it takes longer to train a set than to begin a process
 MANY = 1000
 
+# the columns of history.csv
+HISTORY = ("repeat", "fold", "epoch", "loss", "macro_f1")
 
 # --- the report's head ----------------------------------------------------------------------------
 
@@ -164,8 +167,9 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
 
     x: (titles, layers, hidden) float32 tensor on the device; labels: (titles,) int; folds:
     (repeats, titles) int; options: options.Options; classes: how many there are; draws: the titles
-    that each head learns from, see splits.draw_titles; report: called after each epoch. A loss
-    that is not finite is a Problem.
+    that each head learns from, see splits.draw_titles; report: called after each epoch. The
+    history's losses are averaged over an epoch's batches, its macro-F1 is that of the held-out
+    fold. A loss that is not finite is a Problem.
     """
     # all heads are one function of stacked tensors, and have one optimizer
     heads = stacking.new_heads(options, *x.shape[1:], classes)
@@ -174,25 +178,29 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
     optimizer = torch.optim.Adam(leaves, lr=options.lr, fused=True)
     targets = torch.as_tensor(labels, device=x.device).long()
 
+    history = []
     for epoch in range(1, options.epochs + 1):
         batches = stacking.epoch_batches(draws, options, epoch)
         losses = train_epoch(forward, state, optimizer, x, targets, *batches)
         # before the next epoch's are drawn
         del batches
-        report(1)
 
-    # what the heads say of the titles that they have not seen
-    learned = {name: value.detach() for name, value in state.items()}
-    probabilities = model.held_out_probabilities(heads[0], learned, x, folds)
-    if not (losses.isfinite().all() and np.isfinite(probabilities).all()):
-        wrong = "the loss is no longer a finite number"
-        raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}, or --standardize")
+        # how well the heads do on the titles that they have not seen
+        learned = {name: value.detach() for name, value in state.items()}
+        probabilities = model.held_out_probabilities(heads[0], learned, x, folds)
+        if not (np.isfinite(losses).all() and np.isfinite(probabilities).all()):
+            wrong = f"the loss is no longer a finite number in epoch {epoch}"
+            raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}, or --standardize")
+        scores = metrics.fold_scores(labels, probabilities.argmax(2), folds, classes)
+        for (repeat, fold), loss in zip(np.ndindex(scores.shape), losses.tolist(), strict=True):
+            history.append((repeat, fold, epoch, loss, scores[repeat, fold]))
+        report(1)
     learned = {name: value.cpu().contiguous() for name, value in learned.items()}
-    return model.Trained(learned, probabilities)
+    return model.Trained(learned, probabilities, history)
 
 
 def train_epoch(forward, state, optimizer, x, targets, rows, counts):
-    """Train all heads for one epoch, and return their mean losses: (heads,) float32.
+    """Train all heads for one epoch, and return their mean losses: (heads,) float32 numpy.
 
     forward: see model.stacked; state: what it takes; rows, counts: see stacking.epoch_batches.
     """
@@ -211,7 +219,7 @@ def train_epoch(forward, state, optimizer, x, targets, rows, counts):
         loss.sum().backward()
         optimizer.step()
         losses += loss.detach() / len(rows)
-    return losses
+    return losses.cpu().numpy()
 
 
 # --- runs: the report's head, or the linear probe ---------------------------------------------------
@@ -267,7 +275,10 @@ def finish(run, trained, task):
     """Write the folder of a run that is trained, and say how it did."""
     arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
     arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
-    runs.write(run.folder, run.config, arrays, {"heads.safetensors": save(trained.state)})
+    files = {"heads.safetensors": save(trained.state)}
+    if trained.history:
+        files["history.csv"] = pd.DataFrame(trained.history, columns=HISTORY).to_csv(index=False).encode()
+    runs.write(run.folder, run.config, arrays, files)
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
     if run.figures.collapsed:

@@ -90,6 +90,7 @@ def test_training_all_heads_at_once_equals_one_after_the_other(layers, options):
         expected = head(inputs.x[torch.from_numpy(held_out)]).softmax(1).detach()
         np.testing.assert_allclose(trained.probabilities[repeat, held_out], expected, atol=1e-4)
         assert not torch.allclose(fresh, trained.state["mlp.0.weight"][number], atol=1e-3)
+    assert len(trained.history) == len(heads) * inputs.options.epochs
 
 
 def test_first_weights_depend_on_seed_repeat_and_fold_alone():

@@ -278,6 +278,14 @@ def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
     assert files == {*run.config.contents, "config.json"}
     for name, checksum in run.config.contents.items():
         assert disk.sha256(run.folder / name) == checksum
+    # every epoch of every head, down to the figures of the run
+    lines = [line.split(",") for line in run.file("history.csv").read_text().split()]
+    assert lines[0] == ["repeat", "fold", "epoch", "loss", "macro_f1"]
+    assert len({tuple(line[:3]) for line in lines[1:]}) == len(lines) - 1 == 2 * 3 * 9
+    for repeat, fold, epoch, loss, score in lines[1:]:
+        assert float(loss) > 0
+        if epoch == "9":
+            assert float(score) == pytest.approx(run.figures.fold_macro_f1[int(repeat)][int(fold)])
 
 
 # --- what is refused, and said --------------------------------------------------------------------
@@ -329,7 +337,7 @@ def test_meaningless_options_are_refused_before_anything_is_read(tmp_path, optio
 
 def test_what_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path):
     features = write_features(tmp_path / "features", *made_up(layers=(1, 3)), depth=4)
-    refused(train_on(features, tmp_path / "results", "--layers", "3", "2", "4"), "extract.py --layers adds others")
+    refused(train_on(features, tmp_path / "results", "--layers", "3", "2", "4"), "extract.py --layers 4 2")
     refused(train_on(features, tmp_path / "results", "--pooling", "mean"), "extract.py --pooling mean")
     refused(train_on(tmp_path / "none", tmp_path / "results"), "extract.py --out")
 

@@ -50,11 +50,11 @@ def spell(layers):
     return ", ".join(map(str, layers))
 
 
-def layers_in_words(columns, more):
-    """Layers in words, with what else is to be said in brackets."""
+def layers_in_words(columns, more=None):
+    """Layers in words, with their poolings in brackets, or with what else is to be said there."""
     layers = layers_of(columns)
     noun = "layers" if len(layers) > 1 else "layer"
-    return f"{noun} {spell(layers)} ({more})"
+    return f"{noun} {spell(layers)} ({more or ' and '.join(poolings_of(columns))})"
 
 
 def run_name(config):

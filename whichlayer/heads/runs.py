@@ -3,6 +3,7 @@
 config.json             options, columns, classes, figures, checksums of the files below
 heads.safetensors       the heads of all repeats and folds, stacked (runs that train.py made)
 weights.safetensors     with terms.json: TF-IDF, fitted to all titles, see words.py
+history.csv             loss and macro-F1 of every epoch of every head (the report's head)
 probabilities.npy       (repeats, titles, classes) float32, out of fold
 offsets.npy             (repeats, folds, classes) float32, where it decides for macro-F1
 labels.npy, groups.npy  (titles,) int32; groups are copies of one another

@@ -54,6 +54,8 @@ def make_folds(labels, groups, k, seed, names=None):
     within one title of evenly where groups allow it; one that would be missing from a fold is a
     cli.Problem that names it, so that none is missing in training.
     """
+    labels = np.asarray(labels)
+    groups = np.asarray(groups)
     classes = int(labels.max()) + 1
     random = np.random.default_rng([seed, k])
 
