@@ -15,7 +15,6 @@ from conftest import ROOT, call, refused, write_bert
 from test_predict import TITLES, by_hand, changed, read, with_offsets
 
 import predict
-from whichlayer.common import cli
 from whichlayer.heads import runs
 
 NEW = [
@@ -132,20 +131,6 @@ def test_runs_that_do_not_fit_together_are_refused(kept, tmp_path):
     refused(call("predict", "a title", "--run", kept.linear, kept.majority), "majority class")
     (tmp_path / "empty").mkdir()
     refused(call("predict", "a title", "--run", kept.linear, tmp_path / "empty"), "empty", "no run is there")
-    with pytest.raises(cli.Problem, match="same run, or copies"):
-        predict.load([kept.linear, kept.linear])
-
-
-@pytest.mark.parametrize("name", ["linear", "words"])
-def test_a_copy_of_a_run_counts_for_no_average(kept, tmp_path, name):
-    run = getattr(kept, name)
-    copy = shutil.copytree(run, tmp_path / "copy")
-    refused(call("predict", "a title", "--run", copy, kept.top, run), "copy and ", run.name, "name one of them")
-    # trained anew in the same way, it holds the same
-    again = changed(run, tmp_path / "again", made__at="2020-01-01T00:00:00Z")
-    refused(call("predict", "a title", "--run", run, again), "again are the same run")
-    hotter = changed(run, tmp_path / "other", results__temperature=7.0)
-    assert call("predict", "a title", "--run", run, hotter).code == 0
 
 
 def test_encoders_that_have_moved_are_named_in_the_order_of_the_runs(kept, bert, other, tmp_path):

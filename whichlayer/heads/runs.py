@@ -85,12 +85,6 @@ class Run:
         return self.config.baseline
 
     @property
-    def identity(self):
-        """What two runs share only where one is a copy of the other, or was made as it was."""
-        bare = replace(self.config, made=None, software=None, machine=None)
-        return disk.digest(disk.as_json(bare))
-
-    @property
     def labels_per_category(self):
         """With how many labelled titles of each category it was trained; None: all of them."""
         return self.config.options.labels
