@@ -164,10 +164,8 @@ def encode_windows(job, done, encoder, out, work):
 
 def only(tokenised, rows):
     """Tokenised of some rows, (n,) int, of a window."""
-    if len(rows) == len(tokenised.place):
-        return tokenised
-    ids = [tokenised.ids[number] for number in tokenised.place[rows]]
-    return replace(tokenised, ids=ids, place=np.arange(len(rows)))
+    kept, place = np.unique(tokenised.place[rows], return_inverse=True)
+    return replace(tokenised, ids=[tokenised.ids[number] for number in kept], place=place)
 
 
 def make(job, done, encoder, out, started):
@@ -229,9 +227,7 @@ def main(args):
         if manifest.truncated:
             cut = cli.count(manifest.truncated, "title")
             cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
-        written = "new labels beside the same features"
-        if job.names:
-            written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
+        written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
         made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {time.time() - started:.1f} s"
     # the report's titles are for the report's head, others for all that is worth comparing
     survey = [] if args.data == "youtube" else ["--survey"]

@@ -57,9 +57,9 @@ import numpy as np
 
 import data
 from whichlayer.apply import bulk, output
-from whichlayer.apply.classifier import Item, Window, batches_of, by_encoder, load, predict
+from whichlayer.apply.classifier import Item, Window, by_encoder, load, predict
 from whichlayer.common import disk
-from whichlayer.common.windows import WINDOW, WORLD
+from whichlayer.common.windows import WINDOW, WORLD, batches_of
 from whichlayer.heads import runs, splits
 from whichlayer.reading import tables
 from whichlayer.report import score

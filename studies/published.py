@@ -21,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from whichlayer.apply import classifier, frozen
 from whichlayer.common import cli, disk
+from whichlayer.common.windows import batches_of
 from whichlayer.encoder import loading
 from whichlayer.heads import runs
 from whichlayer.scores import decision
@@ -147,7 +148,7 @@ def predict_all(folders, model, titles):
     own = [runs.find(folder) for folder in folders]
     ready = frozen.load(own, model, "auto", None)
     named = [[] for _ in own]
-    for _, batch in classifier.batches_of(titles, 4096):
+    for _, batch in batches_of(titles, 4096):
         values, _ = frozen.judge(ready, frozen.prepare(ready, batch))
         for windows, run, probabilities in zip(named, own, values, strict=True):
             numbers = decision.decide(probabilities, classifier.offsets_of(run))

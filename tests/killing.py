@@ -50,18 +50,16 @@ def die_at(step, out):
 
     def touch(event, arguments):
         known = event in DELETIONS or (event in EVENTS and str(out) in str(arguments[0]))
-        if (known or event in ("os.fsync", "os.posix_fallocate")) and next(left) == 0:
+        if (known or event == "os.fsync") and next(left) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def watched(function):
-        def call(*arguments):
-            touch(f"os.{function.__name__}", arguments)
-            return function(*arguments)
+    fsync = os.fsync
 
-        return call
+    def watched(file):
+        touch("os.fsync", (file,))
+        fsync(file)
 
-    os.fsync = watched(os.fsync)
-    os.posix_fallocate = watched(os.posix_fallocate)
+    os.fsync = watched
     sys.addaudithook(touch)
 
 

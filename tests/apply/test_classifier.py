@@ -15,7 +15,6 @@ from conftest import ROOT, call, refused, write_bert
 from test_predict import TITLES, by_hand, changed, read, with_offsets
 
 import predict
-from whichlayer.common import cli
 from whichlayer.heads import runs
 
 NEW = [

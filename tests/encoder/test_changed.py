@@ -148,7 +148,7 @@ def test_new_labels_leave_the_features_files_as_they_are(tmp_path, go, source, e
         ([], [row[1] for row in rows]),
         (["--label-column", "topic"], [f"{r[1]} too" for r in rows]),
     ):
-        assert "new labels beside the same features" in go(*options).err and not encoded
+        assert "0 layer files" in go(*options).err and not encoded
         assert {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files} == before
         assert store.open_features(tmp_path / "features").titles()[1] == labels
 

@@ -11,7 +11,7 @@ from conftest import call, refused, truth
 import data
 import extract
 from whichlayer.common import windows
-from whichlayer.encoder import poolings, store
+from whichlayer.encoder import store
 
 
 @pytest.mark.parametrize("window", [7, 4096])
@@ -79,18 +79,3 @@ def test_next_of_the_reports_titles_is_the_reports_head(tmp_path, bert, titles, 
     assert result.err.splitlines()[-1].endswith(f"train.py --features {tmp_path / 'f'}"), result.err
     again = call("extract", "--data", "youtube", "--model", bert, "--out", tmp_path / "f")
     assert again.err.endswith(f"train.py --features {tmp_path / 'f'}\n"), again.err
-
-
-def test_poolings_are_listed_once(tmp_path, bert, titles, monkeypatch):
-    """One entry more is one more that is kept, named and read."""
-
-    def most(states, mask, lengths):
-        return states.float().amax(1)
-
-    monkeypatch.setitem(poolings.POOLINGS, "top", poolings.Pooling("top", most))
-    name = f"({'|'.join(poolings.POOLINGS)})-\\d\\d.npy"
-    monkeypatch.setattr(store, "NAME", name)
-    assert call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "f").code == 0
-    features = store.open_features(tmp_path / "f")
-    assert list(features.manifest.files) == [f"{p}-0{n}.npy" for p in ("cls", "mean", "top") for n in (1, 2)]
-    assert (features.read("top", 1) >= features.read("mean", 1)).all()

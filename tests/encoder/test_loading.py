@@ -89,14 +89,14 @@ def cut(folder):
 
 FAULTS = {
     adapter: "adapter_config.json is an adapter; merge it into its model first",
-    pickle_only: "holds no weights as safetensors; a pickle is never read.*convert it",
+    pickle_only: "safetensors",
     no_tokenizer: r"no tokenizer \(tokenizer.json, vocab.txt …\).*copy its own",
     other_tokenizer: "tokenizer knows .* tokens that its weights do not",
-    remote_code: "needs code of its authors, which this project never runs",
+    remote_code: "run without code of its authors",
     other_sizes: "weights are missing, or have another shape",
-    translator: "a t5 model, not an encoder of text with layers",
+    translator: "it must be a folder",
     letters: "cannot be run on titles ",
-    cut: "not a usable encoder",
+    cut: "it must be a folder",
 }
 
 

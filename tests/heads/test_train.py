@@ -337,7 +337,11 @@ def test_meaningless_options_are_refused_before_anything_is_read(tmp_path, optio
 
 def test_what_is_not_extracted_is_refused_with_the_command_that_adds_it(tmp_path):
     features = write_features(tmp_path / "features", *made_up(layers=(1, 3)), depth=4)
-    refused(train_on(features, tmp_path / "results", "--layers", "3", "2", "4"), "extract.py --layers 4 2")
+    refused(
+        train_on(features, tmp_path / "results", "--layers", "3", "2", "4"),
+        "there are layers 1 and 3 ",
+        "extract others first",
+    )
     refused(train_on(features, tmp_path / "results", "--pooling", "mean"), "extract.py --pooling mean")
     refused(train_on(tmp_path / "none", tmp_path / "results"), "extract.py --out")
 

@@ -5,7 +5,6 @@ and no torch. Of several runs, the calibrated probabilities are averaged.
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,7 +48,7 @@ def load(folders, name=None, device="auto", dtype=None):
     """The Classifier of a run, or of several, which are averaged. What does not fit is a
     cli.Problem.
 
-    folders: a run, results that hold one, or a list of those; name: where the encoder is found, as
+    folders: of a run, or a list of several; name: where the encoder is found, as
     --model, or a list with one for each encoder; dtype: auto, float32, bfloat16 or float16, what
     encoders compute in. Names and dtype are the runs' own where they are not given.
     """
@@ -183,14 +182,6 @@ def predict(classifier, batches):
             cut = max(too_long for _, too_long in judged)
             named[with_text] = decision.decide(probabilities[with_text], classifier.offsets)
         yield key, Window(items, probabilities, named, cut)
-
-
-def batches_of(items, size):
-    """Yield (number, list of at most `size` items) for an iterable of Items."""
-    left = iter(items)
-    # an empty one ends them
-    batches = iter(lambda: list(itertools.islice(left, size)), [])
-    yield from enumerate(batches)
 
 
 def texts_of(items):

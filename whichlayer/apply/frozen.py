@@ -48,14 +48,7 @@ def load(own, name, device, dtype):
     or None for what the runs' features were computed in.
     """
     read = [model.read_heads(run) for run in own]
-    # a wrong one is no fault of the encoder's
-    cli.choose_device(device)
-    run = own[0]
-    try:
-        encoder = load_own_encoder(own, name or run.encoder.name, device, dtype)
-    except cli.Problem as error:
-        needed = f"{run.folder} needs {run.encoder.name}, revision {run.encoder.revision}"
-        raise cli.Problem(f"{error} ({needed}, or --model to say where that is)") from None
+    encoder = load_own_encoder(own, name or own[0].encoder.name, device, dtype)
     heads = []
     for run, (head, state) in zip(own, read, strict=True):
         state = {key: value.to(encoder.device) for key, value in state.items()}

@@ -34,11 +34,7 @@ def meeting():
     if RANK > 0:
         cli.STATE["quiet"] = True
     # who dies is noticed at once; who is slow, or lays out huge files, is waited for
-    try:
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-    except (ValueError, RuntimeError) as error:
-        wrong = f"WORLD_SIZE is {WORLD}, but processes do not meet ({error})"
-        raise cli.Problem(f"{wrong}; use torchrun") from None
+    together(dist.init_process_group, "gloo", timeout=datetime.timedelta(days=30))
     try:
         yield
     finally:
@@ -68,8 +64,9 @@ def together(call, *args, **options):
     """Do what needs all processes; where another has ended, end this one, too."""
     try:
         call(*args, **options)
-    except RuntimeError:
-        raise cli.Problem("another process has ended; its message says why") from None
+    except (ValueError, RuntimeError):
+        wrong = f"of {WORLD} processes, some are not there; if one has ended, its message says why"
+        raise cli.Problem(f"{wrong}; torchrun starts all") from None
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -107,15 +104,21 @@ def recorded(folder):
 # --- sharing and making ready ----------------------------------------------------------------------
 
 
+def batches_of(items, size):
+    """Yield (number, list of at most `size` items) for an iterable."""
+    left = iter(items)
+    # an empty one ends them
+    batches = iter(lambda: list(itertools.islice(left, size)), [])
+    yield from enumerate(batches)
+
+
 def own(items, done):
     """An iterator of (number, list of items) of the windows that this process is to work on.
 
     items: an iterator over all; done: the numbers of the windows that were recorded before, the
     same in all processes.
     """
-    # an empty one ends them
-    windows = iter(lambda: list(itertools.islice(items, WINDOW)), [])
-    left = (window for window in enumerate(windows) if window[0] not in done)
+    left = (window for window in batches_of(items, WINDOW) if window[0] not in done)
     return itertools.islice(left, RANK, None, WORLD)
 
 

@@ -31,7 +31,7 @@ BATCHING = {
 }
 
 
-# texts of more characters a token that is kept are not read to their end
+# of a text, for each token that is kept: more of a huge one would take minutes and gigabytes
 CHARACTERS = 1000
 # of what a tokenizer gives, only the ids are needed
 BARE = {"return_attention_mask": False, "return_token_type_ids": False}
@@ -55,7 +55,9 @@ def tokenise(encoder, titles):
 
     tokenizer = encoder.tokenizer
     longest = encoder.max_length
-    texts = [beginning(encoder, encoder.prefix + title) for title in number]
+    texts = [encoder.prefix + title for title in number]
+    if tokenizer.truncation_side == "right":
+        texts = [text[: CHARACTERS * longest] for text in texts]
     ids = tokenizer(texts, truncation=True, max_length=longest, **BARE).input_ids
 
     # the longest are read again to know which were longer
@@ -67,17 +69,6 @@ def tokenise(encoder, titles):
     ids = [tokens or nothing for tokens in ids]
     lengths = np.array([len(tokens) for tokens in ids])
     return Tokenised(ids, place, cut=int(np.isin(place, cut).sum()), tokens=int(lengths[place].sum()))
-
-
-def beginning(encoder, text):
-    """As much of a text as decides its tokens: a huge one would take minutes and gigabytes.
-
-    It ends before a space, so that no word is cut.
-    """
-    end = text.find(" ", CHARACTERS * encoder.max_length)
-    if end < 0 or encoder.tokenizer.truncation_side != "right":
-        return text
-    return text[:end]
 
 
 class Enough(Exception):

@@ -55,8 +55,6 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=(),
     dtype = choose_dtype(dtype, device)
     model, tokenizer, info = read_model(name)
     check_parts(name, model, tokenizer, max_length)
-    if prefix and len(tokenizer(prefix).input_ids) >= max_length:
-        raise cli.Problem(f"--max-length {max_length}: the prefix alone has as many tokens")
     model.eval().requires_grad_(False).to(device)
     encoder = Encoder(name, info, tokenizer, model, device, dtype, max_length, BATCHING[device.type])
 
@@ -195,28 +193,14 @@ def count_operations(encoder):
     packed.
 
     Returns (3, layers + 1) float64: the factors of T², T and 1, for layer 0, 1, … with all below
-    it. None where they cannot be counted.
+    it. None where they cannot be counted, as in an encoder that cannot be left between its layers.
     """
-    terms = []
-    counts = []
-    with contextlib.suppress(Exception):
-        for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
-            # the last is done once a batch, as DeBERTa's table of distances: it is no title's
-            terms.append([titles * tokens**2, titles * tokens, titles, 1])
-            counts.append(batch_operations(encoder, titles, tokens))
-        return np.linalg.solve(terms, np.array(counts, float))[:3]
-    return None
-
-
-def batch_operations(encoder, titles, tokens):
-    """Floating-point operations of a batch until each layer comes out: a list of layers + 1.
-
-    titles, tokens: the batch's shape. An encoder that cannot be left early does all for each layer.
-    """
+    if encoder.blocks is None:
+        return None
     token = tokenise(encoder, ["a title"]).ids[0][0]
-    ids = torch.full((titles, tokens), token, device=encoder.device)
+    terms = []
     found = []
-    with contextlib.ExitStack() as stack:
+    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:
         # in one kernel, attention would go uncounted on a CPU
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         counter = stack.enter_context(FlopCounterMode(display=False))
@@ -224,14 +208,17 @@ def batch_operations(encoder, titles, tokens):
         def note(*_):
             found.append(counter.get_total_flops())
 
-        if encoder.blocks is not None:
-            # before each of them, and after the last one
-            for block in encoder.blocks:
-                stack.enter_context(block.register_forward_pre_hook(note))
-            stack.enter_context(encoder.blocks[-1].register_forward_hook(note))
-        encoder.model(input_ids=ids, attention_mask=None)
-        whole = counter.get_total_flops()
-    return found or [whole] * (encoder.info.layers + 1)
+        # where a batch begins, before each layer, and after the last one
+        for part in (encoder.model, *encoder.blocks):
+            stack.enter_context(part.register_forward_pre_hook(note))
+        stack.enter_context(encoder.blocks[-1].register_forward_hook(note))
+        for titles, tokens in ((1, 4), (1, 8), (1, 12), (2, 4)):
+            # the last is done once a batch, as DeBERTa's table of distances: it is no title's
+            terms.append([titles * tokens**2, titles * tokens, titles, 1])
+            encoder.model(input_ids=torch.full((titles, tokens), token, device=encoder.device))
+        counts = np.array(found, float).reshape(len(terms), -1)
+        return np.linalg.solve(terms, counts[:, 1:] - counts[:, :1])[:3]
+    return None
 
 
 def cost(encoder, tokens):

