@@ -4,7 +4,6 @@ import array
 import hashlib
 import http.client
 import re
-import time
 import unicodedata
 import urllib.request
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ BLANK = ("Zs", "Zl", "Zp", "Cc", "Cf")
 
 
 def find_titles(data):
-    """The path of the titles that `--data` names: youtube (downloaded once), sample, a file, or a
+    """The path of the titles that an option names: youtube (downloaded once), sample, a file, or a
     folder of Parquet files.
     """
     path = Path(data)
@@ -34,38 +33,31 @@ def find_titles(data):
         path = HERE / "titles" / f"{data}.csv"
     if data == "youtube" and not path.exists():
         download(YOUTUBE_URL, path, YOUTUBE_SHA256)
-    elif data == "youtube" and disk.sha256(path) != YOUTUBE_SHA256:
-        wrong = "not the report's data set (its sha256 differs)"
-        raise cli.Problem(f"{path}: {wrong}; delete it, or give it another name")
     # a pipe can be read once only, and we read more often
     if not path.is_file() and not path.is_dir():
         wrong = "there is no such file, or it is not a plain file"
         remedy = "name a file of titles, or use `youtube` or `sample`"
-        raise cli.Problem(f"--data {data}: {wrong}; {remedy}")
+        raise cli.Problem(f"{data}: {wrong}; {remedy}")
     return path
 
 
 def download(url, path, checksum):
-    """Download a file of a few MB with this sha256, in three attempts; whole or not at all."""
+    """Download a file of a few MB with this sha256; whole or not at all."""
     if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
         raise cli.Problem(f"{url}: only https addresses are downloaded")
     cli.say(f"downloading {url}")
-    for attempt in range(3):
-        time.sleep(attempt)
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                # raises IncompleteRead where the answer is cut
-                content = answer.read()
-            if hashlib.sha256(content).hexdigest() == checksum:
-                with disk.atomic(path) as file:
-                    file.write(content)
-                return
-            # the page of a proxy, for example
-            reason = "what came is something else, its sha256 differs"
-        except (OSError, http.client.HTTPException) as error:  # answers such as 404 are OSErrors
-            reason = error
-    remedy = f"fetch it by hand from {url} and save it as {path}"
-    raise cli.Problem(f"download failed ({reason}); {remedy}, or elsewhere and pass that file to --data")
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            # raises IncompleteRead where the answer is cut
+            content = answer.read()
+        # it may be the page of a proxy
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise OSError("what came is something else, its sha256 differs")
+        with disk.atomic(path) as file:
+            file.write(content)
+    except (OSError, http.client.HTTPException) as error:  # answers such as 404 are OSErrors
+        remedy = f"try again, or fetch it by hand from {url} and pass that file to --data"
+        raise cli.Problem(f"download failed ({error}); {remedy}") from None
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -135,13 +127,11 @@ def copy_titles(path, text_column, label_column, out, least=2):
 
 def check_classes(where, classes, least):
     """Refuse a column from whose categories nothing can be learned. classes: {name: titles}."""
-    if len(classes) < least:
-        none = "no category, as there is no row below the header"
-        there = f"one category only ({cli.quote(*classes)})" if classes else none
-        raise cli.Problem(f"{where} holds {there}; needed: at least {least}")
-    if least > 1 and max(classes.values()) == 1:
-        wrong = "no category in it has two titles, so nothing can be learned"
-        raise cli.Problem(f"{where}: {wrong}; name another --label-column")
+    most = max(classes.values(), default=0)
+    if len(classes) < least or most < least:
+        holds = f"{cli.count(len(classes), 'different value')} in {cli.count(sum(classes.values()), 'row')}"
+        needed = f"at least {least}, one of them in {least} rows"
+        raise cli.Problem(f"{where} holds {holds}; needed: {needed}; name another --label-column")
 
 
 def similar_names(names):
@@ -159,13 +149,12 @@ def similar_names(names):
 
 
 def spelling(name):
-    """A name without what may make two of one: case, how accents are encoded, quotes, characters
-    that are not seen, and 1.0 for 1.
+    """A name without what may make two of one: case, how accents are encoded, characters that are
+    not seen.
     """
     composed = unicodedata.normalize("NFC", name).casefold()
     # zero-width spaces, joiners, marks of direction and their like
-    seen = "".join(c for c in composed if unicodedata.category(c) not in ("Cf", "Cc"))
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", seen.strip("\"'“”„‘’‚«» "))
+    return "".join(c for c in composed if unicodedata.category(c) not in ("Cf", "Cc"))
 
 
 def ambiguous_titles(hashes, labels):
@@ -192,8 +181,5 @@ def rare_categories(classes, folds):
     named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
     part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
     # features of the titles that stay are kept
-    remedy = "merge or drop such in the file of titles and run extract.py again"
-    fewest = rare[0][0]
-    if fewest > 1:
-        remedy += f", or train with --folds {fewest}"
+    remedy = "merge or drop such in the file of titles and run extract.py again, or train with fewer --folds"
     return f"too rare: {part}, such as {named}; {remedy}"

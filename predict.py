@@ -57,7 +57,7 @@ import numpy as np
 
 import data
 from whichlayer.apply import bulk, output
-from whichlayer.apply.classifier import Item, Window, by_encoder, load, predict
+from whichlayer.apply.classifier import Item, Window, load, predict
 from whichlayer.common import disk
 from whichlayer.common.windows import WINDOW, WORLD, batches_of
 from whichlayer.heads import runs, splits
@@ -69,33 +69,33 @@ from whichlayer.report import score
 
 def split_runs(given):
     """(runs, titles) of what stands behind --run: what is no folder, and all after it, are titles."""
-    if not given[0]:
-        raise cli.Problem("--run: is empty; name a folder")
     own = list(itertools.takewhile(os.path.isdir, given)) or given[:1]
     return own, given[len(own) :]
 
 
-def check_arguments(args, own):
+def check_arguments(args):
     """Refuse what contradicts itself before anything slow is done."""
     has_titles = args.titles or args.csv or sys.stdin
     has_use = args.out or args.label_column
-    is_file = args.csv and (Path(args.csv).is_file() or Path(args.csv).is_dir())
+    is_typed = args.titles or args.format != "text"
     is_shareable = args.out and not args.label_column
-    encoder_options = args.model or args.dtype or args.device != "auto"
     rules = [
         (has_titles, "no titles: give some as arguments, with --csv, or on standard input"),
         (bool(args.csv) == bool(has_use), "--csv needs --out or --label-column, and those need --csv"),
-        (not args.csv or not args.titles, "--csv and titles as arguments exclude one another"),
-        (not args.csv or args.format == "text", "--csv and --format exclude one another; --out is CSV"),
+        (not args.csv or not is_typed, "--csv on one side, titles as arguments or --format exclude one another"),
         (args.csv or not args.text_column, "--text-column needs --csv"),
         (args.label_column or not args.features, "--features needs --label-column"),
-        (not args.csv or is_file, f"--csv {args.csv}: there is no such file, or it is not a plain one"),
+        (
+            sys.stdout or args.out,
+            "standard output is closed, and answers would be lost: open it, or use --csv with --out",
+        ),
         (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
-        (by_encoder(own) or not encoder_options, "words need no encoder; leave out --model, --dtype and --device"),
     ]
     for holds, otherwise in rules:
         if not holds:
             raise cli.Problem(otherwise)
+    if args.csv:
+        args.csv = data.find_titles(args.csv)
     if args.out:
         cli.check_output("--out", args.out, (".csv", ".tsv"))
         if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
@@ -110,14 +110,14 @@ def predict_typed(args, own):
     classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
     top = args.top or (1 if args.format == "text" else None)
     style = output.Style(own[0].classes, top, args.at_least or 0.0)
-    outcome = bulk.Outcome()
+    outcomes = []
     for _, window in predict(classifier, typed(args.titles)):
         for line in output.lines(window, args.format, style):
             print(line)
         # who feeds standard input may wait for it
         print(end="", flush=True)
-        outcome.add(window, style.least)
-    return outcome
+        outcomes.append(bulk.outcome_of(window, style.least))
+    return bulk.summed(outcomes)
 
 
 def typed(titles):
@@ -163,21 +163,14 @@ def score_file(args, own):
     titles, labels = ([row[place] for row in rows] for place in table.places)
 
     classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
-    windows = []
-    with cli.progress(len(rows), " titles", desc="predict") as bar:
-        for _, window in predict(classifier, batches_of(map(Item, titles), WINDOW)):
-            windows.append(window)
-            bar.update(len(window.items))
-    whole = joined(windows)
+    whole = predict_all(classifier, titles)
     # nothing is written before all of it is predicted
     if style:
         with disk.atomic(args.out) as file:
             file.write(style.header + output.csv_rows(rows, whole, style))
     labels = [" ".join(label.split()) for label in labels]
     print(score.report(own, titles, labels, whole, training, args.at_least))
-    outcome = bulk.Outcome()
-    outcome.add(whole, args.at_least or 0.0)
-    return outcome
+    return bulk.outcome_of(whole, args.at_least or 0.0)
 
 
 def training_keys(own, folder):
@@ -186,8 +179,7 @@ def training_keys(own, folder):
     own: the runs; folder: of their features, None for where they were.
     """
     keys = set()
-    # runs on the same titles need them once
-    for run in {run.config.data.titles: run for run in own}.values():
+    for run in own:
         try:
             titles = runs.features_of(run, folder and [folder]).titles()[0]
         except cli.Problem as error:
@@ -211,22 +203,25 @@ def table(classifier, titles):
     """
     import pandas
 
-    if not isinstance(titles, list | tuple | np.ndarray | pandas.Series):
-        raise TypeError(f"titles must be a list or a Series of str, not a {type(titles).__name__}")
-    for title in titles:
-        if not isinstance(title, str):
-            raise TypeError(f"each title must be a str, not {title!r:.80}")
+    is_list = isinstance(titles, list | tuple | np.ndarray | pandas.Series)
+    if not is_list or not all(isinstance(title, str) for title in titles):
+        raise TypeError("titles must be a list or a Series, and each of them a str")
     index = titles.index if isinstance(titles, pandas.Series) else None
     titles = list(titles)
-    # the last one is there where there are no titles, too
-    batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
-    whole = joined([window for _, window in predict(classifier, batches)])
+    whole = predict_all(classifier, titles, shown=False)
     predicted = output.columns(classifier.classes, whole.probabilities, whole.named)
     return pandas.DataFrame({"title": titles, **predicted}, index=index)
 
 
-def joined(parts):
-    """The Window of all titles of several."""
+def predict_all(classifier, titles, shown=True):
+    """The Window of all titles. shown: whether there is a bar of progress."""
+    parts = []
+    # the last one is there where there are no titles, too
+    batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
+    with cli.progress(len(titles), " titles", "predict", shown) as bar:
+        for _, window in predict(classifier, batches):
+            parts.append(window)
+            bar.update(len(window.items))
     return Window(
         items=[item for part in parts for item in part.items],
         probabilities=np.concatenate([part.probabilities for part in parts]),
@@ -242,7 +237,7 @@ def main(args):
     places, behind = split_runs(args.run)
     args.titles = behind + args.titles
     own = list(map(runs.find, places))
-    check_arguments(args, own)
+    check_arguments(args)
     started = time.time()
     if args.label_column:
         outcome = score_file(args, own)
@@ -258,13 +253,14 @@ def main(args):
 def say_outcome(outcome, seconds, args):
     """Say how many titles were predicted, and what of them is worth knowing."""
     text = f"{cli.count(outcome.titles, 'title')} predicted in {seconds:.1f} s"
-    if outcome.cut:
-        text += f", {outcome.cut:,} cut, as they are longer than the encoder reads"
-    if outcome.blank:
-        text += f", {outcome.blank:,} without text"
-    if args.at_least:
-        why = f"as no category reaches a probability of {args.at_least:g}"
-        text += f", {outcome.unsure:,} without an answer, {why}"
+    notes = {
+        "cut, as they are longer than the encoder reads": outcome.cut,
+        "without text": outcome.blank,
+        "without an answer, as no category is as likely as --at-least": outcome.unsure,
+    }
+    for note, number in notes.items():
+        if number:
+            text += f", {number:,} {note}"
     if args.out:
         text += f". Written to {args.out}"
     cli.say(text)

@@ -15,6 +15,7 @@ from conftest import ROOT, call, refused, write_bert
 from test_predict import TITLES, by_hand, changed, read, with_offsets
 
 import predict
+from whichlayer.common import cli
 from whichlayer.heads import runs
 
 NEW = [

@@ -8,8 +8,10 @@ whole. In the end, the first process joins them: OUT is what one call that was n
 import contextlib
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from whichlayer.apply import output
 from whichlayer.apply.classifier import Item, load, predict
@@ -20,8 +22,7 @@ from whichlayer.reading import tables
 FORMAT = 2
 
 
-@dataclass
-class Outcome:
+class Outcome(NamedTuple):
     """What was predicted."""
 
     titles: int = 0
@@ -29,12 +30,17 @@ class Outcome:
     blank: int = 0  # without text
     unsure: int = 0  # less likely than --at-least
 
-    def add(self, window, least):
-        """Count the titles of a classifier.Window."""
-        self.titles += len(window.items)
-        self.cut += window.cut
-        self.blank += int((~window.has_text).sum())
-        self.unsure += int((window.sure < least).sum())
+
+def outcome_of(window, least):
+    """The Outcome of a classifier.Window."""
+    blank = np.count_nonzero(~window.has_text)
+    unsure = np.count_nonzero(window.sure < least)
+    return Outcome(len(window.items), window.cut, blank, unsure)
+
+
+def summed(outcomes):
+    """The Outcome of several together."""
+    return Outcome(*map(sum, zip(*outcomes, strict=True)))
 
 
 def predict_file(args, own):
@@ -57,9 +63,6 @@ def predict_file(args, own):
             if windows.WORLD == 1 and not total(work).titles:
                 shutil.rmtree(work)
             raise
-        except KeyboardInterrupt:
-            safe = f"stopped after {total(work).titles:,} titles"
-            raise KeyboardInterrupt(f"{safe}; the same command goes on from there") from None
         windows.wait()
         if windows.RANK > 0:
             return None
@@ -103,8 +106,7 @@ def prepare(job, work, out):
 
 def total(work):
     """The Outcome of all windows that are recorded."""
-    counted = [map(int, counts) for *counts, _ in windows.recorded(work).values()]
-    return Outcome(*map(sum, zip(*counted, strict=True)))
+    return summed(map(int, counts) for *counts, _ in windows.recorded(work).values())
 
 
 def part_of(work, window):
@@ -128,9 +130,7 @@ def predict_windows(classifier, table, style, work):
             part = part_of(work, number)
             with disk.atomic(part) as file:
                 file.write(output.csv_rows(rows, window, style))
-            counted = Outcome()
-            counted.add(window, style.least)
-            windows.record(log, number, *vars(counted).values(), disk.sha256(part))
+            windows.record(log, number, *outcome_of(window, style.least), disk.sha256(part))
             # with what other processes have done
             bar.update(total(work).titles - bar.n)
 

@@ -3,7 +3,6 @@
 import json
 import math
 import operator
-import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,7 +119,7 @@ def text_line(title, pairs, style):
 
 
 def json_line(title, pairs, style):
-    """A title with its prediction as a JSON object, without what a terminal would obey."""
+    """A title with its prediction as a JSON object in ASCII, which no terminal obeys."""
     label, probability = pairs[0] if pairs else (None, 0.0)
     item = {
         "title": title,
@@ -128,7 +127,4 @@ def json_line(title, pairs, style):
         "probability": round(probability, 6),
         "probabilities": {name: round(value, 6) for name, value in pairs},
     }
-    # where there is one
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    line = json.dumps(item, ensure_ascii=not encoding.lower().startswith("utf"))
-    return cli.UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+    return json.dumps(item)

@@ -9,7 +9,6 @@ import re
 import shlex
 import signal
 import sys
-import unicodedata
 from pathlib import Path
 
 VERSION = "0.8.0"
@@ -105,9 +104,9 @@ def launch(main, args):
             sys.stdout.flush()
     except Problem as error:
         fail(2, error)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         kept = "stopped; what is finished is kept, nothing half-written is left behind, and the same command goes on"
-        fail(128 + STATE["signal"], str(error) or kept)
+        fail(128 + STATE["signal"], kept)
     except BrokenPipeError:  # the reader of our output, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -281,19 +280,10 @@ def markdown(columns, rows):
     padded = []  # column by column
     for name, *cells in zip(columns, *rows, strict=True):
         column = [name.lstrip(":"), *map(str, cells)]
-        widest = max(map(width, column))
-        line = "| {cell}{space} " if name.startswith(":") else "| {space}{cell} "
+        widest = max(map(len, column))
+        dashes = "-" * (widest + 1)
         # below the name; it says how the column is aligned
-        rule = "|:{}" if name.startswith(":") else "|{}:"
-        lines = [line.format(cell=cell, space=" " * (widest - width(cell))) for cell in column]
-        padded.append([lines[0], rule.format("-" * (widest + 1)), *lines[1:]])
+        side, rule = ("<", f"|:{dashes}") if name.startswith(":") else (">", f"|{dashes}:")
+        first, *others = (f"| {cell:{side}{widest}} " for cell in column)
+        padded.append([first, rule, *others])
     return "\n".join(f"{''.join(line)}|" for line in zip(*padded, strict=True))
-
-
-def width(text):
-    """Columns of a terminal that a text takes: a wide character two, a combining mark or joiner none."""
-    columns = 0
-    for character in text:
-        if unicodedata.category(character) not in ("Mn", "Me", "Cf"):
-            columns += 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
-    return columns

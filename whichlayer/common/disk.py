@@ -107,7 +107,10 @@ def read_json(path, kind, what, version):
         raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {AGAIN}")
     if checksum != digest(content):
         raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {AGAIN}")
-    return from_json(kind, content, path)
+    try:
+        return from_json(kind, content)
+    except (TypeError, ValueError):
+        raise cli.Problem(f"{path}: something in it is missing or of a wrong kind; {AGAIN}") from None
 
 
 def content_of(path):
@@ -127,24 +130,22 @@ def as_json(item):
     return json.loads(json.dumps(item, default=dataclasses.asdict))
 
 
-def from_json(kind, value, path, place=""):
-    """A value from JSON as an annotation wants it; what is none is a Problem that names its place."""
+def from_json(kind, value):
+    """A value from JSON as an annotation wants it; what is none is a TypeError or a ValueError."""
     inner = typing.get_args(kind)
     if isinstance(kind, types.UnionType):
-        return None if value is None else from_json(inner[0], value, path, place)
+        return None if value is None else from_json(inner[0], value)
     outer = dict if dataclasses.is_dataclass(kind) else typing.get_origin(kind) or kind
     if not isinstance(value, JSON_KINDS.get(outer, outer)):
-        raise cli.Problem(f"{path}: {place[1:]} is missing or of a wrong kind; {AGAIN}")
+        raise TypeError
     if dataclasses.is_dataclass(kind):
         hints = typing.get_type_hints(kind)
-        values = {field.name: value.get(field.name, field.default) for field in dataclasses.fields(kind)}
-        found = {name: from_json(hints[name], item, path, f"{place}.{name}") for name, item in values.items()}
-        return kind(**found)
+        return kind(**{name: from_json(hints[name], item) for name, item in value.items() if name in hints})
     if inner and outer is dict:
-        return {key: from_json(inner[1], item, path, f"{place}.{key}") for key, item in value.items()}
+        return {key: from_json(inner[1], item) for key, item in value.items()}
     if inner:
         kinds = inner * len(value) if outer is list else inner
-        return outer(from_json(each, item, path, place) for each, item in zip(kinds, value, strict=True))
+        return outer(from_json(each, item) for each, item in zip(kinds, value, strict=True))
     return value
 
 

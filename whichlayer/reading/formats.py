@@ -191,14 +191,8 @@ def open_json(lines):
     items = json_objects(lines)
     first = list(itertools.islice(items, FIRST_OBJECTS))
     header = list(dict.fromkeys(key for item in first for key in item))
-    return Source(header, Form(), functools.partial(json_rows, itertools.chain(first, items), header))
-
-
-def json_rows(items, header, places):
-    """Yield the values of some keys of each object; None where one is missing."""
-    keys = [header[place] for place in places]
-    for item in items:
-        yield [item.get(key) for key in keys]
+    rows = ([item.get(key) for key in header] for item in itertools.chain(first, items))
+    return Source(header, Form(), functools.partial(picked, rows))
 
 
 def json_objects(lines):

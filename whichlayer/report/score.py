@@ -13,12 +13,12 @@ from whichlayer.scores import comparison, metrics
 PAIRS = 5
 
 IN_TRAINING = (
-    "Of these titles, {seen:,} were in training, as they are or as copies; out of fold the {run} has {value:.4f}."
+    "Of the {titles:,} titles, {seen:,} were in training, as they are or as copies; those say nothing of "
+    "new titles. Out of fold, {run} has a macro-F1 of {value:.4f}."
 )
-SOME_IN_TRAINING = "Of the {titles:,} titles, {seen:,} were in training, as they are or as copies."
-NOTHING_NEW = "None of them is new, so this says nothing of new titles."
+NEW = "What follows is about the titles that were not in training."
 ANSWERED = (
-    "With a probability of at least {least:g}, {share:.1%} of the titles{which} are answered, "
+    "With a probability of at least {least:g}, {share:.1%} of the titles are answered, "
     "and {right:.1%} of those answers are right (95% interval {low:.1%} to {high:.1%})."
 )
 NOTHING_ANSWERED = "No title has a category with a probability of at least {least:g}."
@@ -28,8 +28,8 @@ ABSENT = (
     "in macro-F1, with an F1 of 0."
 )
 SCARCE = "Too few titles for the interval to be trusted: {names}."
-BY_CATEGORY = "By category{which}, the lowest F1 first:"
-CONFUSED = "Most confused{which}, label → prediction: {pairs}."
+BY_CATEGORY = "By category, lowest F1 first (at most {shown}):"
+CONFUSED = "Most confused, label → prediction: {pairs}."
 
 
 @dataclass
@@ -58,8 +58,7 @@ def check_labels(where, labels, classes):
     """Refuse labels of which none is one of the run's classes. where: they stand, in words."""
     if set(labels) & set(classes):
         return
-    there = ", ".join(repr(name[:40]) for name in list(labels)[:3])
-    known = ", ".join(repr(name[:40]) for name in classes[:3])
+    there, known = (", ".join(map(cli.quote, list(names)[:3])) for names in (labels, classes))
     wrong = f"none of its labels is known to the run: it holds {there}, in the run they are {known}"
     raise cli.Problem(f"{where}: {wrong}; name another --label-column")
 
@@ -86,30 +85,27 @@ def report(own, titles, labels, window, training, least=None):
     )
     parts = []
     # a figure that looks like a result, and is none, is not the first thing to be read
-    if seen.mean() > 0.5:
-        run = "run" if len(own) == 1 else "first run"
-        text = IN_TRAINING.format(seen=seen.sum(), run=run, value=own[0].figures.macro_f1)
-        parts.append(f"{text} {NOTHING_NEW}" if seen.all() else text)
-    elif training:
-        parts.append(SOME_IN_TRAINING.format(titles=len(seen), seen=seen.sum()))
+    if training:
+        count = {"titles": len(seen), "seen": seen.sum()}
+        parts.append(IN_TRAINING.format(**count, run=own[0].folder.name, value=own[0].figures.macro_f1))
 
     # figures for all of them, and for those that are new
     rows = [figures(everyone, "all")]
     test = everyone
-    which = ""
-    if seen.any() and not seen.all():
+    is_mixed = seen.any() and not seen.all()
+    if is_mixed:
         test = everyone.part(~seen)
-        which = " (titles not in training)"
         rows.append(figures(test, "not in training"))
     heads = [":Titles", "Number", "Accuracy", "95% interval", "Macro-F1", "95% interval"]
     parts.append(cli.markdown([*heads, "Log loss", "ECE"], rows))
-    if least:
-        parts.append(answered(test, which, least))
 
-    # what to bear in mind, each category, and which are taken for which
+    # what to bear in mind, what is answered, each category, and which are taken for which
     parts += cautions(everyone, test.influence.scarce)
-    parts += by_category(test, which)
-    parts += confused(test, which)
+    parts.append(NEW if is_mixed else "")
+    if least:
+        parts.append(answered(test, least))
+    parts += by_category(test)
+    parts.append(confused(test))
     return join(parts)
 
 
@@ -129,7 +125,7 @@ def figures(test, name):
     return [*cells, loss, f"{error:.4f}"]
 
 
-def answered(test, which, least):
+def answered(test, least):
     """How many of the titles get an answer, and how many of these are right: a sentence."""
     sure = np.take_along_axis(test.probabilities, test.predicted[:, None], 1)[:, 0]
     accepted = sure >= least
@@ -138,7 +134,7 @@ def answered(test, which, least):
     right = (test.labels == test.predicted)[accepted]
     low, high = comparison.share_interval(right, test.groups[accepted])
     shares = {"share": accepted.mean(), "right": right.mean(), "low": low, "high": high}
-    return ANSWERED.format(least=least, which=which, **shares)
+    return ANSWERED.format(least=least, **shares)
 
 
 def cautions(test, scarce):
@@ -146,38 +142,34 @@ def cautions(test, scarce):
     of those with too few.
     """
     counts = np.bincount(test.labels, minlength=len(test.names))
-    labels = test.names[test.classes :]
     found = {
-        UNKNOWN: [f"{name} ({count:,})" for name, count in zip(labels, counts[test.classes :], strict=True)],
+        UNKNOWN: test.names[test.classes :],
         ABSENT: [test.names[i] for i in range(test.classes) if not counts[i]],
         SCARCE: [test.names[i] for i in scarce],
     }
     sentences = []
     for template, names in found.items():
         if names:
-            more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
-            sentences.append(template.format(names=cli.escape_markdown(", ".join(names[:8]) + more)))
+            shown = names[:8] + ["…"] * (len(names) > 8)
+            sentences.append(template.format(names=cli.escape_markdown(", ".join(shown))))
     return sentences
 
 
-def by_category(test, which):
-    """F1, precision and recall of the categories, in a list with what stands around it."""
+def by_category(test):
+    """F1, precision and recall of the categories, in a list with what stands above it."""
     titles = np.bincount(test.labels, minlength=len(test.names))
     # what neither occurs nor is named has no F1
     occurs = np.flatnonzero(titles + np.bincount(test.predicted, minlength=len(test.names)))
     names = [test.names[number] for number in occurs]
     table = category_table(names, test.influence.scores[:, occurs], titles[occurs])
-    parts = [BY_CATEGORY.format(which=which), table]
-    if len(names) > SHOWN:
-        parts.append(f"and {len(names) - SHOWN:,} more categories with higher F1")
-    return parts
+    return [BY_CATEGORY.format(shown=SHOWN), table]
 
 
-def confused(test, which):
-    """The most confused pairs of categories, in a list; none where all is right."""
+def confused(test):
+    """The most confused pairs of categories: a sentence, or nothing where all is right."""
     pairs, counts = metrics.confused_pairs(test.labels, test.predicted, PAIRS)
     said = []
     for pair, count in zip(pairs, counts, strict=True):
         label, predicted = (cli.escape_markdown(test.names[number]) for number in pair)
         said.append(f"{label} → {predicted} ({count:,})")
-    return [CONFUSED.format(which=which, pairs=", ".join(said))] if said else []
+    return CONFUSED.format(pairs=", ".join(said)) if said else ""
