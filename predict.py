@@ -87,7 +87,7 @@ def check_arguments(args):
         (args.label_column or not args.features, "--features needs --label-column"),
         (
             sys.stdout or args.out,
-            "standard output is closed, and answers would be lost: open it, or use --csv with --out",
+            "standard output is closed, and answers would be lost: use --csv with --out",
         ),
         (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
     ]

@@ -155,8 +155,8 @@ def test_a_head_decides_by_parts_of_its_own_titles_that_were_held_out(unequal):
             held.append(draw.rows[draw.parts == part])
             said.append(scikit_learn(flat[learn], labels[learn], c)(flat[held[-1]]))
         learned = labels[draw.rows]
-        tau = decision.choose_tau(labels[np.concatenate(held)], np.concatenate(said), learned, 3)
-        np.testing.assert_allclose(offsets, decision.offsets_of(tau, learned, 3), rtol=1e-5)
+        best = decision.choose_offsets(labels[np.concatenate(held)], np.concatenate(said), learned, 3)
+        np.testing.assert_allclose(offsets, best, rtol=1e-5)
     assert abs(solved.offsets).max() > 0.1
 
 

@@ -74,8 +74,8 @@ def test_words_decide_by_titles_that_they_learn_from_but_that_were_held_out():
         learn, held = draw.rows[draw.parts < 3], draw.rows[draw.parts == 3]
         values = scikit_learn(titles[learn], UNEQUAL[learn], titles[held])
         learned = UNEQUAL[draw.rows]
-        tau = decision.choose_tau(UNEQUAL[held], values, learned, 3)
-        np.testing.assert_allclose(own, decision.offsets_of(tau, learned, 3), rtol=1e-5)
+        wanted = decision.choose_offsets(UNEQUAL[held], values, learned, 3)
+        np.testing.assert_allclose(own, wanted, rtol=1e-5)
     assert abs(offsets).max(2).all()  # none of them names the likeliest, as titles that were learned would have it
     # where categories are equal, no τ changes anything
     assert not computed(titles, of_titles(UNEQUAL), labels=8)[1].any()

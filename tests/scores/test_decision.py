@@ -30,11 +30,12 @@ def test_tau_is_the_one_with_the_highest_macro_f1_and_the_smallest_of_equal_ones
     for tau in decision.TAUS:
         named = decision.decide(probabilities, decision.offsets_of(tau, labels, 3))
         reached.append(f1_score(labels, named, average="macro"))
-    assert decision.choose_tau(labels, probabilities, labels, 3) == decision.TAUS[np.argmax(reached)] > 0
+    best = decision.offsets_of(decision.TAUS[np.argmax(reached)], labels, 3)
+    np.testing.assert_array_equal(decision.choose_offsets(labels, probabilities, labels, 3), best)
     assert max(reached) > reached[0] + 0.02
     certain = np.eye(3)[labels]
-    assert decision.choose_tau(labels, certain, labels, 3) == 0
-    assert decision.choose_tau(labels[:0], certain[:0], labels, 3) == 0  # nothing was held out
+    assert not decision.choose_offsets(labels, certain, labels, 3).any()
+    assert not decision.choose_offsets(labels[:0], certain[:0], labels, 3).any()  # nothing was held out
 
 
 def test_every_title_is_decided_by_the_head_that_has_not_seen_it():

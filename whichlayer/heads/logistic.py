@@ -33,7 +33,7 @@ class Scale:
     """What standardises features: (features - mean) / deviation."""
 
     mean: torch.Tensor  # (problems, dimensions)
-    deviation: torch.Tensor  # (problems, dimensions), 1 where a dimension never varies
+    deviation: torch.Tensor  # (problems, dimensions), infinite where a dimension never varies
 
 
 def standardization(x, learn):
@@ -57,8 +57,11 @@ def standardization(x, learn):
 
 
 def without_constant(mean, deviation):
-    """Deviations, with 1 for dimensions that vary by no more than rounding."""
-    return torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, 1.0)
+    """Deviations, infinite for dimensions that vary by no more than rounding: they become 0.
+
+    MiniLM has some with numbers such as 1e-36, and products with them are ten times slower.
+    """
+    return torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, torch.inf)
 
 
 @dataclass

@@ -22,8 +22,9 @@ ALONE = 0.1  # C where there is nothing to choose by
 FAR = 2
 # titles; up to here each part of them is held out in turn, and float64 costs little
 FEW = 2000
-# numbers that all heads that are fitted together may keep, 200 MB in float32
-STATE = 48_000_000
+# weights of all heads that are fitted together: with what Newton's method keeps of each, and with four
+# parts that are held out, 400 MB
+STATE = 3_000_000
 # titles by which penalties are chosen where there are twice as many: C hardly depends on their number
 SEARCH = 50_000
 # numbers of the features that are copied where few titles are learned from: 130 MB
@@ -39,10 +40,7 @@ def rescale(x):
     """
     variance, mean = torch.var_mean(x, 0, correction=0)
     deviation = logistic.without_constant(mean, variance.sqrt())
-    for block in x.split(max(256, logistic.PART // mean.numel())):
-        block.sub_(mean).div_(deviation)
-        # a dimension without a use may hold numbers such as 1e-36: products with them are ten times slower
-        block.masked_fill_(block.abs() < 1e-12, 0)
+    x.sub_(mean).div_(deviation)
     return Scale(mean.flatten().double(), deviation.flatten().double())
 
 
@@ -56,18 +54,13 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
     heads that are returned are for the features as they were before.
     """
     targets = torch.as_tensor(labels, device=x.device).long()
-
-    # where few titles are drawn, a repeat's folds have mostly the same ones, other repeats do not
-    together = len(draws)
-    if 2 * len(draws[0].rows) < len(x):
-        together = folds.max() + 1
+    together = max(1, STATE // (x[0].numel() * classes))
     found = []
     for first in range(0, len(draws), together):
         group = draws[first : first + together]
-        found.append(fit_together(x.flatten(1), targets, group, classes, decide, report))
+        found += fit_together(x.flatten(1), targets, group, classes, decide, report)
     thetas, penalties, offsets = zip(*found, strict=True)
-    # heads first, as they are kept
-    theta = torch.cat(thetas, 1).transpose(0, 1)
+    theta = torch.stack(thetas)
 
     # held-out titles are scored on the features as they are here, since those have the better digits
     with torch.device("meta"):
@@ -98,15 +91,17 @@ def undo_scale(theta, scale):
 def fit_together(x, labels, draws, classes, decide, report):
     """Choose a penalty for each head on titles that it learns from, then fit it on all of them.
 
-    x: (titles, dimensions); labels: (titles,) int64. Returns theta for x, (classes,
-    heads, dimensions + 1) float32; C of each head; and the offsets of their decisions, a list, empty
-    where the likeliest category is named.
+    x: (titles, dimensions); labels: (titles,) int64. Returns for each head theta for x, (classes,
+    dimensions + 1) float32, its C, and the offsets of its decision, None where the likeliest
+    category is named.
     """
     x, labels, parts = leave_out_unused(x, labels, draws)
     sketch = logistic.make_sketch(x)
 
     # few titles are worth more care: each part held out in turn, and the heads' last digits
-    most_titles = int((parts >= 0).sum(1).max())
+    learn = parts >= 0
+    titles = learn.sum(1)
+    most_titles = int(titles.max())
     last = int(parts.max())
     turns = range(last, last + 1)
     finest = x
@@ -120,29 +115,20 @@ def fit_together(x, labels, draws, classes, decide, report):
     sample = slice(None)
     if len(x) > 2 * SEARCH:
         sample = np.sort(np.random.default_rng(0).permutation(len(x))[:SEARCH])
-    few = (x[sample], sketch.only(sample), labels[sample])
+    parts_of_sample = parts[:, sample]
+    training, scoring = split_off(x[sample], sketch.only(sample), labels[sample], parts_of_sample, classes, turns)
+    best, c = choose_penalty(training, scoring, len(draws), report)
+    offsets = [None] * len(draws)
+    if decide == "macro-f1":
+        offsets = choose_offsets(scoring, best, labels, learn, classes)
 
-    # as many heads at a time as memory allows
-    numbers = 8 * (x.shape[1] + 1) * classes * len(turns)
-    thetas = []
-    penalties = []
-    offsets = []
-    for chunk in parts.split(max(1, STATE // numbers)):
-        training, scoring = split_off(*few, chunk[:, sample], classes, turns)
-        best, c = choose_penalty(training, scoring, len(chunk), report)
-        penalties += c.tolist()
-        if decide == "macro-f1":
-            offsets += choose_offsets(scoring, best, labels, chunk >= 0, classes)
-
-        learn = chunk >= 0
-        penalty = l2_penalty(c, learn.sum(1), classes)
-        # from the solutions of the first turn, whose bias of a category that it held out means nothing
-        theta = best[:, : len(chunk)].clone()
-        theta[..., -1].clamp_(min=-math.log(most_titles))
-        problems = logistic.make_problems(finest, sketch, labels, learn, penalty, classes)
-        theta = newton.minimise(problems, theta.to(finest.dtype), tolerance)
-        thetas.append(undo_scale(theta, problems.scale).float())
-    return torch.cat(thetas, 1), penalties, offsets
+    # from the solutions of the first turn, whose bias of a category that it held out means nothing
+    theta = best[:, : len(draws)].clone()
+    theta[..., -1].clamp_(min=-math.log(most_titles))
+    problems = logistic.make_problems(finest, sketch, labels, learn, l2_penalty(c, titles, classes), classes)
+    theta = newton.minimise(problems, theta.to(finest.dtype), tolerance)
+    theta = undo_scale(theta, problems.scale).float()
+    return zip(theta.unbind(1), c.tolist(), offsets, strict=True)
 
 
 def leave_out_unused(x, labels, draws):
@@ -155,7 +141,7 @@ def leave_out_unused(x, labels, draws):
     for own, draw in zip(parts, draws, strict=True):
         own[draw.rows] = draw.parts
     used = np.flatnonzero((parts >= 0).any(0))
-    if len(used) == len(x) or len(used) * x.shape[1] > COPY:
+    if len(used) * x.shape[1] > COPY:
         used = slice(None)
     return x[used], labels[used], torch.from_numpy(parts[:, used]).to(x.device)
 
@@ -178,7 +164,7 @@ def choose_penalty(training, scoring, heads, report):
     titles = training.learn.sum(1).clamp(min=1)
     older = theta
     best = theta
-    for walked, c in enumerate(GRID if can_choose.any() else [], 1):
+    for c in GRID:
         # walk the grid
         training.penalty = l2_penalty(c, titles, classes)
         ahead = 2 * theta - older
@@ -192,9 +178,8 @@ def choose_penalty(training, scoring, heads, report):
         chosen = torch.where(better, c, chosen)
         lowest = torch.where(better, losses, lowest)
         report(heads / len(GRID))
+        # the penalties that are left would take most of the time
         if (losses > FAR * lowest)[can_choose].all():
-            # the penalties that are left would take most of the time
-            report(heads * (len(GRID) - walked) / len(GRID))
             break
     return best, chosen
 
@@ -213,9 +198,8 @@ def choose_offsets(scoring, theta, labels, learn, classes):
         for number in range(head, theta.shape[1], len(learn)):
             held.append(scoring.labels[scoring.learn[number]])
             found.append(logistic.log_probabilities(scoring, theta, number).exp())
-        learned = labels[titles].cpu().numpy()
-        tau = decision.choose_tau(torch.cat(held).cpu().numpy(), torch.cat(found).cpu().numpy(), learned, classes)
-        offsets.append(decision.offsets_of(tau, learned, classes))
+        numbers = (torch.cat(held), torch.cat(found), labels[titles])
+        offsets.append(decision.choose_offsets(*(each.cpu().numpy() for each in numbers), classes))
     return offsets
 
 

@@ -110,8 +110,7 @@ def choose_offsets(predict, counts, draw):
     rows = draw.rows[~held]
     # of a category that is in no other part, nothing could be learned
     test = draw.rows[held & np.isin(learned, labels[rows])]
-    tau = 0.0
     # where all categories are as frequent, the same ones are named whatever τ is
-    if len(test) and np.ptp(np.bincount(learned, minlength=classes)):
-        tau = decision.choose_tau(labels[test], predict(counts, rows, test), learned, classes)
-    return decision.offsets_of(tau, learned, classes)
+    if not len(test) or not np.ptp(np.bincount(learned, minlength=classes)):
+        return np.zeros(classes)
+    return decision.choose_offsets(labels[test], predict(counts, rows, test), learned, classes)

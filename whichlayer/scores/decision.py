@@ -32,20 +32,20 @@ def offsets_of(tau, labels, classes):
     return tau * np.log(prior)
 
 
-def choose_tau(labels, probabilities, learned, classes):
-    """The τ with the highest macro-F1 on held-out titles; of equal ones, the smallest.
+def choose_offsets(labels, probabilities, learned, classes):
+    """The offsets_of the τ with the highest macro-F1 on held-out titles; of equal ones, the smallest.
 
     labels: (titles,) int; probabilities: (titles, classes), of held-out titles; learned: the labels
     of all titles that the head learns from, which the prior is counted on.
     """
     # the likeliest comes first, and stays where nothing is better
-    best = 0.0
+    best = None
     highest = -1.0
     for tau in TAUS:
-        predictions = decide(probabilities, offsets_of(tau, learned, classes))
-        reached = metrics.macro_f1(labels, predictions, classes)
+        offsets = offsets_of(tau, learned, classes)
+        reached = metrics.macro_f1(labels, decide(probabilities, offsets), classes)
         if reached > highest + 1e-9:
-            best = tau
+            best = offsets
             highest = reached
     return best
 
