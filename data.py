@@ -35,9 +35,8 @@ def find_titles(data):
         download(YOUTUBE_URL, path, YOUTUBE_SHA256)
     # a pipe can be read once only, and we read more often
     if not path.is_file() and not path.is_dir():
-        wrong = "there is no such file, or it is not a plain file"
-        remedy = "name a file of titles, or use `youtube` or `sample`"
-        raise cli.Problem(f"{data}: {wrong}; {remedy}")
+        wrong = "there is no such file, or it is not a plain file; name one, or use `youtube` or `sample`"
+        raise cli.Problem(f"{data}: {wrong}")
     return path
 
 

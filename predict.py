@@ -247,10 +247,10 @@ def main(args):
         outcome = predict_typed(args, own)
     # None in all processes but the first
     if outcome:
-        say_outcome(outcome, time.time() - started, args)
+        say_outcome(outcome, time.time() - started)
 
 
-def say_outcome(outcome, seconds, args):
+def say_outcome(outcome, seconds):
     """Say how many titles were predicted, and what of them is worth knowing."""
     text = f"{cli.count(outcome.titles, 'title')} predicted in {seconds:.1f} s"
     notes = {
@@ -261,8 +261,6 @@ def say_outcome(outcome, seconds, args):
     for note, number in notes.items():
         if number:
             text += f", {number:,} {note}"
-    if args.out:
-        text += f". Written to {args.out}"
     cli.say(text)
 
 

@@ -47,7 +47,7 @@ def stopped(ask, tmp_path, whole, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bulk, "predict", three)
         result = ask()
-    assert result.code == 130 and "stopped after 39 titles; the same command goes on from there" in result.err
+    assert result.code == 130 and "the same command goes on" in result.err
     assert not (tmp_path / "out.csv").exists()
     return tmp_path / "out.csv"
 

@@ -213,19 +213,18 @@ print(os.environ["GOMP_SPINCOUNT"], os.environ["OPENBLAS_THREAD_TIMEOUT"])
 
 
 @pytest.mark.parametrize(
-    "titles, words",
+    "titles",
     [
-        ("Street food in Rome", ["a list or a Series", "not a str"]),
-        (pandas.DataFrame({"title": ["fine"]}), ["not a DataFrame"]),
-        (["fine", None], ["each title must be a str", "not None"]),
-        (pandas.Series(["fine", float("nan")]), ["not nan"]),
-        (["fine", b"bytes"], ["not b'bytes'"]),
+        "Street food in Rome",
+        pandas.DataFrame({"title": ["fine"]}),
+        ["fine", None],
+        pandas.Series(["fine", float("nan")]),
+        ["fine", b"bytes"],
     ],
 )
-def test_what_is_no_list_of_titles_is_a_type_error_that_says_what_to_pass(classifier, titles, words):
-    with pytest.raises(TypeError) as error:
+def test_what_is_no_list_of_titles_is_a_type_error_that_says_what_to_pass(classifier, titles):
+    with pytest.raises(TypeError, match="a list or a Series, and each of them a str"):
         predict.table(classifier, titles)
-    assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_titles_come_as_a_list_or_a_series_that_keeps_its_index(classifier):
@@ -332,7 +331,7 @@ def test_a_copied_run_works_elsewhere_with_the_encoders_name_alone(kept, tmp_pat
 
 def test_the_encoder_has_to_be_the_runs_own(kept, tmp_path):
     other = write_bert(tmp_path / "other", seed=1)
-    refused(call("predict", "a", "--run", kept.mlp, "--model", other), "not the encoder", "weights")
+    refused(call("predict", "a", "--run", kept.mlp, "--model", other), "not the encoder")
     moved = changed(kept.mlp, tmp_path / "moved", encoder__name="./enc")
     refused(call("predict", "--run", moved, "a"), "moved", "--model", "./enc")
 

@@ -362,14 +362,9 @@ def test_spaces_control_and_format_characters_are_nothing_to_read(text, blank):
 @pytest.mark.parametrize(
     "names, are_one",
     [
-        (["1", "1.0"], True),
-        (["-3.00", "-3"], True),
         (["food", "\ufefffood\u200b"], True),
-        (["food", '"food"'], True),
-        (["Food", "\u200b“food”"], True),
         (["Café", "cafe\u0301"], True),
         (["1", "10"], False),
-        (["1.0", "1.01"], False),
         (["food", "foods"], False),
         (["c", "c++"], False),
         (["01", "1"], False),
