@@ -223,7 +223,7 @@ def test_training_says_that_the_file_has_changed_and_the_command_works_when_past
     found = re.search(rf"^{source} has changed since {tmp_path / 'features'} was made; .*: (.+)$", result.err, re.M)
     words = shlex.split(found[1])
     result = call("extract", *words[2:])
-    assert "new labels" in result.err and result.code == 0, result.err
+    assert "0 layer files" in result.err and result.code == 0, result.err
     assert "has changed" not in train("--each").err
 
 
