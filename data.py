@@ -33,6 +33,8 @@ def find_titles(data):
         path = HERE / "titles" / f"{data}.csv"
     if data == "youtube" and not path.exists():
         download(YOUTUBE_URL, path, YOUTUBE_SHA256)
+    elif data == "youtube" and disk.sha256(path) != YOUTUBE_SHA256:
+        raise cli.Problem(f"{path}: not the report's data set (its sha256 differs); give it another name")
     # a pipe can be read once only, and we read more often
     if not path.is_file() and not path.is_dir():
         wrong = "there is no such file, or it is not a plain file; name one, or use `youtube` or `sample`"
@@ -60,11 +62,6 @@ def download(url, path, checksum):
 
 
 # --- checks ---------------------------------------------------------------------------------------
-
-
-def fault(text):
-    """What keeps a text from being one, or None."""
-    return tables.fault(text)
 
 
 def is_blank(text):

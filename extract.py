@@ -80,13 +80,14 @@ from whichlayer.encoder import folder, store
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
 from whichlayer.heads.options import Options
+from whichlayer.reading import tables
 
 # --- what is to be done ---------------------------------------------------------------------------
 
 
 def check_titles(args, work):
     """The path of the user's file, and data.Checked of the copy that is made of it in `work`."""
-    fault = data.fault(args.prefix)
+    fault = tables.fault(args.prefix)
     if fault:
         raise cli.Problem(f"--prefix: holds {fault}")
     path = data.find_titles(args.data)
@@ -116,7 +117,6 @@ def job_of(args, path, titles, encoder):
         max_length=args.max_length,
         dtype=str(encoder.dtype).removeprefix("torch."),
         store=args.store,
-        window=windows.WINDOW,
         device=encoder.device.type,
         prefix=args.prefix or None,
     )

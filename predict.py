@@ -57,7 +57,7 @@ import numpy as np
 
 import data
 from whichlayer.apply import bulk, output
-from whichlayer.apply.classifier import Item, Window, load, predict
+from whichlayer.apply.classifier import Window, load, predict
 from whichlayer.common import disk
 from whichlayer.common.windows import WINDOW, WORLD, batches_of
 from whichlayer.heads import runs, splits
@@ -121,11 +121,11 @@ def predict_typed(args, own):
 
 
 def typed(titles):
-    """Yield (number, Items) of what is predicted together: some titles, or, without any, those on
+    """Yield (number, titles) of what is predicted together: some titles, or, without any, those on
     standard input as soon as they are there.
     """
     for block in [titles] if titles else standard_input():
-        yield from batches_of(map(Item, block), WINDOW)
+        yield from batches_of(block, WINDOW)
         # lets the last one through
         yield None, []
 
@@ -217,13 +217,13 @@ def predict_all(classifier, titles, shown=True):
     """The Window of all titles. shown: whether there is a bar of progress."""
     parts = []
     # the last one is there where there are no titles, too
-    batches = [*batches_of(map(Item, titles), WINDOW), (None, [])]
+    batches = [*batches_of(titles, WINDOW), (None, [])]
     with cli.progress(len(titles), " titles", "predict", shown) as bar:
         for _, window in predict(classifier, batches):
             parts.append(window)
-            bar.update(len(window.items))
+            bar.update(len(window.titles))
     return Window(
-        items=[item for part in parts for item in part.items],
+        titles=[title for part in parts for title in part.titles],
         probabilities=np.concatenate([part.probabilities for part in parts]),
         named=np.concatenate([part.named for part in parts]),
         cut=sum(part.cut for part in parts),

@@ -78,10 +78,6 @@ def test_numbers_out_of_range_are_refused_with_both_limits(capsys):
         assert f"invalid {words} value" in capsys.readouterr().err
 
 
-def test_a_log_loss_that_would_be_all_zeros_is_said_to_be_below():
-    assert cli.at_least(0.12345) == "0.1235" and cli.at_least(0.00004) == "< 0.0001" == cli.at_least(0.0)
-
-
 @pytest.mark.parametrize(
     "text, shown",
     [

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from whichlayer.apply import output
-from whichlayer.apply.classifier import Item, load, predict
+from whichlayer.apply.classifier import load, predict
 from whichlayer.common import cli, disk, windows
 from whichlayer.common.windows import WINDOW
 from whichlayer.reading import tables
@@ -35,7 +35,7 @@ def outcome_of(window, least):
     """The Outcome of a classifier.Window."""
     blank = np.count_nonzero(~window.has_text)
     unsure = np.count_nonzero(window.sure < least)
-    return Outcome(len(window.items), window.cut, blank, unsure)
+    return Outcome(len(window.titles), window.cut, blank, unsure)
 
 
 def summed(outcomes):
@@ -119,10 +119,10 @@ def predict_windows(classifier, table, style, work):
     done = windows.recorded(work).keys()
 
     def batches():
-        """Yield ((number, rows), Items) of the windows."""
+        """Yield ((number, rows), titles) of the windows."""
         for number, rows in enumerate(table.blocks):
             if number % windows.WORLD == windows.RANK and number not in done:
-                yield (number, rows), [Item(row[table.places[0]]) for row in rows]
+                yield (number, rows), [row[table.places[0]] for row in rows]
 
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
     with bar, windows.log_of(work) as log:

@@ -13,6 +13,7 @@ import numpy as np
 import data
 from whichlayer.common import cli, windows
 from whichlayer.heads import runs
+from whichlayer.reading import tables
 from whichlayer.scores import decision, metrics
 
 
@@ -132,48 +133,41 @@ def offsets_of(run):
 
 
 @dataclass
-class Item:
-    """A title to predict."""
-
-    title: str
-
-
-@dataclass
 class Window:
     """Some titles with their predictions."""
 
-    items: list[Item]
-    probabilities: np.ndarray  # (items, classes) float64, not-a-number where a title has no text
-    named: np.ndarray  # (items,) int: the number of the category that is named
+    titles: list[str]
+    probabilities: np.ndarray  # (titles, classes) float64, not-a-number where a title has no text
+    named: np.ndarray  # (titles,) int: the number of the category that is named
     cut: int  # titles that are longer than the encoder reads
 
     @property
     def has_text(self):
-        """(items,) bool."""
+        """(titles,) bool."""
         return ~np.isnan(self.probabilities[:, 0])
 
     @property
     def sure(self):
-        """(items,) float64: the probability of the category that is named."""
+        """(titles,) float64: the probability of the category that is named."""
         return np.take_along_axis(self.probabilities, self.named[:, None], 1)[:, 0]
 
 
 def predict(classifier, batches):
-    """Yield (key, Window) for each (key, items) in batches, lists of Items.
+    """Yield (key, Window) for each (key, titles) in batches.
 
-    A batch waits until the next one is there and can be made ready beside it; one without items
+    A batch waits until the next one is there and can be made ready beside it; one without titles
     lets the last one through.
     """
 
     def prepare(titles):
         return [part.prepare(titles) for part in classifier.parts]
 
-    texts = (((key, items), texts_of(items)) for key, items in batches)
-    for (key, items), prepared in windows.ahead(prepare, texts):
-        probabilities = np.full((len(items), len(classifier.classes)), np.nan)
-        named = np.zeros(len(items), np.int64)
+    texts = (((key, titles), texts_of(titles)) for key, titles in batches)
+    for (key, titles), prepared in windows.ahead(prepare, texts):
+        probabilities = np.full((len(titles), len(classifier.classes)), np.nan)
+        named = np.zeros(len(titles), np.int64)
         cut = 0
-        with_text = [i for i, item in enumerate(items) if not data.is_blank(item.title)]
+        with_text = [i for i, title in enumerate(titles) if not data.is_blank(title)]
         if with_text:
             judged = [part.judge(ready) for part, ready in zip(classifier.parts, prepared, strict=True)]
             # the average of what all runs of all parts say
@@ -181,16 +175,16 @@ def predict(classifier, batches):
             probabilities[with_text] = total / len(classifier.runs)
             cut = max(too_long for _, too_long in judged)
             named[with_text] = decision.decide(probabilities[with_text], classifier.offsets)
-        yield key, Window(items, probabilities, named, cut)
+        yield key, Window(titles, probabilities, named, cut)
 
 
-def texts_of(items):
+def texts_of(titles):
     """The titles that have text, or a dash where none has. What is no title is a cli.Problem."""
     texts = []
-    for item in items:
-        wrong = data.fault(item.title)
+    for title in titles:
+        wrong = tables.fault(title)
         if wrong:
-            raise cli.Problem(f"title {item.title!r:.80}: holds {wrong}")
-        if not data.is_blank(item.title):
-            texts.append(item.title)
+            raise cli.Problem(f"title {title!r:.80}: holds {wrong}")
+        if not data.is_blank(title):
+            texts.append(title)
     return texts or ["-"]

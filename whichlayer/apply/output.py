@@ -99,10 +99,10 @@ def lines(window, kind, style):
     """Yield a line for each title of a classifier.Window. kind: text or jsonl."""
     line_of = text_line if kind == "text" else json_line
     order = ranked(window.probabilities, window.named, style.top)
-    for item, numbers, values in zip(window.items, order, window.probabilities.tolist(), strict=True):
+    for title, numbers, values in zip(window.titles, order, window.probabilities.tolist(), strict=True):
         # none where a title has no text
         pairs = [(style.classes[number], values[number]) for number in numbers if not math.isnan(values[0])]
-        yield line_of(item.title, pairs, style)
+        yield line_of(title, pairs, style)
 
 
 def text_line(title, pairs, style):
@@ -119,7 +119,7 @@ def text_line(title, pairs, style):
 
 
 def json_line(title, pairs, style):
-    """A title with its prediction as a JSON object in ASCII, which no terminal obeys."""
+    """A title with its prediction as a JSON object, with escapes for what a terminal would obey."""
     label, probability = pairs[0] if pairs else (None, 0.0)
     item = {
         "title": title,
@@ -127,4 +127,5 @@ def json_line(title, pairs, style):
         "probability": round(probability, 6),
         "probabilities": {name: round(value, 6) for name, value in pairs},
     }
-    return json.dumps(item)
+    text = json.dumps(item, ensure_ascii=False)
+    return cli.UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

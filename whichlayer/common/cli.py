@@ -237,11 +237,6 @@ def escaped(text):
     return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def at_least(value):
-    """A log loss with four digits; all zeros would promise more than any titles can show."""
-    return f"{value:.4f}" if value >= 0.00005 else "< 0.0001"
-
-
 def count(number, what):
     """A number with its noun: 1 title, 3,599 titles."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"

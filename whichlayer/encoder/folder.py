@@ -163,8 +163,10 @@ def beyond(old, job, sources):
     # damage that is copied would never be found again
     disk.each(lambda name: old.read(*store.column_of(name)), there.files)
     kept = there.files if is_same else {}
-    # new layers need all titles, and that gives the others, too
-    if set(job.names) - there.files.keys():
+    for name in set(job.names) - there.files.keys():
+        if (old.folder / name).exists():
+            raise cli.Problem(f"{old.folder / name}: no file of these features; move it elsewhere")
+        # new layers need all titles, and that gives the others, too
         sources[:] = -1
     return replace(
         job,
@@ -239,7 +241,7 @@ def write(job, work, window, rows, encoded, earlier, name):
         raise cli.Problem(f"{name}: features that are not finite numbers; use --dtype float32 --store float32")
     with open(work / "new" / name, "r+b") as file:
         # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
-        file.seek((window * job.settings.window - job.data.rows) * block[0].nbytes, os.SEEK_END)
+        file.seek((window * windows.WINDOW - job.data.rows) * block[0].nbytes, os.SEEK_END)
         file.write(block)
         windows.flush(file)
 

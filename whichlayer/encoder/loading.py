@@ -81,7 +81,6 @@ def read_model(name):
         hidden=hidden,
         weights=weights_sha256(model, absent),
         tokenizer=tokenizer_sha256(tokenizer),
-        kind=model.config.model_type,
     )
     return model, tokenizer, info
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from whichlayer.common import cli, disk
-from whichlayer.common.windows import WINDOW
 from whichlayer.encoder.poolings import POOLINGS
 
 # raised when older features can no longer be read
@@ -53,7 +52,6 @@ class EncoderInfo:
     hidden: int  # dimensions of a hidden state
     weights: str  # sha256 over names and values
     tokenizer: str  # sha256
-    kind: str = ""  # what transformers calls its architecture
     checked: Checked | None = field(default=None, compare=False)  # by extract.py; decides no values
 
 
@@ -77,7 +75,6 @@ class Settings:
     max_length: int  # tokens; longer titles are cut
     dtype: str  # that the encoder computed in
     store: str  # type of the numbers on the disk
-    window: int = WINDOW  # titles that were computed together
     device: str = "cpu"
     prefix: str | None = None  # put before every title; None: nothing
 

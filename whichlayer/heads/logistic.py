@@ -152,9 +152,7 @@ def choose_rough(x):
 
     Three digits are enough for them: they say only in which direction a loss falls fastest.
     """
-    # not every version of torch can tell
-    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", bool)
-    if x.device.type == "cpu" and x.numel() <= ROUGH and has_amx():
+    if x.device.type == "cpu" and x.numel() <= ROUGH and torch.cpu._is_amx_tile_supported():
         return torch.bfloat16
     return torch.float32
 

@@ -55,6 +55,9 @@ def train(x, scale, labels, folds, draws, classes, decide, report=lambda heads: 
     """
     targets = torch.as_tensor(labels, device=x.device).long()
     together = max(1, STATE // (x[0].numel() * classes))
+    if 2 * len(draws[0].rows) < len(x):
+        # a repeat's folds have mostly the same few titles, other repeats do not
+        together = min(together, len(draws) // len(folds))
     found = []
     for first in range(0, len(draws), together):
         group = draws[first : first + together]

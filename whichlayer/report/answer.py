@@ -24,7 +24,6 @@ class Answer:
     best_of_encoder: Row  # the same among the rows of an encoder
     recommended: Row | None  # the cheapest that is non-inferior to it; None: no row beats chance
     words: Row | None  # TF-IDF, with all titles
-    averages: list[Row]  # of rows of an encoder with words
 
     def number(self, row):
         """The place of a row in `compared`, and so in the arrays of the comparison."""
@@ -64,7 +63,6 @@ def compare(table, margin):
         best_of_encoder=best_of_encoder,
         recommended=cheapest if knowing else None,
         words=words,
-        averages=averages,
     )
 
 

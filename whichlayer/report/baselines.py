@@ -14,7 +14,7 @@ from whichlayer.scores import decision, figures
 def add(table, tables, results, features):
     """Compute the baselines that a table lacks, for all titles and for each size of --labels.
 
-    tables: all that share the results, a folder; features: a folder with the titles, or None for
+    tables: all that share the results, a folder; features: folders, one with the titles, or None for
     the one that the runs were trained on.
     """
     there = {(row.run.baseline, row.run.labels_per_category) for row in table.baselines}

@@ -31,7 +31,7 @@ def main_table(table, answer):
         line |= {score: f"{row.value:.4f}", "95% interval": f"{low:.4f}–{high:.4f}"}
         line["Difference"] = difference(answer, row)
         if not several:  # else the table would be too wide
-            line["Log loss"] = cli.at_least(row.run.figures.log_loss)
+            line["Log loss"] = f"{row.run.figures.log_loss:.4f}"
         if table.has_flop:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.run.depth:.0%}"

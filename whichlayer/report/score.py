@@ -116,7 +116,7 @@ def figures(test, name):
     known = test.labels < test.classes
     loss = "–"
     if known.any():
-        loss = cli.at_least(metrics.log_loss(test.labels[known], test.probabilities[known]))
+        loss = f"{metrics.log_loss(test.labels[known], test.probabilities[known]):.4f}"
     error = metrics.expected_calibration_error(test.labels, test.probabilities)
     cells = [name, f"{len(right):,}"]
     accuracy = comparison.share_interval(right, test.groups)

@@ -38,7 +38,7 @@ def write(path, table, answer, features):
     """Write the titles whose label the chosen row contradicts, the least likely labels first, and say how many
     there are, and whose probabilities these are.
 
-    features: the folder of the runs' features, or None for the one that they were trained on.
+    features: folders, one of the runs' features, or None for the one that they were trained on.
     """
     # a third of a second, which a table alone does not need
     import pandas as pd
