@@ -91,7 +91,7 @@ def say_outdated(table):
         features = store.open_features(own[0].config.made.features)
         outdated = [run for run in own if runs.is_earlier(run, features)]
     if outdated:
-        command = cli.one_line(outdated[0].config.made.command)
+        command = outdated[0].config.made.command
         cli.say(f"{runs.out_of_date(outdated)}, and so is their table; train anew with: {command}")
 
 

@@ -109,8 +109,6 @@ def job_of(args, path, titles, encoder):
         sha256=source.sha256,
         titles=titles.titles,
         rows=titles.rows,
-        text_column=args.text_column,
-        label_column=args.label_column,
         classes=titles.classes,
     )
     settings = store.Settings(

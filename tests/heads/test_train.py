@@ -52,8 +52,6 @@ def write_features(folder, arrays, names, depth=2, encoder="some/encoder", weigh
         data=store.TitlesInfo(
             name="titles.csv",
             sha256="s",
-            text_column="title",
-            label_column="category",
             rows=len(names),
             titles=disk.sha256(folder / "titles.csv"),
             classes={name: names.count(name) for name in sorted(set(names))},

@@ -82,7 +82,7 @@ def workplace(out):
 
 def job_of(args, own):
     """A digest of all that decides what is written."""
-    runs = [disk.digest(run.config.contents) for run in own]
+    runs = [disk.sha256(run.folder / "config.json") for run in own]
     options = (args.text_column, args.top, args.at_least, args.dtype, args.device)
     return disk.digest([FORMAT, WINDOW, disk.sha256(args.csv), runs, options])
 

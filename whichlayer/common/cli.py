@@ -111,7 +111,7 @@ def launch(main, args):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        fail(1, ": ".join(filter(None, [error.strerror or str(error), str(error.filename or "")])))
+        fail(1, error)
     except (MemoryError, RuntimeError) as error:
         known = "out of memory|not enough memory|can't allocate memory"
         if isinstance(error, RuntimeError) and not re.search(known, str(error)):
@@ -223,8 +223,7 @@ def command(script, *words, **options):
     for name, (value, default) in options.items():
         if str(value) != default:
             given += [f"--{name}", *(value if isinstance(value, list) else [value])]
-    python = (sys.orig_argv or ["python"])[0]
-    return shell(python, Path(sys.argv[0]).with_name(script), *given, *words)
+    return shell(sys.orig_argv[0], Path(sys.argv[0]).with_name(script), *given, *words)
 
 
 def shell(*words):

@@ -97,7 +97,7 @@ def write_json(path, content):
 def read_json(path, kind, what, version):
     """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version."""
     try:
-        content = content_of(path)
+        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
         written = content["format"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
@@ -111,18 +111,6 @@ def read_json(path, kind, what, version):
         return from_json(kind, content)
     except (TypeError, ValueError):
         raise cli.Problem(f"{path}: something in it is missing or of a wrong kind; {AGAIN}") from None
-
-
-def content_of(path):
-    """What a file of JSON holds; a path in it may hold bytes of any kind."""
-    return json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
-
-
-def is_foreign(path):
-    """Whether a file of JSON holds an object of another program, not of write_json."""
-    with contextlib.suppress(OSError, ValueError, RecursionError, AttributeError):
-        return not {"checksum", "format"} <= content_of(path).keys()
-    return False
 
 
 def as_json(item):

@@ -63,8 +63,6 @@ class TitlesInfo:
     sha256: str  # of the user's file
     titles: str  # sha256 of titles.csv
     rows: int
-    text_column: str = "title"
-    label_column: str = "category"
     classes: dict[str, int] | None = None  # titles of each category
 
 
@@ -222,6 +220,9 @@ class Features:
             mapped = self.read(*column)
             for block in np.array_split(np.arange(rows), rows // BLOCK + 1):
                 out[block, place] = take(mapped, block)
+        # other features may have taken their place meanwhile
+        if open_features(self.folder).manifest != self.manifest:
+            raise cli.Problem(f"{self.folder}: changed while it was read; run the same command again")
         return out
 
     def titles_file(self):

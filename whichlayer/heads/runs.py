@@ -185,7 +185,8 @@ def write(folder, config, arrays, files):
     temporary = folder.with_name(f".unfinished-{folder.name}")
     # where it is killed between two renames, neither run is there, and the next training makes it
     replaced = folder.with_name(f".unfinished-{folder.name}-replaced")
-    shutil.rmtree(temporary, ignore_errors=True)
+    for path in (temporary, replaced):
+        shutil.rmtree(path, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         for name, array in arrays.items():
@@ -204,6 +205,8 @@ def write(folder, config, arrays, files):
             os.rename(folder, replaced)
         os.rename(temporary, folder)
     finally:
+        if replaced.exists() and not folder.exists():
+            os.rename(replaced, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 

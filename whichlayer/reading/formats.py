@@ -1,6 +1,7 @@
 """CSV, JSON and Parquet as rows: lists with a value for each column."""
 
 import bz2
+import contextlib
 import csv
 import functools
 import gzip
@@ -191,8 +192,16 @@ def open_json(lines):
     items = json_objects(lines)
     first = list(itertools.islice(items, FIRST_OBJECTS))
     header = list(dict.fromkeys(key for item in first for key in item))
-    rows = ([item.get(key) for key in header] for item in itertools.chain(first, items))
+    rows = cells_of(itertools.chain(first, items), header)
     return Source(header, Form(), functools.partial(picked, rows))
+
+
+def cells_of(items, header):
+    """Yield the cells of each object; a key that is not in the header is a Problem."""
+    for row, item in enumerate(items, 1):
+        if not item.keys() <= set(header):
+            raise cli.Problem(f"row {row:,} has keys that none of the first {FIRST_OBJECTS:,} objects has")
+        yield [item.get(key) for key in header]
 
 
 def json_objects(lines):
@@ -247,15 +256,17 @@ def parquet_rows(files, header, places):
             values = [batch.column(name).to_pylist() for name in names]
             for place, name in enumerate(names):
                 if name in labels:
-                    values[place] = [labels[name].get(number) for number in values[place]]
+                    values[place] = [labels[name].get(number, number) for number in values[place]]
             yield from zip(*values, strict=True)
 
 
 def class_labels(schema):
     """{column: {number: category}} where the schema says so, as the Hugging Face hub writes it."""
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     found = {}
-    for name, feature in described.get("info", {}).get("features", {}).items():
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
-            found[name] = dict(enumerate(feature["names"]))
+    # others may use the key for something else
+    with contextlib.suppress(ValueError, AttributeError, LookupError, TypeError):
+        described = json.loads(schema.metadata[b"huggingface"])
+        for name, feature in described["info"]["features"].items():
+            if feature.get("_type") == "ClassLabel":
+                found[name] = dict(enumerate(feature["names"]))
     return found

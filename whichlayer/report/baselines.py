@@ -52,7 +52,7 @@ def make(kind, size, table, tables, counts, results, source):
         **disk.provenance(started, features=str(source)),
     )
     kept = {}
-    if baseline.reads and not size:
+    if kind == "tfidf" and not size:
         kept = words.files(words.fit(counts))
     arrays = {name: getattr(table, name) for name in ARRAYS}
     arrays |= {"probabilities": probabilities, "offsets": offsets}

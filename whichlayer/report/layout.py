@@ -1,5 +1,6 @@
 """The tables of a page as markdown that also lines up in a terminal, and paragraphs as wide."""
 
+import math
 import textwrap
 
 import numpy as np
@@ -63,7 +64,7 @@ def learning_table(table):
 def curve_sizes(curves):
     """The sizes of all learning curves, ascending, None (all titles) last."""
     sizes = {size for curve in curves.values() for size in curve}
-    return sorted(sizes - {None}) + [None]
+    return sorted(sizes, key=lambda size: size or math.inf)
 
 
 def size_name(size):

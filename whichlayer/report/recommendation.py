@@ -50,7 +50,7 @@ def reason(answer):
             best=answer.best.name,
             loss=answer.best.value - row.value,
             bound=max(answer.comparison.loss_bound[number], 0),
-            share=row.expense / answer.best.expense,
+            share=row.expense / max(answer.best.expense, 1),
         )
     return NONE_INFERIOR.format(margin=answer.margin)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whichlayer.common import cli, disk
+from whichlayer.common import cli
 from whichlayer.encoder import store
 from whichlayer.heads import runs
 from whichlayer.heads.options import Options
@@ -73,14 +73,10 @@ class Table:
 
 
 def read_tables(results):
-    """The Tables of all runs below a folder, one for each set of titles and protocol; what is no run
-    of train.py, such as an encoder, is left out.
-    """
+    """The Tables of all runs below a folder, one for each set of titles and protocol."""
     trained = {}
     baselines = {}
     for path in sorted(results.glob("[!.]*/config.json")):
-        if disk.is_foreign(path):
-            continue
         run = runs.open_run(path.parent)
         kind = baselines if run.baseline else trained
         kind.setdefault(shared(run), []).append(run)

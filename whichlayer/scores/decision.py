@@ -51,9 +51,7 @@ def choose_offsets(labels, probabilities, learned, classes):
 
 
 def title_offsets(offsets, folds):
-    """The offsets of the head that each title is scored by: (repeats, titles, classes), or None."""
-    if offsets is None:
-        return None
+    """The offsets of the head that each title is scored by: (repeats, titles, classes)."""
     return np.stack([own[fold_of] for own, fold_of in zip(offsets, folds, strict=True)])
 
 
