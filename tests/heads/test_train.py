@@ -43,7 +43,6 @@ def write_features(folder, arrays, names, depth=2, encoder="some/encoder", weigh
         encoder=store.EncoderInfo(
             name=encoder,
             revision=None,
-            kind="bert",
             layers=depth,
             hidden=hidden,
             weights=weights,

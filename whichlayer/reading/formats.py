@@ -200,7 +200,7 @@ def cells_of(items, header):
     """Yield the cells of each object; a key that is not in the header is a Problem."""
     for row, item in enumerate(items, 1):
         if not item.keys() <= set(header):
-            raise cli.Problem(f"row {row:,} has keys that none of the first {FIRST_OBJECTS:,} objects has")
+            raise cli.Problem(f"row {row} has keys that none of the first {FIRST_OBJECTS} objects has")
         yield [item.get(key) for key in header]
 
 
