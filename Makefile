@@ -32,7 +32,7 @@ run: .venv/ready
 	$(PY) evaluate.py $(SAMPLE) --baselines --plot results-sample/layers.png
 
 test: .venv/ready
-	$(PY) -m pytest -q -rs -n 2 --dist loadfile tests
+	$(PY) -m pytest -q -rs -n 2 --dist loadfile tests/whole tests
 
 lint: .venv/ready
 	$(PY) -m ruff format --check .

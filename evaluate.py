@@ -7,13 +7,15 @@ and what they cost.
 The recommended row, or why there is none, comes first.
 """
 
+from pathlib import Path
+
 from whichlayer.common import cli
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--results", type=cli.path, default="results", metavar="FOLDER", help="where train.py put the runs")
+    add("--results", type=Path, default="results", metavar="FOLDER", help="where train.py put the runs")
     add(
         "--features",
         type=cli.place,
@@ -30,7 +32,7 @@ def parse_arguments(argv=None):
     )
     add(
         "--plot",
-        type=cli.path,
+        type=Path,
         metavar="FILE",
         help="draw macro-F1 by layer with the recommended row's confusions and calibration to FILE, a .png or .svg, "
         "and where there are runs of --labels, macro-F1 by labels to a second file, FILE-labels; of each further "
@@ -38,7 +40,7 @@ def parse_arguments(argv=None):
     )
     add(
         "--suspects",
-        type=cli.path,
+        type=Path,
         metavar="FILE.csv",
         help="list the titles whose own label is least likely, out of fold; of a further table in FILE-2.csv",
     )

@@ -302,7 +302,7 @@ def test_what_a_run_keeps(tmp_path, planted, monkeypatch):
         ("--survey --each", ["--survey --each"]),
         ("--survey --pooling cls", ["--survey --pooling"]),
         ("--survey --batch-size 3", ["--batch-size", "leave it out"]),
-        ("--folds 16", ["4 of 4 categories", "--folds 15"]),
+        ("--folds 16", ["4 of 4 categories", "fewer --folds"]),
         ("--labels 1000", ["--labels 1000", "--labels all"]),
     ],
 )

@@ -33,7 +33,7 @@ class Scale:
     """What standardises features: (features - mean) / deviation."""
 
     mean: torch.Tensor  # (problems, dimensions)
-    deviation: torch.Tensor  # (problems, dimensions), infinite where a dimension never varies
+    deviation: torch.Tensor  # (problems, dimensions), 1 where a dimension never varies
 
 
 def standardization(x, learn):
@@ -56,12 +56,9 @@ def standardization(x, learn):
     return Scale(mean.to(x.dtype), without_constant(mean, deviation).to(x.dtype))
 
 
-def without_constant(mean, deviation):
-    """Deviations, infinite for dimensions that vary by no more than rounding: they become 0.
-
-    MiniLM has some with numbers such as 1e-36, and products with them are ten times slower.
-    """
-    return torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, torch.inf)
+def without_constant(mean, deviation, constant=1.0):
+    """Deviations, with `constant` for dimensions that vary by no more than rounding."""
+    return torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, constant)
 
 
 @dataclass

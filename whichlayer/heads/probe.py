@@ -39,7 +39,8 @@ def rescale(x):
     titles don't matter.
     """
     variance, mean = torch.var_mean(x, 0, correction=0)
-    deviation = logistic.without_constant(mean, variance.sqrt())
+    # they become 0: MiniLM has some with numbers such as 1e-36, and products with them are ten times slower
+    deviation = logistic.without_constant(mean, variance.sqrt(), torch.inf)
     x.sub_(mean).div_(deviation)
     return Scale(mean.flatten().double(), deviation.flatten().double())
 
@@ -167,7 +168,7 @@ def choose_penalty(training, scoring, heads, report):
     titles = training.learn.sum(1).clamp(min=1)
     older = theta
     best = theta
-    for c in GRID:
+    for c in GRID if can_choose.any() else []:
         # walk the grid
         training.penalty = l2_penalty(c, titles, classes)
         ahead = 2 * theta - older
