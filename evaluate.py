@@ -7,15 +7,13 @@ and what they cost.
 The recommended row, or why there is none, comes first.
 """
 
-from pathlib import Path
-
 from whichlayer.common import cli
 
 
 def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--results", type=Path, default="results", metavar="FOLDER", help="where train.py put the runs")
+    add("--results", type=cli.path, default="results", metavar="FOLDER", help="where train.py put the runs")
     add(
         "--features",
         type=cli.place,
@@ -32,7 +30,7 @@ def parse_arguments(argv=None):
     )
     add(
         "--plot",
-        type=Path,
+        type=cli.path,
         metavar="FILE",
         help="draw macro-F1 by layer with the recommended row's confusions and calibration to FILE, a .png or .svg, "
         "and where there are runs of --labels, macro-F1 by labels to a second file, FILE-labels; of each further "
@@ -40,7 +38,7 @@ def parse_arguments(argv=None):
     )
     add(
         "--suspects",
-        type=Path,
+        type=cli.path,
         metavar="FILE.csv",
         help="list the titles whose own label is least likely, out of fold; of a further table in FILE-2.csv",
     )

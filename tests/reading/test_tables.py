@@ -295,7 +295,7 @@ def test_the_names_of_labels_in_parquet_are_the_categories(tmp_path):
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     columns = {"title": ["a", "b", "c", "d"], "category": [1, 0, None, -1]}
     path = parquet(tmp_path / "t.parquet", columns, metadata)
-    assert read(path)[1] == [["a", "travel"], ["b", "food"], ["c", ""], ["d", ""]]
+    assert read(path)[1] == [["a", "travel"], ["b", "food"], ["c", ""], ["d", "-1"]]
 
 
 @pytest.mark.parametrize("wrong", [b"caf\xe9", b"a\0b", b"\xed\xa0\x80"], ids=["Latin-1", "NUL", "surrogate"])

@@ -60,7 +60,7 @@ def test_the_figures_are_those_of_the_stored_predictions(tmp_path):
 def test_a_page_is_short(tmp_path):
     label_curve(tmp_path, {8: 0.4, 16: 0.3, None: 0.2}, {8: 0.6, 16: 0.5, None: 0.4})
     done = call("evaluate", "--results", tmp_path)
-    assert len(tables(done.out)) == 4 and done.out.count("README") == 1 and "6 runs in 1 table" in done.err
+    assert len(tables(done.out)) == 4 and done.out.count("README") == 1 and "3 rows in 1 table" in done.err
     assert len(re.sub(r"(?m)^\|.*$", "", done.out).split()) <= 200
     assert max(map(len, done.out.splitlines())) <= 120
     assert "one repeat, so intervals leave out folds and weights" in unwrapped(done.out)
@@ -241,7 +241,7 @@ def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_com
     assert mine.read_text() == "marked by hand"
     mine.unlink()
     done = call("evaluate", *options)
-    assert done.code == 0 and "2 runs in 2 tables" in done.err
+    assert done.code == 0 and "2 rows in 2 tables" in done.err
     assert all("<svg" in (tmp_path / name).read_text() for name in ("p.svg", "p-2.svg")) and mine.exists()
     # a command for each table
     commands = [shlex.split(line) for line in re.findall(r"Next: (.*)", done.err)]
@@ -308,7 +308,7 @@ def test_damaged_runs_are_refused_by_name(tmp_path):
     refused(call("evaluate", "--results", tmp_path), str(run), "checksum")
     path.write_text(text)
     rewrite(run, lambda config: config["results"].pop("fold_macro_f1"))
-    refused(call("evaluate", "--results", tmp_path), str(run), "fold_macro_f1")
+    refused(call("evaluate", "--results", tmp_path), str(run), "of a wrong kind")
     path.write_text(text)
     np.save(run / "probabilities.npy", np.zeros((1, 600, 3), np.float32))
     refused(call("evaluate", "--results", tmp_path), "probabilities.npy", "make it again")
@@ -321,7 +321,7 @@ def test_damaged_runs_are_refused_by_name(tmp_path):
 def test_values_of_a_wrong_kind_are_refused_where_a_run_is_opened(tmp_path, part, key, value):
     run = write_run(tmp_path, THREE, THREE)
     rewrite(run, lambda config: (config[part] if part else config).update({key: value}))
-    refused(call("evaluate", "--results", tmp_path), str(run), key)
+    refused(call("evaluate", "--results", tmp_path), str(run), "of a wrong kind")
     refused(call("predict", "--run", run, "a title"), str(run), key)
 
 
@@ -331,9 +331,8 @@ def test_runs_of_other_labels_have_a_table_of_their_own(tmp_path):
     assert evaluate(tmp_path).count("\n## ") == 1
 
 
-def test_what_is_no_run_is_no_row_and_costs_no_table(results, bert):
+def test_what_is_no_run_is_no_row_and_costs_no_table(results):
     alone = evaluate(results)
-    shutil.copytree(bert, results / "encoder")
     shutil.copytree(next(results.glob("*layers*")), results / ".unfinished-run")
     (results / "notes").mkdir()
     assert evaluate(results) == alone

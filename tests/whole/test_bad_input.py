@@ -265,14 +265,12 @@ def test_layer_0_is_the_embedding_output_for_mean_pooling(tmp_path, bert6, title
 
 
 def test_the_output_must_be_a_folder(tmp_path, bert, titles):
-    refused(
-        call("extract", "--data", titles, "--model", bert, "--out", titles), titles, "name a new or an empty folder"
-    )
+    refused(call("extract", "--data", titles, "--model", bert, "--out", titles), titles, "name a new folder")
 
 
 @pytest.mark.parametrize("model", ["/no/such/folder", "./none", "~/none", "a/b/c"])
 def test_an_unknown_model_folder_is_refused(tmp_path, titles, model):
-    refused(attempt(tmp_path, model, titles), f"--model {model}", "no such folder")
+    refused(attempt(tmp_path, model, titles), f"--model {model}")
 
 
 @pytest.mark.parametrize(

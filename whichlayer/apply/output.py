@@ -119,7 +119,7 @@ def text_line(title, pairs, style):
 
 
 def json_line(title, pairs, style):
-    """A title with its prediction as a JSON object, with escapes for what a terminal would obey."""
+    """A title with its prediction as a JSON object in ASCII, which no terminal obeys."""
     label, probability = pairs[0] if pairs else (None, 0.0)
     item = {
         "title": title,
@@ -127,5 +127,4 @@ def json_line(title, pairs, style):
         "probability": round(probability, 6),
         "probabilities": {name: round(value, 6) for name, value in pairs},
     }
-    text = json.dumps(item, ensure_ascii=False)
-    return cli.UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return json.dumps(item)

@@ -153,6 +153,11 @@ def place(text):
     return text
 
 
+def path(text):
+    """An argparse type: the same as a Path."""
+    return Path(place(text))
+
+
 def listing(names):
     """Names as a sentence lists them: a, b and c."""
     *first, last = names
