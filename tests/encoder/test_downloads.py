@@ -137,7 +137,8 @@ def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
         assert path == tmp_path / "titles" / "youtube.csv" and path.read_bytes() == TITLES
         assert data.find_titles("youtube") == path
         path.write_bytes(TITLES + b"mine,art\n")
-        assert data.find_titles("youtube") == path
+        with pytest.raises(cli.Problem, match="not the report's data set"):
+            data.find_titles("youtube")
         assert asked == ["GET /youtube.csv"]
         assert path.read_bytes() == TITLES + b"mine,art\n"  # what the user wrote is still there
 

@@ -322,7 +322,7 @@ def test_values_of_a_wrong_kind_are_refused_where_a_run_is_opened(tmp_path, part
     run = write_run(tmp_path, THREE, THREE)
     rewrite(run, lambda config: (config[part] if part else config).update({key: value}))
     refused(call("evaluate", "--results", tmp_path), str(run), "of a wrong kind")
-    refused(call("predict", "--run", run, "a title"), str(run), key)
+    refused(call("predict", "--run", run, "a title"), str(run), "of a wrong kind")
 
 
 def test_runs_of_other_labels_have_a_table_of_their_own(tmp_path):
