@@ -208,7 +208,7 @@ def choose(table, words, test, scores, every):
     every: the rows whose Scores are there, in their order; the averages' rows are added, too.
     """
     answer = answers.compare(table, MARGIN)
-    for row in answer.averages:
+    for row in [each for each in answer.compared if each.run.parts]:
         every.append(row)
         scores.append(score_row(table, row, test))
     # a run of the part is the same object as in the whole
