@@ -113,7 +113,7 @@ def fit_together(x, labels, draws, classes, decide, report):
     if most_titles <= FEW:
         turns = range(last + 1)
         finest = x.double()
-        tolerance = 0.001
+        tolerance = 0.003
 
     # of many titles, a sample is enough to choose penalties by
     sample = slice(None)
