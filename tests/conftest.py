@@ -255,3 +255,19 @@ def loaded(monkeypatch):
 
     monkeypatch.setattr(frozen, "load_encoder", noted)
     return found
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many titles of each window extract.py has encoded so far: a list."""
+    import extract
+
+    counts = []
+    embed = extract.embed
+
+    def count(encoder, tokenised, *rest):
+        counts.append(len(tokenised.place))
+        return embed(encoder, tokenised, *rest)
+
+    monkeypatch.setattr(extract, "embed", count)
+    return counts

@@ -44,20 +44,6 @@ def go(tmp_path, bert, source, monkeypatch):
     return lambda *options: call("extract", *command, *options)
 
 
-@pytest.fixture
-def encoded(monkeypatch):
-    """The numbers of titles in the windows that were encoded so far."""
-    counts = []
-    embed = extract.embed
-
-    def count(encoder, tokenised, *rest):
-        counts.append(len(tokenised.place))
-        return embed(encoder, tokenised, *rest)
-
-    monkeypatch.setattr(extract, "embed", count)
-    return counts
-
-
 def arrays(folder):
     features = store.open_features(folder)
     return {name: np.array(features.read(*store.column_of(name))) for name in features.manifest.files}

@@ -150,20 +150,6 @@ def test_an_extraction_killed_at_any_step_ends_with_the_same_bytes(tmp_path, ber
 
 
 @pytest.fixture
-def encoded(monkeypatch):
-    """How many titles of each window were encoded so far: a list."""
-    counts = []
-    embed = extract.embed
-
-    def count(encoder, tokenised, *rest):
-        counts.append(len(tokenised.place))
-        return embed(encoder, tokenised, *rest)
-
-    monkeypatch.setattr(extract, "embed", count)
-    return counts
-
-
-@pytest.fixture
 def stopped(tmp_path, go, monkeypatch):
     """An extraction that was stopped by Ctrl-C in its fifth window: its folder."""
     embed = extract.embed

@@ -119,7 +119,9 @@ def predict_windows(classifier, table, style, work):
     done = windows.recorded(work).keys()
 
     def batches():
-        """Yield ((number, rows), titles) of the windows."""
+        """Yield ((number, rows), titles) of the windows that are ours and left: shared by their number, as a
+        process that starts late would find others recorded already.
+        """
         for number, rows in enumerate(table.blocks):
             if number % windows.WORLD == windows.RANK and number not in done:
                 yield (number, rows), [row[table.places[0]] for row in rows]

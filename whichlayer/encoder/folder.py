@@ -196,8 +196,8 @@ def lay_out(job, sources, out, work):
     np.save(work / "sources.npy", sources)
     disk.write_json(work / "job.json", job)
     if job.follows and job.names:
-        new = np.count_nonzero(sources < 0)
-        cli.say(f"{cli.count(len(sources), 'title')}: {len(sources) - new:,} kept, {new:,} to encode")
+        added = np.count_nonzero(sources < 0)
+        cli.say(f"{cli.count(len(sources), 'title')}: {len(sources) - added:,} kept, {added:,} to encode")
 
 
 # --- doing it -------------------------------------------------------------------------------------
