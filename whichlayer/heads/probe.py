@@ -108,12 +108,10 @@ def fit_together(x, labels, draws, classes, decide, report):
     most_titles = int(titles.max())
     last = int(parts.max())
     turns = range(last, last + 1)
-    finest = x
-    tolerance = 0.01
+    finishes = {torch.float32: 0.01}  # tolerance of each type, one after the other
     if most_titles <= FEW:
         turns = range(last + 1)
-        finest = x.double()
-        tolerance = 0.003
+        finishes[torch.float64] = 0.003
 
     # of many titles, a sample is enough to choose penalties by
     sample = slice(None)
@@ -129,8 +127,10 @@ def fit_together(x, labels, draws, classes, decide, report):
     # from the solutions of the first turn, whose bias of a category that it held out means nothing
     theta = best[:, : len(draws)].clone()
     theta[..., -1].clamp_(min=-math.log(most_titles))
-    problems = logistic.make_problems(finest, sketch, labels, learn, l2_penalty(c, titles, classes), classes)
-    theta = newton.minimise(problems, theta.to(finest.dtype), tolerance)
+    penalty = l2_penalty(c, titles, classes)
+    for kind, tolerance in finishes.items():
+        problems = logistic.make_problems(x.to(kind), sketch, labels, learn, penalty, classes)
+        theta = newton.minimise(problems, theta.to(kind), tolerance)
     theta = undo_scale(theta, problems.scale).float()
     return zip(theta.unbind(1), c.tolist(), offsets, strict=True)
 
