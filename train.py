@@ -141,7 +141,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.numpy import save
 from torch.nn.functional import cross_entropy
@@ -277,6 +276,9 @@ def finish(run, trained, task):
     arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
     files = {"heads.safetensors": save(trained.state)}
     if trained.history:
+        # here: half a second that the probe can do without
+        import pandas as pd
+
         files["history.csv"] = pd.DataFrame(trained.history, columns=HISTORY).to_csv(index=False).encode()
     runs.write(run.folder, run.config, arrays, files)
 
