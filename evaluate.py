@@ -45,7 +45,7 @@ def parse_arguments(argv=None):
     add(
         "--baselines",
         action="store_true",
-        help="add the majority class, TF-IDF and its averages with rows of an encoder; kept, and ready to predict",
+        help="add the majority class, TF-IDF, alone and combined with rows of an encoder; kept, and ready to predict",
     )
     return parser.parse_args(argv)
 
@@ -126,8 +126,7 @@ def main(args):
         if args.suspects:
             suspects.write(numbered(args.suspects, number), table, answer, args.features)
         if answer and answer.recommended:
-            run = answer.recommended.run
-            folders = [part.folder for part in run.parts or [run]]
+            folders = [run.folder for run in answer.recommended.runs]
             following.append(cli.command("predict.py", "a title of your own", run=(folders, None)))
     done = f"{cli.count(count, 'row')} in {cli.count(len(tables), 'table')}, {time.time() - started:.1f} s"
     cli.say(f"{args.results}: {done}")

@@ -1,7 +1,8 @@
-"""Runs that are ready to predict, alone or averaged: titles to calibrated probabilities.
+"""Runs that are ready to predict, alone or combined: titles to calibrated probabilities.
 
 Encoders are loaded once each, for all runs that share one (frozen.py); words (words.py) need none,
-and no torch. Of several runs, the calibrated probabilities are averaged.
+and no torch. The calibrated probabilities of several runs become one by a log-linear pool, whose
+exponents fit what they said out of fold (calibration.py).
 """
 
 import functools
@@ -14,7 +15,7 @@ import data
 from whichlayer.common import cli, windows
 from whichlayer.heads import runs
 from whichlayer.reading import tables
-from whichlayer.scores import decision, metrics
+from whichlayer.scores import calibration, decision
 
 
 @dataclass
@@ -27,14 +28,15 @@ class Part:
 
 @dataclass
 class Classifier:
-    """Runs that are ready to predict: one, or several of which the average is taken.
+    """Runs that are ready to predict: one, or several that are combined.
 
     Several threads may share it.
     """
 
     runs: list[runs.Run]
     parts: list[Part]
-    offsets: np.ndarray | float  # (classes,) of the decision by calibrated probabilities
+    exponents: np.ndarray  # (runs,), of their calibrated probabilities
+    offsets: np.ndarray | float  # (classes,) of the decision by the probabilities that come out
 
     @property
     def classes(self):
@@ -46,7 +48,7 @@ class Classifier:
 
 
 def load(folders, name=None, device="auto", dtype=None):
-    """The Classifier of a run, or of several, which are averaged. What does not fit is a
+    """The Classifier of a run, or of several, which are combined. What does not fit is a
     cli.Problem.
 
     folders: of a run, or a list of several; name: where the encoder is found, as
@@ -72,7 +74,10 @@ def load(folders, name=None, device="auto", dtype=None):
         prepare = functools.partial(frozen.prepare, loaded)
         judge = functools.partial(frozen.judge, loaded)
         parts.append(Part(prepare, judge))
-    return Classifier(own, parts, sum(map(offsets_of, own)) / len(own))
+    in_order = [run for run in own if run.baseline] + [run for members in shared for run in members]
+    exponents = exponents_of(in_order)
+    offsets = sum(exponent * offsets_of(run) for exponent, run in zip(exponents, in_order, strict=True))
+    return Classifier(in_order, parts, exponents, offsets)
 
 
 def as_list(value):
@@ -83,13 +88,14 @@ def as_list(value):
 
 
 def check_together(own):
-    """Refuse to average runs that have other categories, or of which one is there twice."""
+    """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
     seen = {}
     for run in own:
         other = seen.setdefault(frozenset(run.config.contents.items()), run)
-        if run.classes != own[0].classes:
-            wrong = "its categories are not the same, so their probabilities cannot be averaged"
-            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}")
+        if (run.classes, run.task) != (own[0].classes, own[0].task):
+            older = min(own[0], run, key=lambda each: each.config.made.at)
+            wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
+            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; the older one is {older.folder}")
         if other is not run:
             twice = "are the same run, or copies of it, which would count twice; name one of them"
             raise cli.Problem(f"--run: {other.folder} and {run.folder} {twice}")
@@ -116,9 +122,23 @@ def words_part(run):
 
     def judge(titles):
         values = words.probabilities(fitted, titles)
-        return [metrics.sharpen(values, run.figures.temperature)], 0
+        return [calibration.sharpen(values, run.figures.temperature)], 0
 
     return Part(prepare=list, judge=judge)
+
+
+def exponents_of(own):
+    """What the calibrated probabilities of runs are raised to in their pool, (runs,) float64; of one
+    run, 1.
+    """
+    if len(own) == 1:
+        return np.ones(1)
+    pooled = [calibration.pool(run.probabilities) for run in own]
+    exponents, _ = calibration.cross_fit(own[0].array("labels"), pooled, own[0].array("folds")[0])
+    for exponent, run in zip(exponents, own, strict=True):
+        if not exponent:
+            cli.say(f"{run.folder}: adds nothing to what the others say")
+    return exponents * [run.figures.pooled_temperature for run in own]
 
 
 def offsets_of(run):
@@ -170,9 +190,8 @@ def predict(classifier, batches):
         with_text = [i for i, title in enumerate(titles) if not data.is_blank(title)]
         if with_text:
             judged = [part.judge(ready) for part, ready in zip(classifier.parts, prepared, strict=True)]
-            # the average of what all runs of all parts say
-            total = sum(values for own, _ in judged for values in own)
-            probabilities[with_text] = total / len(classifier.runs)
+            said = [values for own, _ in judged for values in own]
+            probabilities[with_text] = calibration.pool(said, classifier.exponents)
             cut = max(too_long for _, too_long in judged)
             named[with_text] = decision.decide(probabilities[with_text], classifier.offsets)
         yield key, Window(titles, probabilities, named, cut)

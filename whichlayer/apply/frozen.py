@@ -16,7 +16,7 @@ from whichlayer.common import cli
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import Encoder, load_encoder
 from whichlayer.heads import runs
-from whichlayer.scores import metrics
+from whichlayer.scores import calibration
 
 
 @dataclass
@@ -113,4 +113,4 @@ def probabilities(frozen, heads, stored):
     side_by_side = np.stack([stored[column] for column in run.columns], axis=1)
     x = torch.from_numpy(side_by_side.astype(np.float32)).to(frozen.encoder.device)
     pooled = model.mean_probabilities(heads.forward, heads.state, x).cpu().numpy()
-    return metrics.sharpen(pooled, run.figures.temperature)
+    return calibration.sharpen(pooled, run.figures.temperature)

@@ -21,11 +21,12 @@ from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.heads import naming, words
 from whichlayer.heads.options import Options
-from whichlayer.scores import decision, metrics
 from whichlayer.scores.figures import Figures
 
 # what helps where heads predict one class only
 COLLAPSED = "try --standardize or a smaller --lr (both of --head mlp), or another layer or --pooling"
+# the same for all runs of a table
+ARRAYS = ("labels", "groups", "folds")
 FORMAT = 4  # raised when older runs can no longer be read
 
 
@@ -37,7 +38,7 @@ class Config:
     classes: list[str]  # names, in the order of their numbers
     options: Options
     data: store.TitlesInfo
-    baseline: str | None = None  # a key of words.BASELINES, or "average"; None for runs that train.py made
+    baseline: str | None = None  # a key of words.BASELINES; None for runs that train.py made
     columns: list[tuple[str, int]] | None = None  # (pooling, layer) of the features, as they stand side by side
     encoder: store.EncoderInfo | None = None
     settings: store.Settings | None = None
@@ -55,11 +56,8 @@ class Config:
 class Run:
     """One trained layer set, or one baseline, on the disk."""
 
-    folder: Path | None  # None for a baseline that is computed from other runs
+    folder: Path
     config: Config
-    computed: np.ndarray | None = None  # the probabilities of a run that has no folder
-    computed_offsets: np.ndarray | None = None  # its offsets
-    parts: list["Run"] | None = None  # of an average, see answer.py: the runs that are averaged
 
     @property
     def options(self):
@@ -79,7 +77,7 @@ class Run:
 
     @property
     def baseline(self):
-        """A key of words.BASELINES, "average", or None for a run that train.py made."""
+        """A key of words.BASELINES, or None for a run that train.py made."""
         return self.config.baseline
 
     @property
@@ -109,55 +107,25 @@ class Run:
     @property
     def head(self):
         """The head, or the baseline, in words."""
-        if self.parts:
-            return " + ".join(part.head for part in self.parts)
-        return (
-            words.BASELINES[self.baseline].name if self.baseline else naming.head_in_words(self.columns, self.options)
-        )
-
-    @property
-    def name(self):
-        """The row in words: its layers with the head in brackets, or the baseline."""
-        return naming.layers_in_words(self.columns, self.head) if self.columns else self.head
+        if self.baseline:
+            return words.BASELINES[self.baseline].name
+        return naming.head_in_words(self.columns, self.options)
 
     @property
     def probabilities(self):
         """Out-of-fold probabilities, (repeats, titles, classes) float32, memory-mapped."""
-        return self.array("probabilities") if self.computed is None else self.computed
-
-    @property
-    def calibrated(self):
-        """Out-of-fold probabilities, pooled over repeats and sharpened: (titles, classes) float64."""
-        if self.parts:
-            return sum(part.calibrated for part in self.parts) / len(self.parts)
-        return metrics.sharpen(metrics.pool(self.probabilities), self.figures.pooled_temperature)
+        return self.array("probabilities")
 
     @property
     def offsets(self):
         """What the decision takes from log-probabilities, (repeats, folds, classes); None: nothing."""
-        if self.computed is not None:
-            return self.computed_offsets
         return self.array("offsets") if "offsets.npy" in self.config.contents else None
 
-    def predictions(self, folds):
-        """The category that is named for each title out of fold, (repeats, titles) ints; folds: of
-        the run.
-        """
-        return decision.predictions(self.probabilities, folds, self.offsets)
-
-    def named(self, calibrated, folds):
-        """The category that is named for each title by its calibrated probabilities: (titles,) ints."""
-        return decision.decide(calibrated, self.mean_offsets(folds))
-
-    def mean_offsets(self, folds):
-        """What the decision takes from the logarithms of calibrated probabilities, (titles,
-        classes), or 0.
-        """
-        if self.offsets is None:
-            return 0.0
-        # they belong to log-probabilities, which the temperature divides
-        own = decision.title_offsets(self.offsets, folds).mean(0)
-        return own / self.figures.pooled_temperature
+    @property
+    def task(self):
+        """What runs share that can be compared and combined: titles, protocol, and the ARRAYS."""
+        checksums = tuple(self.config.contents.get(f"{name}.npy") for name in ARRAYS)
+        return self.config.data.titles, self.options.protocol, checksums
 
     def array(self, name):
         """One of the run's arrays, memory-mapped; one that is not what the configuration says is a

@@ -1,15 +1,14 @@
 """How the rows of a table compare, and which of them is recommended.
 
-Rows of an encoder, words, and the average of both compete: whatever stands in a table can be kept.
+Rows of an encoder, words, and both combined compete: whatever stands in a table can be kept.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from whichlayer.heads import runs
-from whichlayer.report.rows import Row, make_row
-from whichlayer.scores import comparison, decision, figures, metrics
+from whichlayer.report.rows import Row, judge, make_row
+from whichlayer.scores import comparison, figures
 
 
 @dataclass(eq=False)
@@ -17,7 +16,7 @@ class Answer:
     """What the comparison of a table's rows says."""
 
     margin: float  # the loss of macro-F1 that counts as none
-    compared: list[Row]  # the table's rows, then the majority class, words, and averages with them
+    compared: list[Row]  # the table's rows, then the majority class, words, and combinations with them
     comparison: comparison.Comparison  # of these rows, in their order
     competing: int  # how many of them compete for the best
     best: Row  # the highest macro-F1 of those that are shown to beat chance, or else of all
@@ -37,22 +36,23 @@ def compare(table, margin):
     of_encoder = known or table.rows
     best_of_encoder = best_of(of_encoder)
 
-    # words, and their averages with the best row and with the one that would be taken without them
+    # words, combined with the best row and with the one that would be taken without them
     full = [row for row in table.baselines if not row.run.labels_per_category]
     words = next((row for row in full if row.run.baseline == "tfidf"), None)
-    averages = []
+    combined = []
     if words and known:
         _, cheapest = choose(known, known, best_of_encoder, margin)
         for row in dict.fromkeys([best_of_encoder, cheapest]):
-            averages.append(average_row(table, row, words))
+            combined.append(combined_row(table, row, words))
+    combined = list(filter(None, combined))
 
     # all of them are compared with the best one; what may know nothing does not compete
-    knowing = [*known, *averages]
+    knowing = [*known, *combined]
     if words and beats_chance(words):
         knowing.append(words)
     candidates = knowing or table.rows
     best = best_of(candidates)
-    compared = [*table.rows, *sorted(full, key=lambda row: row.value), *averages]
+    compared = [*table.rows, *sorted(full, key=lambda row: row.value), *combined]
     found, cheapest = choose(compared, candidates, best, margin)
     return Answer(
         margin=margin,
@@ -91,30 +91,16 @@ def beats_chance(row, rows=1):
     return low > row.influence.chance
 
 
-def average_row(table, row, words):
-    """The average of a row's and the words' calibrated probabilities, as a Row that is on no disk:
-    predict.py with both runs gives it for new titles.
+def combined_row(table, row, words):
+    """A row's run and words as one Row, combined as predict.py does for new titles; None where one of
+    them adds nothing.
     """
-    parts = [row.run, words.run]
-    probabilities = np.zeros(row.run.probabilities.shape, np.float32)
-    offsets = np.zeros((len(table.folds), table.options.folds, len(table.classes)))
-    sharpened = 0.0
-    for part in parts:
-        temperature = part.figures.pooled_temperature
-        # one repeat after the other: float64 for all of them at once would be large
-        for repeat, values in enumerate(part.probabilities):
-            probabilities[repeat] += metrics.sharpen(values, temperature) / 2
-        if part.offsets is not None:
-            offsets += part.offsets / temperature / 2
-        pooled = metrics.pool(part.probabilities)
-        sharpened = sharpened + figures.cross_fitted(table.labels, pooled, table.folds) / 2
-
-    predictions = decision.predictions(probabilities, table.folds, offsets)
-    classes = len(table.classes)
-    measured = figures.without_temperature(table.labels, predictions, table.folds, classes, sharpened)
-    # for its name, it has the columns and the encoder of the row
-    config = replace(row.run.config, baseline="average", results=measured, contents=None)
-    return make_row(runs.Run(None, config, probabilities, offsets, parts), table)
+    own = [row.run, words.run]
+    judged = judge(own, table)
+    if not judged.exponents.all():
+        return None
+    measured = figures.of_judged(judged, table.labels, table.folds, len(table.classes))
+    return make_row(own, measured, judged.predictions, table)
 
 
 def gain(first, second):

@@ -7,7 +7,6 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs, splits, words
-from whichlayer.report.rows import ARRAYS
 from whichlayer.scores import decision, figures
 
 
@@ -54,7 +53,7 @@ def make(kind, size, table, tables, counts, results, source):
     kept = {}
     if kind == "tfidf" and not size:
         kept = words.files(words.fit(counts))
-    arrays = {name: getattr(table, name) for name in ARRAYS}
+    arrays = {name: getattr(table, name) for name in runs.ARRAYS}
     arrays |= {"probabilities": probabilities, "offsets": offsets}
     runs.write(folder, config, arrays, kept)
     cli.say(f"{folder.name}: macro-F1 {config.results.macro_f1:.4f}")

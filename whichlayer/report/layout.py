@@ -7,7 +7,7 @@ import numpy as np
 
 from whichlayer.common import cli
 from whichlayer.heads import naming
-from whichlayer.report.rows import curves
+from whichlayer.report.rows import curves, head_of
 
 SHOWN = 20  # categories in the table of categories
 
@@ -23,8 +23,8 @@ def main_table(table, answer):
     for row in sorted(answer.compared, key=lambda row: (encoders.index(row.encoder), -row.value)):
         low, high = row.interval
         line = {":Encoder": row.encoder or "none"} if several else {}
-        head = row.run.head
-        if row.run.figures.collapsed and not row.run.baseline:
+        head = head_of(row.runs)
+        if row.figures.collapsed and not row.run.baseline:
             head += ", collapsed"
         if row is answer.recommended:
             head = f"**{head}**"
@@ -32,7 +32,7 @@ def main_table(table, answer):
         line |= {score: f"{row.value:.4f}", "95% interval": f"{low:.4f}–{high:.4f}"}
         line["Difference"] = difference(answer, row)
         if not several:  # else the table would be too wide
-            line["Log loss"] = f"{row.run.figures.log_loss:.4f}"
+            line["Log loss"] = f"{row.figures.log_loss:.4f}"
         if table.has_flop:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
         line["Depth"] = f"{row.run.depth:.0%}"

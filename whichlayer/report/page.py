@@ -6,7 +6,7 @@ from whichlayer.common import cli
 from whichlayer.heads import runs, words
 from whichlayer.report import answer as answers
 from whichlayer.report import layout, recommendation
-from whichlayer.report.rows import curves, encoder_key
+from whichlayer.report.rows import curves, encoder_key, judge
 from whichlayer.scores import thresholds
 
 # --- the sentences, as they are printed -----------------------------------------------------------
@@ -76,7 +76,7 @@ def notes(table, answer):
     repeats = table.options.repeats
     sentences = [SCORED.format(repeats=cli.count(repeats, "repeat")) if repeats > 1 else ONE_REPEAT]
     sentences.append(TERMS)
-    if any(row.run.figures.collapsed for row in table.rows):
+    if any(row.figures.collapsed for row in table.rows):
         sentences.append(COLLAPSED)
     scarce = answer.best_of_encoder.influence.scarce
     if scarce:
@@ -111,7 +111,7 @@ def details(table, row):
     list of paragraphs.
     """
     titles = np.bincount(table.labels, minlength=len(table.classes))
-    found = thresholds.of_run(row.run, table.labels, table.folds)
+    found = thresholds.of_judged(judge(row.runs, table), table.labels, table.folds)
     return [
         CATEGORIES.format(name=row.name, shown=layout.SHOWN),
         layout.category_table(table.classes, row.influence.scores, titles),

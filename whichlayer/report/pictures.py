@@ -8,14 +8,14 @@ import numpy as np
 from whichlayer.common import cli, disk
 from whichlayer.heads import naming
 from whichlayer.report import layout
-from whichlayer.report.rows import curves
+from whichlayer.report.rows import curves, judge
 from whichlayer.scores import metrics
 
 # of Okabe & Ito (2008), for eyes that see fewer colours, too
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 GRAY = "#555555"
 MARKERS = "osD^vPX"
-STYLES = {"majority": ":", "tfidf": "--", "average": "-."}
+STYLES = {"majority": ":", "tfidf": "--", None: "-."}
 # most confused pairs that are shown
 PAIRS = 10
 # the same bytes for the same picture; a dollar sign in a category is a dollar sign
@@ -117,8 +117,9 @@ def draw_rows(table, answer):
     axes = figure.subplot_mosaic(panels, width_ratios=(3, 2), height_ratios=(4, 3))
     draw_scores(axes["scores"], table, answer)
     row = answer.recommended or answer.best_of_encoder
-    draw_confusions(axes["confusions"], table, row)
-    draw_calibration(axes["calibration"], table, row)
+    judged = judge(row.runs, table)
+    draw_confusions(axes["confusions"], table, judged, row.name)
+    draw_calibration(axes["calibration"], table, judged)
     return figure
 
 
@@ -140,17 +141,17 @@ def draw_scores(axes, table, answer):
         draw_line(axes, x, rows, style(number) | {"label": short(name), "linestyle": ""})
     # baselines are lines
     for row in answer.compared:
-        if row.run.baseline:
+        if row.run.baseline or len(row.runs) > 1:
             name = f"{short(row.name)} ({row.value:.3f})"
-            axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES.get(row.run.baseline, "-"))
+            axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES[row.run.baseline])
     # as much of the scale as the rows take, whatever a baseline reaches
     axes.set_ylim(bottom=min(row.interval[0] for row in table.rows) - 0.03)
     finish(axes, table)
 
 
-def draw_confusions(axes, table, row):
+def draw_confusions(axes, table, judged, name):
     """The most confused pairs of categories, as bars."""
-    predictions = row.run.predictions(table.folds)
+    predictions = judged.predictions
     labels = np.tile(table.labels, len(predictions))
     pairs, counts = metrics.confused_pairs(labels, predictions.ravel(), PAIRS)
     names = [short(name, 18) for name in table.classes]
@@ -159,12 +160,12 @@ def draw_confusions(axes, table, row):
     axes.bar_label(bars, fmt=" {:,.0f}")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="most confused (labelled → predicted), titles a repeat", title=short(row.name))
+    axes.set(xlabel="most confused (labelled → predicted), titles a repeat", title=short(name))
 
 
-def draw_calibration(axes, table, row):
+def draw_calibration(axes, table, judged):
     """How often a row is right where it is so sure, out of fold."""
-    sure, right, count = metrics.calibration(table.labels, row.run.calibrated)
+    sure, right, count = metrics.calibration(table.labels, judged.probabilities)
     axes.plot((0, 1), (0, 1), color=GRAY, linestyle=":")
     axes.scatter(sure, right, 8 + 250 * count / count.sum(), alpha=0.6)
     axes.set(xlabel="how sure (area: share of titles)", ylabel="how often right", title="Calibration")

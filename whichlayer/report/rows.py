@@ -6,24 +6,28 @@ import numpy as np
 
 from whichlayer.common import cli
 from whichlayer.encoder import store
-from whichlayer.heads import runs
+from whichlayer.heads import naming, runs
 from whichlayer.heads.options import Options
-from whichlayer.scores import comparison
-
-# the same for all runs of a table
-ARRAYS = ("labels", "groups", "folds")
+from whichlayer.scores import comparison, decision, figures
+from whichlayer.scores.figures import Figures
 
 
 @dataclass(eq=False)
 class Row:
-    """A run in a table."""
+    """A run in a table, or a combination of runs, the encoder's first."""
 
-    run: runs.Run
+    runs: list[runs.Run]
+    figures: Figures
     name: str  # layers and head in words, or the baseline; with its encoder where there are several
     encoder: str | None  # the encoder's short name where there are several, and the row has one
     expense: float  # FLOP a title; where some run does not know them, layers to run · hidden size²
     influence: comparison.Influence
     interval: tuple[float, float]  # 95%, of macro-F1
+
+    @property
+    def run(self):
+        """The run; of a combination, that of the encoder."""
+        return self.runs[0]
 
     @property
     def value(self):
@@ -33,9 +37,9 @@ class Row:
     @property
     def cost(self):
         """What the row costs, to be compared: the encoder's work, then embeddings a title, then
-        whether it is one run or an average, then the better value.
+        whether it is one run or several, then the better value.
         """
-        return self.expense, len(self.run.columns), len(self.run.parts or []), -self.value
+        return self.expense, len(self.run.columns), len(self.runs), -self.value
 
 
 @dataclass(eq=False)
@@ -79,14 +83,14 @@ def read_tables(results):
     for path in sorted(results.glob("[!.]*/config.json")):
         run = runs.open_run(path.parent)
         kind = baselines if run.baseline else trained
-        kind.setdefault(shared(run), []).append(run)
+        kind.setdefault(run.task, []).append(run)
     # the one with most runs first: a stray run is not what somebody wants to see
     ordered = sorted(trained.items(), key=lambda item: -len(item[1]))
     return [make_table(own, baselines.get(key, [])) for key, own in ordered]
 
 
 def make_table(trained, baselines):
-    """The Table of runs that share titles, protocol and ARRAYS."""
+    """The Table of runs that have one task."""
     first = trained[0]
     # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
     decide = "macro-f1" if any(run.options.decide == "macro-f1" for run in trained) else "likeliest"
@@ -100,7 +104,7 @@ def make_table(trained, baselines):
         rows=[],
         learning_curve=[],
         baselines=[],
-        **{name: np.asarray(first.array(name)) for name in ARRAYS},
+        **{name: np.asarray(first.array(name)) for name in runs.ARRAYS},
     )
 
     # by encoder, then one kind of head after another, the top layer first
@@ -111,17 +115,11 @@ def make_table(trained, baselines):
 
     for run in sorted(trained, key=place):
         rows = table.learning_curve if run.labels_per_category else table.rows
-        rows.append(make_row(run, table))
+        rows.append(row_of(run, table))
     for run in baselines:
         if run.baseline != "tfidf" or run.options.decide == decide:
-            table.baselines.append(make_row(run, table))
+            table.baselines.append(row_of(run, table))
     return table
-
-
-def shared(run):
-    """What is the same for all runs of a table: titles, protocol, and the files with ARRAYS."""
-    checksums = tuple(run.config.contents.get(f"{name}.npy") for name in ARRAYS)
-    return run.config.data.titles, run.options.protocol, checksums
 
 
 def encoder_key(run):
@@ -142,20 +140,39 @@ def encoder_names(trained):
     return names
 
 
-def make_row(run, table):
+def row_of(run, table):
     """The Row of a run in a Table."""
-    name = run.name
+    predictions = decision.predictions(run.probabilities, table.folds, run.offsets)
+    return make_row([run], run.figures, predictions, table)
+
+
+def make_row(own, measured, predictions, table):
+    """The Row of one run or several in a Table; predictions: theirs, (repeats, titles) int."""
+    run = own[0]
+    name = head_of(own)
     encoder = None
     expense = 0.0
     if run.columns:
+        name = naming.layers_in_words(run.columns, name)
         # without FLOP, what they are about in proportion to
         expense = run.config.flop if table.has_flop else max(run.layers) * run.encoder.hidden**2
         if len(table.encoders) > 1:
             encoder = table.encoders[encoder_key(run)]
             name = f"{encoder}, {name}"
-    predictions = run.predictions(table.folds)
     influence = comparison.influence(table.labels, predictions, len(table.classes), table.groups)
-    return Row(run, name, encoder, expense, influence, comparison.interval(influence))
+    return Row(own, measured, name, encoder, expense, influence, comparison.interval(influence))
+
+
+def head_of(own):
+    """The head of one run, or of several, or the baseline, in words."""
+    return " + ".join(run.head for run in own)
+
+
+def judge(own, table):
+    """What the runs of a row say out of fold, each title's by exponents that the other folds have
+    chosen: a figures.OutOfFold.
+    """
+    return figures.judge(table.labels, table.folds, [(run.probabilities, run.offsets) for run in own])
 
 
 def curves(table):

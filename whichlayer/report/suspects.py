@@ -5,24 +5,26 @@ import numpy as np
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
+from whichlayer.report.rows import judge
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
 
 
 def choose(table, answer):
     """The row whose out-of-fold probabilities judge the labels: the one with the lowest log loss, or
-    its average with TF-IDF, where computed and lower still.
+    its combination with TF-IDF, where computed and lower still.
 
     answer: the table's Answer, or None where no row was trained on all titles.
     """
     best = min(table.rows or table.learning_curve, key=log_loss)
     if not answer or not answer.words:
         return best
-    return min(best, answers.average_row(table, best, answer.words), key=log_loss)
+    combined = answers.combined_row(table, best, answer.words)
+    return min(filter(None, [best, combined]), key=log_loss)
 
 
 def log_loss(row):
-    return row.run.figures.log_loss
+    return row.figures.log_loss
 
 
 def check_path(path):
@@ -44,8 +46,9 @@ def write(path, table, answer, features):
     import pandas as pd
 
     row = choose(table, answer)
-    probabilities = row.run.calibrated
-    predicted = row.run.named(probabilities, table.folds)
+    judged = judge(row.runs, table)
+    probabilities = judged.probabilities
+    predicted = judged.named
     titles, names = runs.features_of(table.everything[0].run, features).titles()
     # a table of the titles whose label is contradicted
     rows = np.arange(len(titles))

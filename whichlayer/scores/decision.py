@@ -50,11 +50,6 @@ def choose_offsets(labels, probabilities, learned, classes):
     return best
 
 
-def title_offsets(offsets, folds):
-    """The offsets of the head that each title is scored by: (repeats, titles, classes)."""
-    return np.stack([own[fold_of] for own, fold_of in zip(offsets, folds, strict=True)])
-
-
 def predictions(probabilities, folds, offsets=None):
     """The category that is named for each title in each repeat, (repeats, titles) ints."""
     if offsets is None:

@@ -1,7 +1,7 @@
 """How good predictions are, and how far their probabilities can be trusted, in numpy alone.
 
-Macro-F1, its figures by repeat and fold, log loss, calibration error, and the temperature that
-calibrates. How uncertain a figure is, and how rows compare, is the matter of comparison.py.
+Macro-F1, its figures by repeat and fold, log loss and calibration error. How probabilities are
+calibrated is the matter of calibration.py, how uncertain a figure is that of comparison.py.
 """
 
 import numpy as np
@@ -10,10 +10,6 @@ import numpy as np
 TINY = 1e-12
 # of the top probability, in which calibration is looked at
 BINS = 15
-# titles with a random label that are added where a temperature is fitted
-PSEUDO_TITLES = 1
-# probabilities by which a temperature is fitted, where there are twice as many
-SAMPLE = 1 << 21
 
 
 # --- macro-F1 -------------------------------------------------------------------------------------
@@ -114,76 +110,3 @@ def expected_calibration_error(labels, probabilities):
     """Mean gap between how sure and how often right (Guo et al. 2017)."""
     sure, right, count = calibration(labels, probabilities)
     return float(np.abs(sure - right) @ count / count.sum())
-
-
-def pool(probabilities):
-    """The logarithmic pool (Genest & Zidek 1986) of several heads' probabilities, (heads, …,
-    classes).
-
-    The mean of log p, made to sum to 1 again. Averaging p itself makes an ensemble less sure than
-    it is right.
-    """
-    total = sum(np.log(np.maximum(each, TINY)) for each in probabilities)
-    return sharpen(np.exp(total / len(probabilities)), 1.0)
-
-
-def sharpen(probabilities, temperature):
-    """softmax(log p / temperature) along the last axis, float64; above 1 probabilities get less
-    sure.
-    """
-    powers = np.maximum(probabilities, TINY, dtype=np.float64)
-    # in place: for many titles and classes, every copy is large
-    np.log(powers, out=powers)
-    powers -= powers.max(-1, keepdims=True)
-    powers /= temperature
-    np.exp(powers, out=powers)
-    powers /= powers.sum(-1, keepdims=True)
-    return powers
-
-
-def fit_temperature(labels, probabilities):
-    """The temperature, 0.05 to 20, with which `sharpen` has the least log loss on labels and one
-    more title.
-
-    That title has the mean log-probabilities of the others and a label drawn at random (like
-    Platt's pseudo-counts, 1999): without it, titles that are all told apart would be worth any
-    certainty. Log loss is convex in the sharpness 1/temperature: its slope there changes its sign
-    once, which halving finds. Of many titles a sample is taken: memory stays bounded.
-    """
-    if np.size(probabilities) > 2 * SAMPLE:
-        titles = SAMPLE // probabilities.shape[1]
-        sample = np.random.default_rng(0).permutation(len(labels))[:titles]
-        labels = labels[sample]
-        probabilities = probabilities[sample]
-    logits = np.log(np.maximum(probabilities, TINY, dtype=np.float64))
-    logits -= logits.max(1, keepdims=True)
-    own = logits[np.arange(len(labels)), labels].mean()
-    # weight of the title with a random label
-    random = PSEUDO_TITLES / len(labels)
-    wanted = (own + random * logits.mean()) / (1 + random)
-
-    low = 1 / 20
-    high = 20.0
-    for _ in range(30):
-        sharpness = np.sqrt(low * high)
-        powers = np.exp(sharpness * logits)
-        expected = ((powers * logits).sum(1) / powers.sum(1)).mean()
-        if expected < wanted:
-            low = sharpness
-        else:
-            high = sharpness
-    return float(1 / sharpness)
-
-
-def temperature_of_all(one, pooled, repeats, heads):
-    """The temperature for a pool of all heads, from those of one head and of a pool of `repeats`
-    heads.
-
-    More heads in a pool have less noise and deserve more trust; what the noise does to log
-    temperature falls with the number of heads, so it is a straight line over 1 / heads
-    (simulation and extrapolation, Cook & Stefanski 1994). One repeat does not show it.
-    """
-    if repeats == 1:
-        return pooled
-    slope = (np.log(one) - np.log(pooled)) / (1 - 1 / repeats)
-    return float(np.clip(np.exp(np.log(pooled) + slope * (1 / heads - 1 / repeats)), 0.05, 20))

@@ -23,14 +23,13 @@ class Threshold:
     precision: float = 0.0  # share of these that are right
 
 
-def of_run(run, labels, folds):
-    """The Thresholds of a run for all that is WANTED.
+def of_judged(judged, labels, folds):
+    """The Thresholds of a figures.OutOfFold for all that is WANTED.
 
     labels: (titles,) int; folds: (repeats, titles) int.
     """
-    calibrated = run.calibrated
-    named = run.named(calibrated, folds)
-    sure = np.take_along_axis(calibrated, named[:, None], 1)[:, 0]
+    named = judged.named
+    sure = np.take_along_axis(judged.probabilities, named[:, None], 1)[:, 0]
     return [find(sure, named == labels, folds[0], wanted) for wanted in WANTED]
 
 
