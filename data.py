@@ -80,14 +80,16 @@ class Checked:
     notes: list[str]  # sentences on likely mistakes
 
 
-def copy_titles(path, text_column, label_column, out, least=2):
-    """Check a file of titles, write titles and labels (without spaces around) to the binary file
-    `out` as CSV, and return Checked. Empty cells, fewer than `least` classes, and classes of one
-    title each, from which nothing can be learned, are a Problem.
+def copy_titles(path, text_column, label_column, out, group_column=None, least=2):
+    """Check a file of titles, write titles and labels (without spaces around), and what group_column
+    holds, if one is named, to the binary file `out` as CSV, and return Checked. Titles or labels
+    that are empty, fewer than `least` classes, and classes of one title each, from which nothing
+    can be learned, are a Problem.
     """
-    if text_column == label_column:
-        both = f"both {cli.quote(text_column)}"
-        raise cli.Problem(f"--text-column and --label-column are {both}; name two columns")
+    columns = [name for name in (text_column, label_column, group_column) if name is not None]
+    if len(set(columns)) < len(columns):
+        named = cli.listing(map(cli.quote, columns))
+        raise cli.Problem(f"the columns of titles, labels and groups must differ; {named} are named")
     # a few bytes of each row stay in memory
     hashes = array.array("q")  # of titles
     labels = array.array("i")  # numbers of categories
@@ -100,11 +102,11 @@ def copy_titles(path, text_column, label_column, out, least=2):
         hasher.update(text)
         out.write(text)
 
-    write([("title", "label")])
-    for block in tables.open_table(path, [text_column, label_column], others=False).blocks:
-        rows = [(title, " ".join(label.split())) for title, label in block]
+    write([("title", "label", "group")[: len(columns)]])
+    for block in tables.open_table(path, columns, others=False).blocks:
+        rows = [(title, " ".join(label.split()), *group) for title, label, *group in block]
         write(rows)
-        for title, name in rows:
+        for title, name, *_ in rows:
             hashes.append(hash(title))
             labels.append(numbers.setdefault(name, len(numbers)))
             if is_blank(title) or is_blank(name):
@@ -166,16 +168,16 @@ def ambiguous_titles(hashes, labels):
     return [f"titles that stand in more than one category: {titles:,}, {where}"]
 
 
-def rare_categories(classes, folds):
+def rare_categories(classes, folds, what="titles"):
     """A sentence on categories that have fewer titles than there are folds, or None.
 
-    classes: {name: titles}. Each fold needs a title of every category.
+    classes: {name: titles}, or groups, as `what` says. Each fold needs one of every category.
     """
     rare = sorted((number, name) for name, number in classes.items() if number < folds)
     if not rare:
         return None
     named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
-    part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
+    part = f"{len(rare):,} of {len(classes):,} categories, with fewer {what} than {folds} folds need"
     # features of the titles that stay are kept
     remedy = "merge or drop such in the file of titles and run extract.py again, or train with fewer --folds"
     return f"too rare: {part}, such as {named}; {remedy}"

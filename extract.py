@@ -28,6 +28,8 @@ def parse_arguments(argv=None):
     )
     add("--text-column", default="title", help="column of the titles")
     add("--label-column", default="category", help="column of the categories")
+    groups = "a column, such as channel or author: titles with the same value in it are kept in one fold, as copies are"
+    add("--group-column", metavar="NAME", help=groups)
     add(
         "--model",
         type=cli.place,
@@ -92,7 +94,7 @@ def check_titles(args, work):
         raise cli.Problem(f"--prefix: holds {fault}")
     path = data.find_titles(args.data)
     with open(work / "titles.csv", "wb") as file:
-        titles = data.copy_titles(path, args.text_column, args.label_column, file)
+        titles = data.copy_titles(path, args.text_column, args.label_column, file, args.group_column)
         windows.flush(file)
     rare = data.rare_categories(titles.classes, Options.folds)
     if rare:
@@ -142,7 +144,7 @@ def encode_windows(job, done, encoder, out, work):
     layers = {layer for _, layer in columns}
     earlier = folder.earlier_layers(job, out)
     sources = np.load(work / "sources.npy")
-    titles = (title for title, _ in store.titles_in(work / "new" / "titles.csv"))
+    titles = (row[0] for row in store.titles_in(work / "new" / "titles.csv"))
     read = functools.partial(tokenise, encoder)
     bar = cli.progress(job.data.rows, " titles", desc="extract", initial=folder.counted(work).titles)
     with bar, windows.log_of(work) as log:

@@ -153,7 +153,7 @@ def digests(path):
 
     That two of a billion titles share them is less likely than that the memory errs.
     """
-    return [hashlib.blake2b(title.encode(), digest_size=16).digest() for title, _ in store.titles_in(path)]
+    return [hashlib.blake2b(title.encode(), digest_size=16).digest() for title, *_ in store.titles_in(path)]
 
 
 def beyond(old, job, sources):

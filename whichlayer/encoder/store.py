@@ -2,7 +2,7 @@
 
 manifest.json   what follows, and how it was made; a folder without it holds no features
 cls-01.npy …    (titles, hidden) float32 or float16: one file for each pooling and layer
-titles.csv      the titles with their labels, in the order of the rows
+titles.csv      the titles with their labels, and groups if there are any, in the order of the rows
 
 What is being made lies in a hidden folder beside it, .NAME.unfinished; see folder.py.
 """
@@ -123,7 +123,7 @@ def identity(manifest):
 
 
 def titles_in(path):
-    """Yield (title, label) for each row of a file that data.copy_titles wrote."""
+    """Yield [title, label], and the group if there is one, of each row that data.copy_titles wrote."""
     with open(path, encoding="utf-8", newline="") as file:
         yield from itertools.islice(csv.reader(file), 1, None)
 
@@ -236,11 +236,15 @@ class Features:
         """All titles and all labels, as two lists."""
         titles = []
         labels = []
-        for title, label in titles_in(self.titles_file()):
+        for title, label, *_ in titles_in(self.titles_file()):
             titles.append(title)
             # a million titles hold each name of a category once
             labels.append(sys.intern(label))
         return titles, labels
+
+    def groups(self):
+        """What --group-column holds for each title, a list; empty where none was named."""
+        return [group for _, _, *rest in titles_in(self.titles_file()) for group in rest]
 
 
 def take(mapped, rows):

@@ -82,13 +82,20 @@ def read_task(features, options):
     Categories that are too rare for that are a Problem.
     """
     titles, names = features.titles()
+    owners = features.groups()
     classes, labels = np.unique(np.array(names, dtype=object), return_inverse=True)
     classes = classes.tolist()
-    groups = splits.numbered(map(splits.group_key, titles))
+    groups = splits.group_titles(titles, owners)
+    if owners:
+        sizes = np.bincount(groups)
+        largest = cli.quote(owners[(groups == sizes.argmax()).argmax()])
+        of_largest = f"the largest, that of {largest}, has {sizes.max():,} of {len(titles):,} titles"
+        cli.say(f"{cli.count(len(sizes), 'group')} that stay in one fold; {of_largest}")
     counts = np.bincount(labels)
     if options.split == "grouped":
         counts = splits.distinct_titles(labels, groups)
-    rare = data.rare_categories(dict(zip(classes, counts.tolist(), strict=True)), options.folds)
+    what = "groups" if owners else "titles"
+    rare = data.rare_categories(dict(zip(classes, counts.tolist(), strict=True)), options.folds, what)
     if rare:
         raise cli.Problem(f"{features.folder}: {rare} ({options.split} folds)")
     folds = splits.repeat_folds(labels, groups, options, classes)

@@ -24,10 +24,14 @@ def essence(character):
 def group_key(title):
     """The normalised, case-folded letters, marks and digits of a title; copies have the same.
 
-    Without any, the title stands for itself, whatever spaces and invisible characters it has: two
-    emoji titles are copies where they show the same emoji.
+    Digits do not count beside two letters: copies may differ in a number. Without letters and
+    digits, the title stands for itself, whatever spaces and invisible characters it has: two emoji
+    titles are copies where they show the same emoji.
     """
     kept = unicodedata.normalize("NFKC", "".join(map(essence, title)))
+    without = "".join(c for c in kept if not c.isdecimal())
+    if sum(map(str.isalpha, without)) >= 2:
+        return without
     if kept:
         return kept
     symbols = "".join(c for c in title if unicodedata.category(c)[0] in "PS")
@@ -38,6 +42,28 @@ def numbered(values):
     """(n,) int64: equal values get equal numbers, in the order of their first appearance."""
     numbers = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+
+
+def group_titles(titles, owners=()):
+    """The group of each title, (n,) int64: copies have one, and so do titles of one owner, also
+    through others.
+
+    owners: what --group-column holds for each title, if there is one; where that is empty, nothing.
+    """
+    copies = numbered(map(group_key, titles))
+    if not owners:
+        return copies
+    owner = numbered(name or number for number, name in enumerate(owners))
+    # the lowest number goes round until all that are connected have it
+    groups = copies
+    before = None
+    while not np.array_equal(before, groups):
+        before = groups
+        for shared in (owner, copies):
+            lowest = np.full(len(titles), len(titles))
+            np.minimum.at(lowest, shared, groups)
+            groups = lowest[shared]
+    return numbered(groups)
 
 
 def distinct_titles(labels, groups):
@@ -85,9 +111,13 @@ def make_folds(labels, groups, k, seed, names=None):
 
     missing = np.flatnonzero((counts == 0).any(0))
     if len(missing):
+        own = labels == missing[0]
+        largest = np.bincount(groups[own]).argmax()
+        of_largest = np.flatnonzero(own & (groups == largest))
         name = names[missing[0]] if names else missing[0]
         few = f"category {name!r} has not enough titles of its own for --folds {k}"
-        raise cli.Problem(f"{few}; use fewer folds, or merge or drop the category")
+        most = f"{len(of_largest)} of its {own.sum()} are in one group, that of row {of_largest[0] + 1:,}"
+        raise cli.Problem(f"{few}: {most}; use fewer folds, or merge or drop the category")
     folds = np.empty(len(labels), dtype=np.int64)
     folds[by_group] = np.repeat(fold_of, sizes)
     return folds
