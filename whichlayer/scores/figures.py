@@ -29,8 +29,7 @@ class OutOfFold:
 
     exponents: np.ndarray  # (runs,), of the log-linear pool for new titles
     predictions: np.ndarray  # (repeats, titles) int, the category that is named in each repeat
-    probabilities: np.ndarray  # (titles, classes) float64, pooled over repeats; each fold's titles
-    # are calibrated by the other folds' exponents
+    probabilities: np.ndarray  # (titles, classes) float64, pooled over repeats, by other folds' exponents
     named: np.ndarray  # (titles,) int, the category that is named by these
 
 
