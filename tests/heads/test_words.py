@@ -12,7 +12,7 @@ from synthetic import guesses, scikit_learn, write_features, write_run
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs, words
-from whichlayer.scores import metrics
+from whichlayer.scores import calibration, metrics
 
 # --- titles in several scripts: openings, what is said of food, of sport, of travel, and endings -------------------
 
