@@ -6,9 +6,10 @@
     python predict.py --run results/RUN --csv test.csv --label-column category
     python predict.py --run results/RUN results/ANOTHER "Street food in Rome"
 
-The probabilities of a run's heads are pooled, then its temperature is applied; of several runs, the
-average is taken. A run that decides for macro-F1 may name a category that is not the likeliest; its
-probability is the calibrated one of that category. An encoder runs no deeper than the runs need.
+The probabilities of a run's heads are pooled, then its temperature is applied. Several runs, of the
+same titles and folds, are combined: a log-linear pool weighs them by what they said out of fold. A
+run that decides for macro-F1 may name a category that is not the likeliest; its probability is the
+calibrated one of that category. An encoder runs no deeper than the runs need.
 From Python: predict.table(predict.load("results/RUN"), ["a title"]).
 """
 
@@ -19,7 +20,7 @@ def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
-    runs_help = "the runs to apply, of several the average; what is no folder behind them, and all after it, are titles"
+    runs_help = "the runs to apply, several combined; what is no folder behind them, and all after it, are titles"
     add("--run", nargs="+", metavar="RUN", default=["results"], help=runs_help)
     names = "where the encoder is found, of several encoders each (default: the names in the runs)"
     add("--model", nargs="+", type=cli.place, metavar="NAME", help=names)

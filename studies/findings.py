@@ -22,7 +22,7 @@ class Score:
 
     encoder: str | None  # its short name; None: words alone
     columns: list[tuple[str, int]]  # (pooling, layer); empty for words alone
-    words: bool  # whether it is words, or averaged with words
+    words: bool  # whether it is words, or combined with words
     labels: int | None  # labelled titles a category; None: all
     decide: str  # see options.DECISIONS
     promised: float  # macro-F1 out of fold
@@ -52,7 +52,7 @@ class Choice:
     """What evaluate.py recommends of some rows."""
 
     encoders: list[str]
-    words: bool  # whether words, and averages with them, compete
+    words: bool  # whether words, and combinations with them, compete
     recommended: int  # its number among the Scores; -1: none
     best: int  # that of the best row
     bound: float  # what the recommended one loses against it, with 95% confidence at most
@@ -105,7 +105,7 @@ RULES = (
 )
 # after these, what a table recommends
 WORDS_ALONE = "words alone"
-WITH_WORDS = "words averaged with the recommended"
+WITH_WORDS = "words combined with the recommended"
 COMPETING = f"{MIDDLE}, words competing"
 FOUND = (MIDDLE, WORDS_ALONE, WITH_WORDS, COMPETING)
 
@@ -117,8 +117,8 @@ def columns_of(rule, depth):
 
 
 def trained(own, encoder, words=False):
-    """The Scores of an encoder's rows with all titles, decided for macro-F1: alone, or averaged with
-    words, which recommended rows of any decision are.
+    """The Scores of an encoder's rows with all titles, decided for macro-F1: alone, or combined
+    with words, which recommended rows of any decision are.
     """
     found = []
     for score in own.scores:
@@ -151,7 +151,8 @@ def by_rule(own, encoder):
     recommended = own.scores[choice_of(own, [encoder], False).recommended]
     competing = own.scores[choice_of(own, [encoder], True).recommended]
     words = trained(own, None, words=True)[0]
-    both = row_with(trained(own, encoder, words=True), recommended.columns)
+    # where words add nothing, or nothing is added to them, no row has both
+    both = row_with(trained(own, encoder, words=True), recommended.columns) or recommended
     return found | dict(zip(FOUND, (recommended, words, both, competing), strict=True))
 
 

@@ -151,7 +151,7 @@ def predict_all(folders, model, titles):
     for _, batch in batches_of(titles, 4096):
         values, _ = frozen.judge(ready, frozen.prepare(ready, batch))
         for windows, run, probabilities in zip(named, own, values, strict=True):
-            numbers = decision.decide(probabilities, classifier.offsets_of(run))
+            numbers = decision.decide(probabilities, classifier.offsets_of([run], [1.0]))
             windows.append(np.array(run.classes)[numbers])
     return np.stack([np.concatenate(windows) for windows in named])
 

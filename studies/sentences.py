@@ -34,7 +34,7 @@ SINGLE = (
 )
 WORDS = (
     "**Words alone** are no worse than that rule in {count} of {cases} cases ({names}), and lose "
-    "{mean} to it on average; averaged with the recommended row they change {gain} (95% interval "
+    "{mean} to it on average; combined with the recommended row they change {gain} (95% interval "
     "over sets {low} to {high}). What `evaluate.py` recommends by layers alone loses {alone}, so "
     "that a survey gains over the rule is not shown; where words compete, it loses {competing}."
 )

@@ -39,7 +39,7 @@ from whichlayer.encoder import store
 from whichlayer.heads import plan, splits
 from whichlayer.report import answer as answers
 from whichlayer.report import rows as tables
-from whichlayer.scores import comparison, decision, metrics, thresholds
+from whichlayer.scores import calibration, comparison, decision, metrics, thresholds
 
 # labelled titles of a set, at most; of one without a test file, at most so large a share
 TITLES = 3000
@@ -135,11 +135,10 @@ class Test:
     probabilities: dict[Path, np.ndarray]  # of each run's folder: (titles, classes), calibrated
 
     def judge(self, row):
-        """(probabilities, named) of a row, which may be an average: (titles, classes), (titles,) int."""
-        parts = row.run.parts or [row.run]
-        values = sum(self.probabilities[part.folder] for part in parts) / len(parts)
-        offsets = sum(map(classifier.offsets_of, parts)) / len(parts)
-        return values, decision.decide(values, offsets)
+        """(probabilities, named) of a row, as predict.py has them: (titles, classes), (titles,) int."""
+        exponents = classifier.exponents_of(row.runs)
+        values = calibration.pool([self.probabilities[run.folder] for run in row.runs], exponents)
+        return values, decision.decide(values, classifier.offsets_of(row.runs, exponents))
 
 
 def read_test(folder, table):
@@ -161,18 +160,17 @@ def is_kept(row):
 
 def score_row(table, row, test):
     """The Score of a row; test: a Test, or None for a row that is not kept."""
-    first = (row.run.parts or [row.run])[0]
     score = findings.Score(
-        encoder=table.encoders[tables.encoder_key(first)] if first.columns else None,
-        columns=first.columns,
-        words=row.run.baseline in ("tfidf", "average"),
+        encoder=table.encoders[tables.encoder_key(row.run)] if row.run.columns else None,
+        columns=row.run.columns,
+        words=row.runs[-1].baseline == "tfidf",
         labels=row.run.labels_per_category,
         decide=row.run.options.decide,
         promised=row.value,
         low=row.interval[0],
         high=row.interval[1],
-        promised_error=row.run.figures.calibration_error,
-        flop=first.config.flop,
+        promised_error=row.figures.calibration_error,
+        flop=row.run.config.flop,
     )
     if test:
         values, named = test.judge(row)
@@ -190,7 +188,7 @@ def promises(table, row, test):
     values, named = test.judge(row)
     sure = np.take_along_axis(values, named[:, None], 1)[:, 0]
     made = []
-    for each in thresholds.of_run(row.run, table.labels, table.folds):
+    for each in thresholds.of_judged(tables.judge(row.runs, table), table.labels, table.folds):
         if each.probability is not None:
             answered = sure >= each.probability
             right = named == test.labels
@@ -203,19 +201,18 @@ def promises(table, row, test):
 
 
 def choose(table, words, test, scores, every):
-    """The Choice of a table, with the Scores of its averages added to `scores`.
+    """The Choice of a table, with the Scores of its combinations added to `scores`.
 
-    every: the rows whose Scores are there, in their order; the averages' rows are added, too.
+    every: the rows whose Scores are there, in their order; those of combinations are added, too.
     """
     answer = answers.compare(table, MARGIN)
-    for row in [each for each in answer.compared if each.run.parts]:
+    for row in [each for each in answer.compared if len(each.runs) > 1]:
         every.append(row)
         scores.append(score_row(table, row, test))
-    # a run of the part is the same object as in the whole
-    numbers = {id(row.run): number for number, row in enumerate(every)}
 
+    # a row of the part is another one than in the whole, its runs are the same
     def number(row):
-        return numbers[id(row.run)]
+        return next(number for number, each in enumerate(every) if each.runs == row.runs)
 
     row = answer.recommended
     if row is None:
@@ -248,11 +245,13 @@ def all_choices(table, test, scores, every):
         for part in (alone, together):
             part.encoders = {key: table.encoders[key] for key in keys}
         choice = choose(alone, False, test, scores, every)
-        # what is recommended, averaged with words, whatever competes
+        # what is recommended, combined with words, whatever competes; none where one of both adds nothing
+        both = None
         if choice.recommended >= 0:
-            average = answers.average_row(together, every[choice.recommended], words)
-            every.append(average)
-            scores.append(score_row(together, average, test))
+            both = answers.combined_row(together, every[choice.recommended], words)
+        if both:
+            every.append(both)
+            scores.append(score_row(together, both, test))
         found += [choice, choose(together, True, test, scores, every)]
     return found
 
@@ -331,7 +330,7 @@ def name_recommended(args):
     row = answers.compare(read_set(args.folder), MARGIN).recommended
     if row is None:
         raise cli.Problem(f"{args.folder}: no row is shown to know more than chance does")
-    for run in row.run.parts or [row.run]:
+    for run in row.runs:
         print(run.folder)
 
 

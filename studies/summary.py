@@ -75,7 +75,7 @@ KINDS = (
 )
 SCORES = (
     "The same in macro-F1, in the order of the rules above; *rec.* is recommended without words, "
-    "*+ words* its average with words, *rec., words too* what is recommended where words compete, "
+    "*+ words* the same combined with words, *rec., words too* what is recommended where words compete, "
     "*best alone* the best row in hindsight."
 )
 PICTURE = (
@@ -88,8 +88,7 @@ PROMISES = (
     "table's best row, on the test titles; *at most*: with 95% confidence, by the table; where "
     "the best row itself is recommended, nothing is promised. Then how often the answers above "
     "the thresholds for 95 and 98% are right, how many titles get one, and the expected "
-    "calibration error. It is large for averages with words, as the mean of probabilities is less "
-    "sure than it is right; thresholds take that into account.\n\n"
+    "calibration error.\n\n"
     "*Rows that hold* are those of the whole table whose interval, with the error of the test "
     "titles, holds what these show. More than 5% do not, for two reasons: a promise is of single "
     "heads, while 5 together predict new titles, a little better; and an official test file is "

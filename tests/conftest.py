@@ -226,11 +226,12 @@ def kept(tmp_path_factory, bert):
     both = ["--layers", "2", "1", "--standardize", "--pooling", "cls", "mean", "--epochs", 12]
     probe = ["--head", "linear"]
     for name, options in (
-        ("mlp", [*both, "--repeats", 2]),
-        ("linear", [*probe, "--layers", 1, "--repeats", 1]),
-        ("top", [*probe, "--layers", 2, "--pooling", "mean", "--repeats", 1]),
+        ("mlp", both),
+        ("linear", [*probe, "--layers", 1]),
+        ("top", [*probe, "--layers", 2, "--pooling", "mean"]),
     ):
-        result = call("train", "--features", folder / "features", "--results", folder / name, *options)
+        place = ["--repeats", 2, "--results", folder / name]
+        result = call("train", "--features", folder / "features", *place, *options)
         assert result.code == 0, result.err
         (found[name],) = folder.glob(f"{name}/[!.]*")
     baselines = ["--baselines", "--features", folder / "features"]

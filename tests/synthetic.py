@@ -6,8 +6,10 @@ import json
 
 import numpy as np
 import regex
+from scipy import optimize, special
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.pipeline import FeatureUnion
 
 from whichlayer.common import disk
@@ -42,6 +44,43 @@ def chances(predictions, classes, sure=0.9):
     out = np.full((*predictions.shape, classes), (1 - sure) / (classes - 1), np.float32)
     np.put_along_axis(out, predictions[..., None], np.float32(sure), 2)
     return out
+
+
+def drawn(random, titles, classes=4):
+    """Labels drawn from probabilities, (titles, classes), which are so perfectly calibrated; both."""
+    probabilities = random.dirichlet(np.full(classes, 0.3), titles)
+    return (random.random(titles)[:, None] > probabilities.cumsum(1)).sum(1).clip(0, classes - 1), probabilities
+
+
+def pooled(parts, exponents):
+    """The log-linear pool as a textbook has it: the product of powers, made to sum to 1."""
+    product = np.prod([part**exponent for part, exponent in zip(parts, exponents, strict=True)], axis=0)
+    return product / product.sum(-1, keepdims=True)
+
+
+def by_scipy(labels, parts):
+    """The exponents, 0 to 20, of the least log loss; each title has a random label, too, all of these count as one."""
+    logarithms = np.log(np.maximum(parts, 1e-12))
+
+    def loss(exponents):
+        said = special.log_softmax(np.tensordot(exponents, logarithms, 1), axis=1)
+        return -(said[np.arange(len(labels)), labels].sum() + said.mean()) / len(labels)
+
+    options = {"bounds": [(0, 20)] * len(parts), "options": {"ftol": 1e-15, "gtol": 1e-9}}
+    return optimize.minimize(loss, np.full(len(parts), 1 / len(parts)), method="L-BFGS-B", **options).x
+
+
+def combined(labels, folds, parts):
+    """The exponents for new titles, those of each title, (titles, parts), by other folds, and its probabilities."""
+    own = np.zeros((len(labels), len(parts)))
+    for fold in np.unique(folds):
+        others = folds != fold
+        own[~others] = by_scipy(labels[others], [part[others] for part in parts])
+    each = own.T[..., None]
+    equal = np.full(len(parts), 1 / len(parts))
+    if log_loss(labels, pooled(parts, each)) < log_loss(labels, pooled(parts, equal)):
+        return by_scipy(labels, parts), own, pooled(parts, each)
+    return equal, np.tile(equal, (len(labels), 1)), pooled(parts, equal)
 
 
 ENCODER = {"name": "enc", "revision": None, "layers": 2, "hidden": 8, "weights": "w", "tokenizer": "t"}

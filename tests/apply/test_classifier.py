@@ -1,5 +1,7 @@
-"""Runs that predict: alone or averaged, on one encoder, on several or on words, in several threads at once."""
+"""Runs that predict: alone or combined, on one encoder, on several or on words, in several threads at once."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -12,9 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, call, refused, write_bert
+from pages import of_class
+from synthetic import combined, pooled, write_run
 from test_predict import TITLES, by_hand, changed, read, with_offsets
 
 import predict
+from whichlayer.apply import classifier
 from whichlayer.common import cli
 from whichlayer.heads import runs
 
@@ -35,7 +40,7 @@ def other(kept, tmp_path_factory):
     encoder = write_bert(folder / "encoder", layers=3, hidden=16, seed=7)
     options = ["--pooling", "mean", "--dtype", "float32", "--out", folder / "features"]
     assert call("extract", "--data", kept.titles, "--model", encoder, *options).code == 0
-    options = ["--layers", 2, "--head", "linear", "--repeats", 1, "--results", folder / "r"]
+    options = ["--layers", 2, "--head", "linear", "--repeats", 2, "--results", folder / "r"]
     assert call("train", "--features", folder / "features", *options).code == 0
     (run,) = folder.glob("r/[!.]*")
     return SimpleNamespace(run=run, encoder=encoder, features=folder / "features")
@@ -47,28 +52,49 @@ def probabilities(folders, titles=NEW, **options):
     return frame.filter(like="probability of ").to_numpy()
 
 
-# --- the average --------------------------------------------------------------------------------------------------
+# --- combinations -------------------------------------------------------------------------------------------------
+
+
+def exponents(folders):
+    """Of the calibrated probabilities of runs in their pool, by what their files hold of other folds."""
+    labels, folds = (np.load(folders[0] / f"{name}.npy") for name in ("labels", "folds"))
+    out_of_fold = [pooled(np.load(folder / "probabilities.npy").astype(float), [0.5, 0.5]) for folder in folders]
+    fitted = combined(labels, folds[0], out_of_fold)[0]
+    return fitted * [runs.open_run(folder).figures.pooled_temperature for folder in folders]
 
 
 @pytest.mark.parametrize(
     "names",
     [("linear", "top"), ("linear", "other"), ("other", "words", "mlp")],
 )
-def test_several_runs_give_the_mean_of_what_each_gives(kept, other, names):
+def test_several_runs_give_the_log_linear_pool_of_what_each_gives(kept, other, names):
     folders = [other.run if name == "other" else getattr(kept, name) for name in names]
     each = [probabilities(folder) for folder in folders]
     together = probabilities(folders)
-    assert np.abs(together - np.mean(each, axis=0)).max() < 1e-12
-    assert all(np.abs(together - one).max() > 1e-3 for one in each)
-    np.testing.assert_array_equal(probabilities(folders[::-1]).argmax(1), together.argmax(1))
+    assert np.abs(together - pooled(each, exponents(folders))).max() < 1e-3
+    assert all(np.abs(together - one).max() > 1e-2 for one in each)
+    np.testing.assert_allclose(probabilities(folders[::-1]), together, atol=1e-6)
 
 
-def test_the_average_of_training_titles_is_that_of_the_cached_features(kept, other):
+def test_the_combination_of_training_titles_is_that_of_the_cached_features(kept, other):
     """By hand: each run's heads one after the other, on its own features, sharpened by its own temperature."""
     hot = [(kept.mlp, kept.features), (kept.top, kept.features), (other.run, other.features)]
-    wanted = np.mean([by_hand(run, features, 90)[0] for run, features in hot], axis=0)
+    folders = [run for run, _ in hot]
+    wanted = pooled([by_hand(run, features, 90)[0] for run, features in hot], exponents(folders))
     titles = [title for title, _ in read(kept.titles)[1:]]
-    assert np.abs(probabilities([run for run, _ in hot], titles) - wanted).max() < 1e-5
+    assert np.abs(probabilities(folders, titles) - wanted).max() < 1e-3
+
+
+def test_a_run_that_says_nothing_is_named(tmp_path):
+    """One is right in most titles, the other one is the opposite of the truth: of two, it counts for nothing."""
+    labels = np.arange(200) % 2
+    own = []
+    for name, wrong in (("sound", 0.1), ("opposite", 0.9)):
+        own.append(runs.open_run(write_run(tmp_path / name, labels, of_class(labels, wrong, 1))))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert (classifier.exponents_of(own) > 0).tolist() == [True, False]
+    assert said.getvalue() == f"{own[1].folder}: adds nothing to what the others say\n"
 
 
 def test_each_encoder_is_loaded_once_and_runs_once_no_deeper_than_needed(kept, other, loaded):
@@ -89,15 +115,16 @@ def test_each_encoder_is_loaded_once_and_runs_once_no_deeper_than_needed(kept, o
         assert calls == [list(range(1, depth + 1)) for depth in depths]
 
 
-def test_the_average_names_the_category_that_its_runs_decide_for(kept, tmp_path):
-    """Offsets belong to each run's own probabilities, which its temperature sharpens; the average has their mean."""
-    offsets = np.zeros((1, 5, 3), np.float32)
+def test_a_combination_names_the_category_that_its_runs_decide_for(kept, tmp_path):
+    """Offsets belong to each run's own probabilities, which its temperature and its exponent sharpen."""
+    offsets = np.zeros((2, 5, 3), np.float32)
     offsets[..., 2] = -12
     decided = with_offsets(kept.top, tmp_path / "decided", offsets)
     titles = [title for title, _ in read(kept.titles)[1:]]
     frame = predict.table(predict.load([decided, kept.linear]), titles)
     values = frame.filter(like="probability of ").to_numpy()
-    own = offsets[0, 0] / runs.open_run(kept.top).figures.temperature / 2
+    share = exponents([kept.top, kept.linear])[0]
+    own = share * offsets[0, 0] / runs.open_run(kept.top).figures.temperature
     named = (np.log(values) - own).argmax(1)
     assert 3 < (named != values.argmax(1)).sum() < 87
     assert frame.prediction.tolist() == [["art", "food", "travel"][i] for i in named]
@@ -123,12 +150,14 @@ def test_words_predict_without_torch(kept):
     assert "1 title predicted" in done.stderr
 
 
-# --- what cannot be averaged ----------------------------------------------------------------------------------------
+# --- what cannot be combined ----------------------------------------------------------------------------------------
 
 
 def test_runs_that_do_not_fit_together_are_refused(kept, tmp_path):
-    swapped = changed(kept.top, tmp_path / "swapped", classes=["art", "food", "sport"])
-    refused(call("predict", "a title", "--run", kept.linear, swapped), "swapped", "categories are not the same")
+    other = {"classes": ["art", "food", "sport"], "made__at": "2020-01-01T00:00:00Z"}
+    swapped = changed(kept.top, tmp_path / "swapped", **other)
+    line = refused(call("predict", "a title", "--run", swapped, kept.linear), "not of the same titles, labels and folds")
+    assert str(kept.linear) in line and line.endswith(f"the older one is {swapped}")
     refused(call("predict", "a title", "--run", kept.linear, kept.majority), "majority class")
     (tmp_path / "empty").mkdir()
     refused(call("predict", "a title", "--run", kept.linear, tmp_path / "empty"), "empty", "no run is there")
@@ -137,7 +166,7 @@ def test_runs_that_do_not_fit_together_are_refused(kept, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["linear", "words"])
-def test_a_copy_of_a_run_counts_for_no_average(kept, tmp_path, name):
+def test_a_copy_of_a_run_counts_for_no_combination(kept, tmp_path, name):
     run = getattr(kept, name)
     copy = shutil.copytree(run, tmp_path / "copy")
     refused(call("predict", "a title", "--run", copy, kept.top, run), "copy and ", run.name, "name one of them")

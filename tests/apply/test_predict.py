@@ -286,8 +286,8 @@ def decided(kept, tmp_path_factory):
     shutil.rmtree(folder)
     likeliest = plain.argmax(1)
     ahead = np.log(plain.max(1) / plain[:, 2])[likeliest != 2]
-    offsets = np.zeros((1, 5, 3), np.float32)
-    offsets[0, :, 2] = [7.0, -5.0, -1.0, -1.0, 0.0] - np.median(ahead)
+    offsets = np.zeros((2, 5, 3), np.float32)
+    offsets[:, :, 2] = [7.0, -5.0, -1.0, -1.0, 0.0] - np.median(ahead)
     with_offsets(kept.linear, folder, offsets, results__temperature=3.0)
     named = (np.log(plain) - offsets.mean((0, 1))).argmax(1)
     assert 5 < (named != likeliest).sum() < 85 and set(named[named != likeliest]) == {2}

@@ -24,7 +24,7 @@ from whichlayer.common import cli
 from whichlayer.encoder import store
 from whichlayer.heads import probe, splits
 from whichlayer.heads.options import Options
-from whichlayer.scores import comparison, decision, figures, metrics
+from whichlayer.scores import calibration, comparison, decision, figures, metrics
 
 TEXT = """# What new titles show
 
@@ -95,7 +95,7 @@ def test(trained, temperature, x, labels, groups):
     probabilities = forward(trained.state, x).softmax(-1).numpy()
     named = decision.decide(probabilities, trained.offsets.reshape(-1, 1, classes))
     reached = comparison.influence(labels, named, classes, groups)
-    pooled = metrics.sharpen(metrics.pool(probabilities), temperature)
+    pooled = calibration.sharpen(calibration.pool(probabilities), temperature)
     return {
         "number": len(labels),
         "found": reached.value,

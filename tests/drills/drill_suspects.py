@@ -75,7 +75,8 @@ def drill(path, seed):
             run("evaluate", *results, *options.split(), folder / "s.csv")
             orders = {f"evaluate.py {options}": pandas.read_csv(folder / "s.csv").row.to_numpy() - 1}
             (table,) = tables.read_tables(Path(results[1]))
-            probabilities = suspects.choose(table, answer.compare(table, 0.01)).run.calibrated
+            row = suspects.choose(table, answer.compare(table, 0.01))
+            probabilities = tables.judge(row.runs, table).probabilities
             for by in RANKINGS:
                 orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table.labels, by)
             for name, order in orders.items():

@@ -12,7 +12,7 @@ from synthetic import guesses, scikit_learn, write_features, write_run
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs, words
-from whichlayer.scores import metrics
+from whichlayer.scores import calibration, metrics
 
 # --- titles in several scripts: openings, what is said of food, of sport, of travel, and endings -------------------
 
@@ -146,7 +146,7 @@ def test_one_fit_on_all_titles_is_kept_and_made_again_where_it_is_damaged(tmp_pa
     found = words.probabilities(words.read(run), titles[:20])
     np.testing.assert_allclose(found, scikit_learn(titles, labels, titles[:20]), atol=1e-6)
     # its temperature is that of one fit, not of the mean of two repeats
-    single = [metrics.fit_temperature(labels, repeat) for repeat in run.probabilities]
+    single = [1 / calibration.fit(labels, [repeat])[0] for repeat in run.probabilities]
     assert run.figures.temperature == pytest.approx(np.exp(np.mean(np.log(single))))
 
     path = folder / "weights.safetensors"

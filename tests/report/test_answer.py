@@ -1,4 +1,4 @@
-"""The answer: which row is best, which ones differ from it, and which one is recommended; words and averages, too."""
+"""The answer: which row is best, which ones differ from it, and which one is recommended; words and combinations, too."""
 
 import re
 import shlex
@@ -13,13 +13,11 @@ from pages import (
     recommendation,
     tables,
 )
-from sklearn.metrics import f1_score
-from synthetic import chances, guesses, write_baseline, write_offsets, write_run
+from sklearn.metrics import f1_score, log_loss
+from synthetic import chances, combined, guesses, pooled, write_baseline, write_offsets, write_run
 
-from whichlayer.heads import runs
 from whichlayer.report import answer as answers
 from whichlayer.report.rows import read_tables
-from whichlayer.scores import metrics
 
 # --- what differs, and what is recommended -------------------------------------------------------------------------
 
@@ -111,7 +109,7 @@ def test_the_table_follows_the_decision(tmp_path):
     assert next(row for row in rows[1] if row["Category"] == "c0")["F1"] == "0.0000"
 
 
-# --- words, and averages with them --------------------------------------------------------------------------------
+# --- words, and both combined -------------------------------------------------------------------------------------
 
 SCORE = "F1-macro, last epoch"
 
@@ -167,8 +165,8 @@ def test_words_that_lose_next_to_nothing_are_recommended_for_what_they_save(tmp_
     assert recommendation(evaluate(tmp_path, "--margin", 0.001)).startswith("**Recommended: layer 1 (report's head)**")
 
 
-def test_an_average_that_is_better_is_recommended_and_of_two_rows_the_cheaper_one_is_averaged_too(tmp_path):
-    """Rows and words are unsure of other titles, of which averages are sure; layer 2 loses two against layer 4."""
+def test_a_combination_that_is_better_is_recommended_and_of_two_rows_the_cheaper_one_has_one_too(tmp_path):
+    """Rows and words are unsure of other titles, of which combinations are sure; layer 2 loses two against layer 4."""
     best = unsure_of(0)
     nearly = best.copy()
     nearly[0, 1:3] = best[0, 1:3, [1, 2, 0]].T
@@ -176,8 +174,8 @@ def test_an_average_that_is_better_is_recommended_and_of_two_rows_the_cheaper_on
     cheap = write_run(tmp_path, THREE, nearly, layers=(2,), depth=4)
     words = write_baseline(deep, "tfidf", unsure_of(1))
     done = call("evaluate", "--results", tmp_path, "--margin", 0.02)
-    averages = [row for row in tables(done.out)[0] if row["Head"] == "report's head + TF-IDF"]
-    assert {(row["Layers"], row[SCORE]) for row in averages} == {("4", "1.0000"), ("2", "0.9965")}
+    both = [row for row in tables(done.out)[0] if row["Head"] == "report's head + TF-IDF"]
+    assert {(row["Layers"], row[SCORE]) for row in both} == {("4", "1.0000"), ("2", "0.9965")}
     assert next_command(done)[2:5] == ["--run", str(cheap), str(words)]
     said = recommendation(done.out)
     assert said.startswith("**Recommended: layer 2 (report's head + TF-IDF)**") and "50% of the encoder's work" in said
@@ -194,8 +192,8 @@ def test_the_majority_class_and_words_that_know_nothing_never_compete(tmp_path):
     assert [row["Head"] for row in tables(text)[0]][-2:] == ["TF-IDF", "majority class"]
 
 
-def test_the_average_of_the_table_is_that_of_calibrated_probabilities_by_a_plain_loop(tmp_path):
-    """Three repeats; temperatures of their own; and one of both decides for macro-F1, with offsets of each fold."""
+def test_the_combination_of_the_table_is_that_of_other_folds_by_a_plain_loop(tmp_path):
+    """Three repeats; exponents of their own; and one of both decides for macro-F1, with offsets of each fold."""
     random = np.random.default_rng(6)
     values = []
     for right, seed, sure in ((0.8, 1, 0.99), (0.75, 9, 0.5)):
@@ -207,17 +205,25 @@ def test_the_average_of_the_table_is_that_of_calibrated_probabilities_by_a_plain
     offsets = random.normal(size=(3, 5, 3)).astype(np.float32)
     write_offsets(words, offsets)
     (table,) = read_tables(tmp_path)
-    (average,) = [row for row in answers.compare(table, 0.01).compared if row.run.parts]
+    (both,) = [row for row in answers.compare(table, 0.01).compared if len(row.runs) > 1]
 
-    temperatures = [runs.open_run(folder).figures.pooled_temperature for folder in (row, words)]
-    assert abs(np.diff(np.log(temperatures)))[0] > 0.2
     folds = np.load(row / "folds.npy")
-    for repeat, named in enumerate(average.run.predictions(folds)):
-        mean = np.mean([metrics.sharpen(v[repeat], t) for v, t in zip(values, temperatures, strict=True)], axis=0)
-        own = offsets[repeat][folds[repeat]] / temperatures[1] / 2
-        np.testing.assert_array_equal(named, (np.log(mean) - own).argmax(1))
-        assert (named != mean.argmax(1)).sum() > 10
-        score = average.run.figures.repeat_macro_f1[repeat]
+    each = [pooled(v.astype(float), [1 / 3] * 3) for v in values]
+    _, by_title, out_of_fold = combined(THREE, folds[0], each)
+    assert (by_title.std(0) > 1e-3).all() and (abs(by_title - 0.5) > 0.1).any()
+    for repeat, score in enumerate(both.figures.repeat_macro_f1):
+        together = pooled([v[repeat] for v in values], by_title.T[..., None])
+        own = offsets[repeat][folds[repeat]] * by_title[:, 1:]
+        named = (np.log(together) - own).argmax(1)
+        assert (named != together.argmax(1)).sum() > 10
         assert score == pytest.approx(f1_score(THREE, named, average="macro"))
+    assert both.figures.log_loss == pytest.approx(log_loss(THREE, out_of_fold), abs=1e-4)
     (line,) = [line for line in tables(evaluate(tmp_path))[0] if line["Head"].endswith("+ TF-IDF")]
-    assert line["F1-macro"] == f"{average.run.figures.macro_f1:.4f}" and line["Layers"] == "1"
+    assert line["F1-macro"] == f"{both.figures.macro_f1:.4f}" and line["Layers"] == "1"
+
+
+def test_words_that_add_nothing_have_no_combination(tmp_path):
+    """What they name is the opposite of the truth."""
+    labels = np.arange(200) % 2
+    write_baseline(write_run(tmp_path, labels, of_class(labels, 0.1, 1)), "tfidf", of_class(labels, 0.9, 1))
+    assert [row["Head"] for row in tables(evaluate(tmp_path))[0]] == ["report's head", "TF-IDF"]

@@ -61,7 +61,7 @@ def test_scores_by_layer_with_intervals_far_rows_and_baselines(tmp_path):
     left = drawn.axes[0]
     assert shown(left.get_xticklabels()) == ["1", "2", "2, 1"]
     assert left.get_ylim()[0] < f1_score(THREE, far, average="macro")  # no row is below the picture
-    lines = [f"{row.name} ({row.value:.3f})" for row in answer.compared if row is answer.words or row.run.parts]
+    lines = [f"{row.name} ({row.value:.3f})" for row in answer.compared if row is answer.words or len(row.runs) > 1]
     kinds = ["probe, mean pooling", "report's head", "standardised"]
     assert shown(drawn.legends[0].get_texts()) == kinds + lines
     found = {tuple(ends) for ends in np.round(intervals(left)[:, 1:], 6)}

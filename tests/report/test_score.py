@@ -136,7 +136,7 @@ def test_categories_that_the_file_does_not_hold_are_named_as_they_count_where_pr
 
 def test_what_the_run_decides_for_is_scored(kept, mixed, tmp_path):
     """Offsets of the decision name one category only."""
-    offsets = np.zeros((1, 5, 3), np.float32)
+    offsets = np.zeros((2, 5, 3), np.float32)
     offsets[..., 1] = -99
     folder = with_offsets(kept.linear, tmp_path / "decided", offsets)
     row = tables(ask(folder, tmp_path / "test.csv"))[0][0]

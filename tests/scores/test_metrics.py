@@ -3,10 +3,11 @@
 import conftest  # noqa: F401  puts the scripts on the path
 import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 from sklearn import metrics as scikit
+from synthetic import drawn, pooled
 
-from whichlayer.scores import comparison, figures, metrics
+from whichlayer.scores import comparison, metrics
 
 CLASSES = 4
 
@@ -177,12 +178,6 @@ def test_titles_needed_are_enough_and_not_many_more():
     assert noisy.titles_needed(0, 0.01, 1000) is None  # repeats differ too much for any number of titles
 
 
-def drawn(random, titles, classes=4):
-    """Probabilities, and labels drawn from them: perfectly calibrated."""
-    probabilities = random.dirichlet(np.full(classes, 0.3), titles)
-    return (random.random(titles)[:, None] > probabilities.cumsum(1)).sum(1).clip(0, classes - 1), probabilities
-
-
 def test_log_loss_is_scikit_learns_and_finite_at_zero():
     labels, probabilities = drawn(np.random.default_rng(0), 500)
     expected = scikit.log_loss(labels, probabilities, labels=range(4))
@@ -196,64 +191,4 @@ def test_calibration_error_is_the_sum_over_bins():
     bins = np.digitize(sure, np.arange(1, 15) / 15)
     by_hand = sum(abs((right - sure)[bins == i].sum()) for i in range(15)) / 3000
     assert metrics.expected_calibration_error(labels, probabilities) == pytest.approx(by_hand)
-    assert by_hand < 0.03 < metrics.expected_calibration_error(labels, metrics.sharpen(probabilities, 0.5))
-
-
-@pytest.mark.parametrize("titles, rel", [(5000, 2e-3), (400, 0.02)])
-def test_temperature_is_the_best_one_on_the_titles_and_one_with_a_random_label(titles, rel):
-    """That one has the mean log-probabilities of the others, and each class has its share of it."""
-    labels, probabilities = drawn(np.random.default_rng(2), titles)
-    sharp = metrics.sharpen(probabilities, 0.4)
-    np.testing.assert_array_equal(sharp.argmax(1), probabilities.argmax(1))
-    logs = np.log(np.maximum(sharp, metrics.TINY))
-    random = np.exp((logs - logs.max(1, keepdims=True)).mean(0))
-
-    def loss(temperature):
-        of_random = metrics.log_loss(range(4), metrics.sharpen([random] * 4, temperature))
-        return titles * metrics.log_loss(labels, metrics.sharpen(sharp, temperature)) + of_random
-
-    best = optimize.minimize_scalar(loss, bounds=(0.05, 20), method="bounded")
-    assert metrics.fit_temperature(labels, sharp) == pytest.approx(best.x, rel=rel) == pytest.approx(2.5, rel=0.2)
-
-
-@pytest.mark.parametrize("titles", [20, 100, 400])
-@pytest.mark.parametrize("sure", [0.6, 0.9, 1.0])
-def test_titles_that_are_all_told_apart_do_not_make_probabilities_certain(titles, sure):
-    """A title in so many may be wrong, whatever these were: the temperature does not run to its bound."""
-    labels = np.arange(titles) % 2
-    probabilities = np.where(labels[:, None] == [0, 1], sure, 1 - sure)
-    calibrated = metrics.sharpen(probabilities, metrics.fit_temperature(labels, probabilities))
-    assert 0.02 / titles < 1 - calibrated.max() < 2 / titles
-
-
-def test_the_temperature_of_a_larger_pool_follows_from_those_of_smaller_ones():
-    """Fitted on one head and on three, used on fifteen: as good as fitted on fifteen, which nobody can do."""
-    random = np.random.default_rng(4)
-    truth = 2 * random.normal(size=(4000, 4))
-    labels = (truth + random.gumbel(size=truth.shape)).argmax(1)
-    heads = metrics.sharpen(np.exp(truth + 1.5 * random.normal(size=(15, 4000, 4))), 1.0)  # each with noise of its own
-    one, three, fifteen = (metrics.fit_temperature(labels, metrics.pool(heads[:n])) for n in (1, 3, 15))
-    found = metrics.temperature_of_all(one, three, 3, 15)
-    assert one > three > fifteen and abs(np.log(found / fifteen)) < 0.5 * abs(np.log(three / fifteen))
-    assert metrics.temperature_of_all(one, three, 3, 3) == pytest.approx(three)
-    assert metrics.temperature_of_all(one, one, 1, 5) == one  # one repeat does not show what a pool would do
-
-
-def test_calibration_is_of_titles_that_did_not_choose_the_temperature_and_only_where_it_helps_them():
-    folds = np.stack([np.arange(60) % 5] * 2)
-    kept = []
-    for seed in range(8):
-        labels, exact = drawn(np.random.default_rng(seed), 60)
-        pooled = metrics.sharpen(exact, 0.8)  # hardly too sure: sometimes 60 titles say so
-        found = figures.measure(labels, np.stack([pooled] * 2), folds, 4)
-        values = np.empty_like(pooled)
-        for fold in range(5):
-            own = folds[0] == fold
-            values[own] = metrics.sharpen(pooled[own], metrics.fit_temperature(labels[~own], pooled[~own]))
-        losses = [metrics.log_loss(labels, each) for each in (values, pooled)]
-        kept.append(losses[0] < losses[1])
-        assert (found.pooled_temperature != 1) == (found.temperature != 1) == kept[-1]
-        assert found.log_loss == pytest.approx(min(losses))
-        chosen = values if kept[-1] else pooled
-        assert found.calibration_error == pytest.approx(metrics.expected_calibration_error(labels, chosen))
-    assert 0 < sum(kept) < 8
+    assert by_hand < 0.03 < metrics.expected_calibration_error(labels, pooled([probabilities], [2]))

@@ -1,4 +1,4 @@
-"""Runs that are ready to predict, and whole files predicted.
+"""Runs that are ready to predict, alone or combined, and whole files predicted.
 
 classifier: titles to probabilities. frozen: an encoder with its heads. output: how predictions are written.
 bulk: whole files.

@@ -33,7 +33,7 @@ class Classifier:
     Several threads may share it.
     """
 
-    runs: list[runs.Run]
+    runs: list[runs.Run]  # in the order of their probabilities: those of the first part come first
     parts: list[Part]
     exponents: np.ndarray  # (runs,), of their calibrated probabilities
     offsets: np.ndarray | float  # (classes,) of the decision by the probabilities that come out
@@ -65,7 +65,8 @@ def load(folders, name=None, device="auto", dtype=None):
     if len(names) != len(shared):
         raise cli.Problem(f"--model names {len(names)}, but the runs need {cli.count(len(shared), 'encoder')}")
 
-    parts = [words_part(run) for run in own if run.baseline]
+    in_order = [run for run in own if run.baseline]
+    parts = [words_part(run) for run in in_order]
     for members, place in zip(shared, names, strict=True):
         # torch takes a second or two, which words do not need
         from whichlayer.apply import frozen
@@ -74,10 +75,9 @@ def load(folders, name=None, device="auto", dtype=None):
         prepare = functools.partial(frozen.prepare, loaded)
         judge = functools.partial(frozen.judge, loaded)
         parts.append(Part(prepare, judge))
-    in_order = [run for run in own if run.baseline] + [run for members in shared for run in members]
+        in_order += members
     exponents = exponents_of(in_order)
-    offsets = sum(exponent * offsets_of(run) for exponent, run in zip(exponents, in_order, strict=True))
-    return Classifier(in_order, parts, exponents, offsets)
+    return Classifier(in_order, parts, exponents, offsets_of(in_order, exponents))
 
 
 def as_list(value):
@@ -141,12 +141,16 @@ def exponents_of(own):
     return exponents * [run.figures.pooled_temperature for run in own]
 
 
-def offsets_of(run):
-    """The offsets of a run's decision by calibrated probabilities, (classes,); 0 without any."""
-    if run.offsets is None:
-        return 0.0
-    # they belong to log-probabilities, which the temperature divides
-    return run.offsets.mean((0, 1)) / run.figures.temperature
+def offsets_of(own, exponents):
+    """The offsets of the decision by the pool of runs' calibrated probabilities, (classes,); 0 without
+    any.
+    """
+    total = 0.0
+    for exponent, run in zip(exponents, own, strict=True):
+        if run.offsets is not None:
+            # they belong to log-probabilities, which the temperature divides
+            total = total + exponent * run.offsets.mean((0, 1)) / run.figures.temperature
+    return total
 
 
 # --- from titles to probabilities -----------------------------------------------------------------

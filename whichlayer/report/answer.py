@@ -43,8 +43,8 @@ def compare(table, margin):
     if words and known:
         _, cheapest = choose(known, known, best_of_encoder, margin)
         for row in dict.fromkeys([best_of_encoder, cheapest]):
-            combined.append(combined_row(table, row, words))
-    combined = list(filter(None, combined))
+            both = combined_row(table, row, words)
+            combined += [both] if both else []
 
     # all of them are compared with the best one; what may know nothing does not compete
     knowing = [*known, *combined]

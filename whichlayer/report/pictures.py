@@ -143,7 +143,7 @@ def draw_scores(axes, table, answer):
     for row in answer.compared:
         if row.run.baseline or len(row.runs) > 1:
             name = f"{short(row.name)} ({row.value:.3f})"
-            axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES[row.run.baseline])
+            axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES.get(row.run.baseline, "-"))
     # as much of the scale as the rows take, whatever a baseline reaches
     axes.set_ylim(bottom=min(row.interval[0] for row in table.rows) - 0.03)
     finish(axes, table)

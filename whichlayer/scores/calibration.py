@@ -16,7 +16,7 @@ SAMPLE = 1 << 19
 # an exponent is at most so large; all of them together are at least so large
 LARGEST = 20.0
 SMALLEST = 0.05
-# of Newton's method, at most, and how small the last one is; four to six are usual
+# of Newton's method, at most, and how small the last one is; five to ten are usual
 STEPS = 50
 PRECISION = 1e-9
 # a loss that falls by less, in nats, is rounding
@@ -51,71 +51,67 @@ def sharpen(probabilities, temperature):
 
 
 def fit(labels, parts):
-    """The exponents with which the pool has the least log loss on labels and one more title: (parts,)
-    float64, none below 0.
+    """The exponents, from 0 to LARGEST, with which the pool has the least log loss: (parts,) float64.
 
-    labels: (titles,) int; parts: a list of (titles, classes). That title has the mean
-    log-probabilities of the others and a label drawn at random (like Platt's pseudo-counts, 1999):
-    without it, titles that are all told apart would be worth any certainty. Of many titles a sample
-    is taken: memory stays bounded.
+    labels: (titles,) int; parts: a list of (titles, classes). Beside its own label, every title
+    counts a little with a random one, all of them together like PSEUDO_TITLES (Platt's
+    pseudo-counts, 1999): without that, titles that are all told apart would be worth any certainty.
+    Of many titles a sample is taken: memory stays bounded.
     """
     if np.size(parts[0]) > 2 * SAMPLE:
         sample = np.random.default_rng(0).permutation(len(labels))[: SAMPLE // parts[0].shape[1]]
         labels = labels[sample]
         parts = [part[sample] for part in parts]
-    logits = np.log(np.maximum(np.stack(parts), TINY, dtype=np.float64))
-    logits -= logits.max(-1, keepdims=True)
-
-    # a part that would count against itself is left out, the worst one first
-    used = np.arange(len(parts))
-    while (found := minimise(labels, logits[used])).min() < 0 and len(used) > 1:
-        used = np.delete(used, found.argmin())
-    exponents = np.zeros(len(parts))
-    exponents[used] = np.minimum(found, LARGEST)
+    exponents = minimise(labels, np.log(np.maximum(np.stack(parts), TINY, dtype=np.float64)))
     # else all categories would be as likely, and none could be named
     if exponents.sum() < SMALLEST:
-        exponents[used] = SMALLEST / len(used)
+        exponents[:] = SMALLEST / len(parts)
     return exponents
 
 
-def minimise(labels, logits):
-    """The exponents of the least loss of fit, by Newton's method: (parts,). logits: (parts, titles,
-    classes).
+def minimise(labels, logarithms):
+    """The exponents of the least loss of fit, by Newton's method between bounds (Bertsekas 1982).
+
+    logarithms: (parts, titles, classes). The loss is convex, so that there is one.
     """
     random = PSEUDO_TITLES / len(labels)
-    own = logits[:, np.arange(len(labels)), labels].mean(1)
-    wanted = own + random * logits.mean((1, 2))
+    own = logarithms[:, np.arange(len(labels)), labels].mean(1)
+    wanted = own + random * logarithms.mean((1, 2))
 
     def look(exponents):
         """The loss, and the probabilities."""
-        powers = np.tensordot(exponents, logits, 1)
+        powers = np.tensordot(exponents, logarithms, 1)
         top = powers.max(1, keepdims=True)
         powers = np.exp(powers - top)
         sums = powers.sum(1, keepdims=True)
         return (1 + random) * (np.log(sums) + top).mean() - exponents @ wanted, powers / sums
 
-    exponents = np.full(len(logits), 1 / len(logits))
+    exponents = np.zeros(len(logarithms))
     loss, probabilities = look(exponents)
     for _ in range(STEPS):
-        expected = (probabilities * logits).sum(2, keepdims=True)
+        expected = (probabilities * logarithms).sum(2, keepdims=True)
         slope = (1 + random) * expected.mean((1, 2)) - wanted
-        apart = logits - expected
-        curvature = np.einsum("tc,itc,jtc->ij", probabilities, apart, apart) * (1 + random) / len(labels)
+        apart = logarithms - expected
+        curvature = np.tensordot(probabilities * apart, apart, ((1, 2), (1, 2))) * (1 + random) / len(labels)
         # parts that say nothing, or the same, have no curvature
-        curvature += 1e-9 * np.eye(len(logits))
-        step = -np.linalg.solve(curvature, slope)
+        curvature += 1e-9 * np.eye(len(exponents))
+        # what would leave its bounds stays
+        free = np.where(slope > 0, exponents > 0, exponents < LARGEST)
+        step = np.zeros(len(exponents))
+        step[free] = -np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
 
         # halved until the loss falls
         while np.abs(step).max() > PRECISION:
-            trial_loss, trial = look(exponents + step)
+            trial = np.clip(exponents + step, 0, LARGEST)
+            trial_loss, trial_probabilities = look(trial)
             if trial_loss <= loss:
                 break
             step /= 2
         else:
             break
-        exponents += step
+        exponents = trial
         loss = trial_loss
-        probabilities = trial
+        probabilities = trial_probabilities
     return exponents
 
 

@@ -20,7 +20,8 @@ def decide(probabilities, offsets=0.0):
 
     offsets: (classes,) or (titles, classes), taken from the logarithms of the probabilities.
     """
-    logarithms = np.log(np.maximum(probabilities, metrics.TINY))
+    # no coarser floor: offsets of probabilities that were sharpened grow with the logarithms
+    logarithms = np.log(np.maximum(probabilities, np.finfo(float).tiny, dtype=float))
     return (logarithms - offsets).argmax(-1)
 
 

@@ -17,8 +17,8 @@ class Figures:
     collapsed: list[list[int]]  # the [repeat, fold] of each head that predicts one class only
     log_loss: float  # in nats, of probabilities calibrated as in OutOfFold
     calibration_error: float  # expected calibration error of the same
-    temperature: float = 1.0  # what sharpens the probabilities that all heads pool, as predict.py does
-    pooled_temperature: float = 1.0  # the same where one head of each repeat is pooled, as out of fold
+    temperature: float  # what sharpens the probabilities that all heads pool, as predict.py does
+    pooled_temperature: float  # the same where one head of each repeat is pooled, as out of fold
     layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
     penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
 
@@ -29,8 +29,7 @@ class OutOfFold:
 
     exponents: np.ndarray  # (runs,), of the log-linear pool for new titles
     predictions: np.ndarray  # (repeats, titles) int, the category that is named in each repeat
-    probabilities: np.ndarray  # (titles, classes) float64, pooled over repeats; each fold's titles
-    # are calibrated by the other folds' exponents
+    probabilities: np.ndarray  # (titles, classes) float64, pooled over repeats, by other folds' exponents
     named: np.ndarray  # (titles,) int, the category that is named by these
 
 
@@ -84,4 +83,6 @@ def of_judged(judged, labels, folds, classes):
         **metrics.score(labels, judged.predictions, folds, classes),
         log_loss=metrics.log_loss(labels, judged.probabilities),
         calibration_error=metrics.expected_calibration_error(labels, judged.probabilities),
+        temperature=1.0,
+        pooled_temperature=1.0,
     )
