@@ -65,7 +65,8 @@ def parse_arguments(argv=None):
         type=label_count,
         default=[None],
         metavar="N",
-        help="so many labelled titles of each category in training, or all; a run for each size (default: all)",
+        help="so many labelled titles of each category in training, or all; a run for each size, whose "
+        "probabilities are those of equal categories (default: all)",
     )
     add(
         "--decide",
