@@ -86,15 +86,13 @@ def check_arguments(args):
         (not args.csv or not is_typed, "--csv on one side, titles as arguments or --format exclude one another"),
         (args.csv or not args.text_column, "--text-column needs --csv"),
         (args.label_column or not args.features, "--features needs --label-column"),
-        (
-            sys.stdout or args.out,
-            "standard output is closed, and answers would be lost: use --csv with --out",
-        ),
         (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
     ]
     for holds, otherwise in rules:
         if not holds:
             raise cli.Problem(otherwise)
+    if not is_shareable:
+        cli.check_standard_output("use --csv with --out")
     if args.csv:
         args.csv = data.find_titles(args.csv)
     if args.out:

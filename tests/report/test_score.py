@@ -180,6 +180,14 @@ def test_labels_that_the_run_does_not_know_are_refused_before_an_encoder_is_load
     assert not loaded and done.out == ""
 
 
+@pytest.mark.parametrize("labels", [("FOOD", "Travel"), ("fo\u200bod", "new"), ("art.", "f o o d")])
+def test_labels_that_are_only_written_otherwise_are_said_to_be(kept, tmp_path, labels):
+    write_file(tmp_path / "t.csv", [(f"how to see rome {i}", labels[i % 2]) for i in range(40)])
+    done = call("predict", "--run", kept.linear, "--csv", tmp_path / "t.csv", "--label-column", "label")
+    words = ["differ only by how they are written", "'art', 'food', 'travel'", *map(repr, sorted(labels))]
+    assert "another --label-column" not in refused(done, *words)
+
+
 @pytest.mark.parametrize("rows, words", [("", "0 rows"), ("a,b\n ,b\n", "row 2"), ("a\n", "row 1")])
 def test_a_test_file_that_lacks_something_is_refused(kept, tmp_path, rows, words):
     (tmp_path / "test.csv").write_text("title,label\n" + rows)

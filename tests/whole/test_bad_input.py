@@ -189,6 +189,8 @@ REFUSED = [
     ('["title", "category"]\n', ["'title'", "header"]),
     (json.dumps({"title": "a", "category": "b"}, indent=1), ["row 1", "JSON", "one on each line"]),
     (JSON + '{"title": "x", "category": "y"\n', ["row 4", "JSON object"]),
+    ('[{"title": "x", "category": "y"},\n{"title": "x" "category": "y"}]', ["the array", "line 2 column 15"]),
+    ('[{"title": "a", "category": "b"},]', ["the array", "line 1 column"]),
     (JSON + '\n{"title": "x"}\n', ["1 of 4 rows", "'category'", "row 4"]),
     (JSON + '{"title": null, "category": "y"}\n', ["1 of 4 rows", "'title'", "row 4"]),
     (JSON + '{"title": ["x"], "category": "y"}\n', ["row 4", "text"]),

@@ -177,6 +177,12 @@ def choose_device(name):
     return torch.device("cuda", index % count)
 
 
+def check_standard_output(otherwise):
+    """Refuse to print answers where the caller has closed standard output. otherwise: what to do."""
+    if not sys.stdout:
+        raise Problem(f"standard output is closed, and answers would be lost: {otherwise}")
+
+
 def check_output(option, path, endings):
     """Refuse to write where that cannot work, or would replace what is no plain file."""
     path = Path(path)

@@ -205,17 +205,19 @@ def cells_of(items, header):
 
 
 def json_objects(lines):
-    """Yield the objects in a file; what is none is a Problem with its row."""
-    row = 1
+    """Yield the objects in a file; what is none is a Problem with its row, or its place in the array."""
+    place = "the array"
     try:
-        for item in json_items(lines):
+        items = json_items(lines)
+        place = "row 1"
+        for row, item in enumerate(items, 2):
             if not isinstance(item, dict):
-                raise ValueError
+                raise ValueError("another value")
             yield item
-            row += 1
-    except (ValueError, RecursionError):
-        wrong = "is not a JSON object with a text in each column"
-        raise cli.Problem(f"row {row:,} {wrong}; write one on each line") from None
+            place = f"row {row:,}"
+    except (ValueError, RecursionError) as error:
+        wrong = f"cannot be read as JSON objects with a text in each column ({error})"
+        raise cli.Problem(f"{place} {wrong}; write one on each line") from None
 
 
 def json_items(lines):

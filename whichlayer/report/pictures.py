@@ -14,7 +14,7 @@ from whichlayer.scores import metrics
 # of Okabe & Ito (2008), for eyes that see fewer colours, too
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999"]
 GRAY = "#555555"
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<>p*h8d"
 STYLES = {"majority": ":", "tfidf": "--", None: "-."}
 # most confused pairs that are shown
 PAIRS = 10
@@ -85,9 +85,16 @@ def short(name, longest=LONGEST):
     return line if len(line) <= longest else f"{line[:half]}…{line[1 - half :]}"
 
 
-def style(number):
-    """The colour and the marker of one of several kinds of row."""
-    return {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+def kind(row):
+    """The encoder, where there are several, and the head: what has one colour in both pictures."""
+    return ", ".join(filter(None, [row.encoder, row.run.head]))
+
+
+def style(table, row, number):
+    """The look of a line or of several points: the colour is that of the row's kind. number: of the line."""
+    kinds = list(dict.fromkeys(map(kind, table.trained)))
+    color = GRAY if row.run.baseline else COLORS[kinds.index(kind(row)) % len(COLORS)]
+    return {"color": color, "marker": MARKERS[number % len(MARKERS)]}
 
 
 def draw_line(axes, x, rows, look):
@@ -127,8 +134,7 @@ def draw_scores(axes, table, answer):
     """Macro-F1: a tick for each set of layers, a colour and a marker for each encoder and head."""
     kinds = {}
     for row in table.rows:
-        name = f"{row.encoder}, {row.run.head}" if row.encoder else row.run.head
-        kinds.setdefault(name, []).append(row)
+        kinds.setdefault(kind(row), []).append(row)
     sets = sorted({tuple(row.run.layers) for row in table.rows}, key=lambda own: (len(own), own))
     axes.set_xticks(range(len(sets)), map(naming.spell, map(list, sets)), rotation=40, ha="right")
     axes.set_xlabel("layers, 1 is the first")
@@ -138,7 +144,7 @@ def draw_scores(axes, table, answer):
     for number, (name, rows) in enumerate(kinds.items()):
         shift = step * (number - (len(kinds) - 1) / 2)
         x = [sets.index(tuple(row.run.layers)) + shift for row in rows]
-        draw_line(axes, x, rows, style(number) | {"label": short(name), "linestyle": ""})
+        draw_line(axes, x, rows, style(table, rows[0], number) | {"label": short(name), "linestyle": ""})
     # baselines are lines
     for row in answer.compared:
         if row.run.baseline or len(row.runs) > 1:
@@ -157,10 +163,11 @@ def draw_confusions(axes, table, judged, name):
     names = [short(name, 18) for name in table.classes]
     names = [f"{names[label]} → {names[predicted]}" for label, predicted in pairs]
     bars = axes.barh(range(len(names)), counts / len(predictions), color=COLORS[0])
-    axes.bar_label(bars, fmt=" {:,.0f}")
+    # repeats differ: whole numbers would not add up
+    axes.bar_label(bars, fmt=" {:,.1f}")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="most confused (labelled → predicted), titles a repeat", title=short(name))
+    axes.set(xlabel="most confused (labelled → predicted), mean titles a repeat", title=short(name))
 
 
 def draw_calibration(axes, table, judged):
@@ -183,7 +190,10 @@ def draw_curves(table):
     for number, (name, curve) in enumerate(found.items()):
         own = [size for size in sizes if size in curve]
         rows = [curve[size] for size in own]
-        draw_line(axes, list(map(sizes.index, own)), rows, style(number) | {"label": short(name)})
+        # intervals stand side by side
+        shift = 0.2 * ((number + 0.5) / len(found) - 0.5)
+        look = style(table, rows[0], number) | {"label": short(name)}
+        draw_line(axes, [sizes.index(size) + shift for size in own], rows, look)
     axes.set_xticks(range(len(sizes)), map(layout.size_name, sizes))
     axes.set_xlabel("labels a category")
     finish(axes, table)

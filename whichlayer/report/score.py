@@ -58,9 +58,13 @@ def check_labels(where, labels, classes):
     """Refuse labels of which none is one of the run's classes. where: they stand, in words."""
     if set(labels) & set(classes):
         return
-    there, known = (", ".join(map(cli.quote, list(names)[:3])) for names in (labels, classes))
+    remedy = "name another --label-column"
+    if set(map(splits.group_key, labels)) & set(map(splits.group_key, classes)):
+        remedy = "they differ only by how they are written: write them as in the run"
+    # what is not seen is escaped, as that may be what differs
+    there, known = (", ".join(repr(name[:60]) for name in list(names)[:3]) for names in (labels, classes))
     wrong = f"none of its labels is known to the run: it holds {there}, in the run they are {known}"
-    raise cli.Problem(f"{where}: {wrong}; name another --label-column")
+    raise cli.Problem(f"{where}: {wrong}; {remedy}")
 
 
 def report(own, titles, labels, window, training, least=None):
