@@ -148,7 +148,7 @@ from torch.nn.functional import cross_entropy
 
 import model
 from whichlayer.common import disk, parallel
-from whichlayer.heads import naming, plan, probe, runs, splits, stacking
+from whichlayer.heads import plan, probe, runs, splits, stacking
 from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
@@ -256,7 +256,6 @@ def fit(run, x, scale, task, draws):
     """
     options = run.options
     classes = len(task.classes)
-    name = naming.layers_in_words(run.columns, run.head)
     if options.head == "mlp":
         with cli.progress(options.epochs, " epochs", run.folder.name) as bar:
             return train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
