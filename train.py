@@ -256,9 +256,9 @@ def fit(run, x, scale, task, draws):
     options = run.options
     classes = len(task.classes)
     if options.head == "mlp":
-        with cli.progress(options.epochs, " epochs", run.name) as bar:
+        with cli.progress(options.epochs, " epochs", run.folder.name) as bar:
             return train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
-    with cli.progress(len(draws), " heads", run.name) as bar:
+    with cli.progress(len(draws), " heads", run.folder.name) as bar:
         return probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
 
 
