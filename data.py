@@ -168,16 +168,16 @@ def ambiguous_titles(hashes, labels):
     return [f"titles that stand in more than one category: {titles:,}, {where}"]
 
 
-def rare_categories(classes, folds, what="titles"):
+def rare_categories(classes, folds):
     """A sentence on categories that have fewer titles than there are folds, or None.
 
-    classes: {name: titles}, or groups, as `what` says. Each fold needs one of every category.
+    classes: {name: titles}. Each fold needs a title of every category.
     """
     rare = sorted((number, name) for name, number in classes.items() if number < folds)
     if not rare:
         return None
     named = ", ".join(f"{cli.quote(name)} {number}" for number, name in rare[:5])
-    part = f"{len(rare):,} of {len(classes):,} categories, with fewer {what} than {folds} folds need"
+    part = f"{len(rare):,} of {len(classes):,} categories, with fewer titles than {folds} folds need"
     # features of the titles that stay are kept
     remedy = "merge or drop such in the file of titles and run extract.py again, or train with fewer --folds"
     return f"too rare: {part}, such as {named}; {remedy}"

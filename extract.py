@@ -104,11 +104,10 @@ def check_titles(args, work):
 
 def job_of(args, path, titles, encoder):
     """The folder.Job that the options ask for, whatever is there. path, titles: of check_titles."""
-    source = disk.source(path)
     is_known = args.data in ("youtube", "sample")
     info = store.TitlesInfo(
         name=args.data if is_known else cli.one_line(path.name),
-        sha256=source.sha256,
+        sha256=disk.sha256(path),
         titles=titles.titles,
         rows=titles.rows,
         classes=titles.classes,
@@ -130,7 +129,7 @@ def job_of(args, path, titles, encoder):
         settings=settings,
         files={},
         names=sorted(names),
-        source=source,
+        source=str(path.resolve()),
     )
 
 
@@ -169,7 +168,7 @@ def only(tokenised, rows):
 
 
 def make(job, done, encoder, out, started):
-    """Do this process's share of a job; the manifest, or None in all processes but the first."""
+    """Do this process's share of a job; the store.Features, or None in all processes but the first."""
     work = store.beside(out)
     if done:
         cli.say(f"going on after {folder.counted(work).titles:,} of {job.data.rows:,} titles")
@@ -196,7 +195,7 @@ def make(job, done, encoder, out, started):
 def main(args):
     started = time.time()
     out = Path(args.out)
-    manifest = None
+    features = None
     with windows.meeting(), contextlib.ExitStack() as stack:
         # check: wrong titles should not cost the loading, or the download, of an encoder
         if windows.RANK == 0:
@@ -215,17 +214,17 @@ def main(args):
             done = set(windows.recorded(work))
         job, done = windows.from_first((job, done))
         if job:
-            manifest = make(job, done, encoder, out, started)
+            features = make(job, done, encoder, out, started)
 
     # say
     if windows.RANK > 0:
         return
     made = f"{out} holds all of that already"
-    if manifest:
+    if features:
         for note in titles.notes:
             cli.say(note)
-        if manifest.truncated:
-            cut = cli.count(manifest.truncated, "title")
+        if features.truncated:
+            cut = cli.count(features.truncated, "title")
             cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
         written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
         made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {time.time() - started:.1f} s"

@@ -238,14 +238,16 @@ def train_set(layer_set, task, draw, device):
     for run in layer_set.runs:
         begun = time.time()
         trained = fit(run, x, scale, task, draw(run.labels_per_category))
-        config = replace(
-            run.config,
-            results=measure(trained, task),
-            **disk.provenance(begun, made_of, device=device.type, threads=torch.get_num_threads()),
+        run.results = figures.measure(
+            task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets
         )
+        run.results.layer_weights = model.layer_weights(trained.state)
+        run.results.penalties = trained.penalties
+        threads = torch.get_num_threads()
+        vars(run).update(disk.provenance(begun, made_of, device=device.type, threads=threads))
         # numpy's arrays can be sent from one process to another as they are
         heads = {name: value.numpy() for name, value in trained.state.items()}
-        yield replace(run, config=config), replace(trained, state=heads)
+        yield run, replace(trained, state=heads)
 
 
 def fit(run, x, scale, task, draws):
@@ -263,17 +265,9 @@ def fit(run, x, scale, task, draws):
         return probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
 
 
-def measure(trained, task):
-    """The Figures of a model.Trained."""
-    found = figures.measure(task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets)
-    found.layer_weights = model.layer_weights(trained.state)
-    found.penalties = trained.penalties
-    return found
-
-
 def finish(run, trained, task):
     """Write the folder of a run that is trained, and say how it did."""
-    arrays = {name: getattr(task, name).astype(np.int32) for name in ("labels", "folds", "groups")}
+    arrays = {name: getattr(task, name).astype(np.int32) for name in runs.ARRAYS}
     arrays |= {"probabilities": trained.probabilities, "offsets": trained.offsets}
     files = {"heads.safetensors": save(trained.state)}
     if trained.history:
@@ -281,7 +275,7 @@ def finish(run, trained, task):
         import pandas as pd
 
         files["history.csv"] = pd.DataFrame(trained.history, columns=HISTORY).to_csv(index=False).encode()
-    runs.write(run.folder, run.config, arrays, files)
+    runs.write(run.folder, run, arrays, files)
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
     if run.figures.collapsed:
@@ -323,7 +317,7 @@ def can_share(layer_sets, options, device):
     threads, and should not depend on what is there.
     """
     is_probe = options.head == "linear" and device.type == "cpu"
-    is_worth_it = len(layer_sets) > 1 and layer_sets[0].features.manifest.data.rows >= MANY
+    is_worth_it = len(layer_sets) > 1 and layer_sets[0].features.data.rows >= MANY
     return is_probe and is_worth_it and parallel.is_possible()
 
 
@@ -361,7 +355,7 @@ def main(args):
     # what was done
     trained = sum(len(layer_set.runs) for layer_set in missing)
     wanted = cli.count(sum(len(layer_set.runs) for layer_set in layer_sets), "run")
-    titles = f"{len(task.labels):,} titles of {every[0].manifest.data.name}"
+    titles = f"{len(task.labels):,} titles of {every[0].data.name}"
     seconds = time.time() - started
     following = cli.command("evaluate.py", results=(args.results, "results"))
     cli.say(f"{results}: {trained} of {wanted} trained on {titles}, {seconds:.1f} s. Next: {following}")

@@ -274,7 +274,7 @@ def estimate(table, folders):
     found = []
     for folder in folders:
         features = store.open_features(folder)
-        key = f"{features.manifest.encoder.weights} {features.manifest.encoder.tokenizer}"
+        key = f"{features.encoder.weights} {features.encoder.tokenizer}"
         for kind in (estimators.HScore, estimators.LogME, estimators.NearestNeighbors):
             values = []
             for layer in plan.layers_with(features, ["mean"]):

@@ -109,10 +109,10 @@ def write_run(
     data = store.TitlesInfo(name="d.csv", sha256="s", titles="t", rows=count)
     encoder, settings, identity = store.EncoderInfo(**ENCODER | {"layers": depth}), store.Settings(**SETTINGS), "f"
     if features:
-        manifest = store.open_features(features).manifest
+        manifest = store.open_features(features)
         data, encoder, settings = manifest.data, manifest.encoder, manifest.settings
         identity = disk.digest(store.identity(manifest))
-    config = runs.Config(
+    config = runs.Run(
         format=runs.FORMAT,
         classes=names,
         options=options,
@@ -128,6 +128,7 @@ def write_run(
     )
     arrays = {"labels": labels.astype(np.int32), "groups": np.arange(count, dtype=np.int32), "folds": folds}
     place = folder / naming.run_name(config)
+    folder.mkdir(parents=True, exist_ok=True)
     runs.write(place, config, {"probabilities": probabilities, **arrays}, {})
     return place
 
@@ -152,7 +153,7 @@ def write_features(folder, titles, names, encoder="w"):
     folder.mkdir(parents=True)
     with open(folder / "titles.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\r\n").writerows([("title", "label"), *zip(titles, names, strict=True)])
-    manifest = store.Manifest(
+    manifest = store.Features(
         format=store.FORMAT,
         encoder=store.EncoderInfo(**ENCODER | {"weights": encoder}),
         data=store.TitlesInfo("d.csv", "s", disk.sha256(folder / "titles.csv"), len(titles)),

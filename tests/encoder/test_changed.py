@@ -46,7 +46,7 @@ def go(tmp_path, bert, source, monkeypatch):
 
 def arrays(folder):
     features = store.open_features(folder)
-    return {name: np.array(features.read(*store.column_of(name))) for name in features.manifest.files}
+    return {name: np.array(features.read(*store.column_of(name))) for name in features.files}
 
 
 def manifest_of(folder):

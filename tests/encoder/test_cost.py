@@ -19,7 +19,7 @@ def by_hand(config, tokens):
 
 
 def cost_of(folder):
-    return store.open_features(folder).manifest.cost
+    return store.open_features(folder).cost
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_likely_mistakes_in_the_titles_are_said_and_nothing_is_changed(tmp_path,
     titles.write_text("title,category\nthe war,News\na song,news\nthe war,Music\npasta,Music\n")
     result = call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "f")
     assert result.code == 0 and "News" in result.err and "rows 1 and 3" in result.err, result.err
-    manifest = store.open_features(tmp_path / "f").manifest
+    manifest = store.open_features(tmp_path / "f")
     assert manifest.data.classes == {"Music": 2, "News": 1, "news": 1}
 
 
@@ -60,7 +60,7 @@ def test_a_folder_is_kept_by_its_full_path(tmp_path, bert, titles, monkeypatch):
     monkeypatch.chdir(tmp_path / "models")
     result = call("extract", "--data", titles, "--model", "./own", "--out", tmp_path / "f")
     assert result.code == 0 and "from ./own in" in result.err, result.err
-    assert store.open_features(tmp_path / "f").manifest.encoder.name == str(tmp_path / "models" / "own")
+    assert store.open_features(tmp_path / "f").encoder.name == str(tmp_path / "models" / "own")
 
 
 @pytest.mark.parametrize("options", [["--pooling", "mean"], ["--layers", "-1", "-2"]], ids=["mean", "two layers"])

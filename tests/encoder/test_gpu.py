@@ -43,7 +43,7 @@ def test_half_precision_stays_near_float32(tmp_path, bert, titles, dtype):
     whole = extract(bert, titles, tmp_path / "whole", "--device", "cpu")
     a = half.read("mean", 2)
     b = whole.read("mean", 2)
-    assert half.manifest.settings.dtype == dtype
+    assert half.settings.dtype == dtype
     assert np.linalg.norm(a - b) < 0.03 * np.linalg.norm(b)
 
 

@@ -43,8 +43,8 @@ def state(folder):
         features = store.open_features(folder)
     except cli.Problem:
         return None
-    arrays = [features.read(*store.column_of(name)).tobytes() for name in features.manifest.files]
-    return features.titles(), list(features.manifest.files), arrays
+    arrays = [features.read(*store.column_of(name)).tobytes() for name in features.files]
+    return features.titles(), list(features.files), arrays
 
 
 def flip(path, place):
@@ -413,7 +413,7 @@ def test_two_processes_have_the_bytes_of_one(tmp_path, bert, go, whole):
     assert two.returncode == 0 and two.stderr.count("58 titles: 56 kept, 2 to encode") == 1, two.stderr
     assert go("--data", source).code == 0
     assert contents(tmp_path / "two") == contents(tmp_path / "features")
-    assert store.open_features(tmp_path / "two").manifest.machine["processes"] == 2
+    assert store.open_features(tmp_path / "two").machine["processes"] == 2
 
 
 def test_a_refusal_ends_all_processes(tmp_path, bert, source):

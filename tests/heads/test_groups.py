@@ -130,4 +130,5 @@ def test_columns_and_groups_that_cannot_serve_are_refused(tmp_path, bert):
     rows = [(title, "rare" if number < 9 else label, name) for number, (title, label, name) in enumerate(rows)]
     call(*asked[:2], write(tmp_path / "u.csv", rows), *asked[3:], "--group-column", "channel")
     done = call("train", "--features", tmp_path / "f", "--results", tmp_path / "r")
-    assert done.code == 2 and "fewer groups than 5 folds need" in done.err and "'rare' 3" in done.err
+    assert done.code == 2 and "category 'rare' has not enough titles of its own for --folds 5" in done.err
+    assert "3 of its 9 are in one group, that of row 1;" in done.err

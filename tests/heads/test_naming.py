@@ -9,7 +9,7 @@ from whichlayer.heads.options import Options
 
 def named(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles.csv", **options):
     """The name of a run's folder with these options."""
-    config = runs.Config(
+    config = runs.Run(
         format=runs.FORMAT,
         classes=[],
         options=Options(**options),

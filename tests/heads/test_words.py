@@ -2,7 +2,6 @@
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,9 +64,9 @@ def kept(folder, titles, labels):
         (folder / name).write_bytes(content)
     contents = {name: disk.sha256(folder / name) for name in files}
     classes = ["c"] * (labels.max() + 1)
-    return fitted, runs.Run(
-        folder, SimpleNamespace(contents=contents, classes=classes, baseline="tfidf", made=disk.Made(""))
-    )
+    run = runs.Run(runs.FORMAT, classes, options=None, data=None, baseline="tfidf", contents=contents)
+    run.folder = folder
+    return fitted, run
 
 
 # --- what is learned ----------------------------------------------------------------------------------------------
@@ -129,10 +128,9 @@ def test_files_that_are_gone_changed_or_do_not_fit_are_refused(tmp_path, name):
     _, other = kept(tmp_path / "other", *sentences("hindi", 60))
     for content in ((other.folder / name).read_bytes(), b"", b"[]", b"{}", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        contents = run.config.contents | {name: disk.sha256(path)}
-        changed = runs.Run(run.folder, SimpleNamespace(**vars(run.config) | {"contents": contents}))
+        run.contents[name] = disk.sha256(path)
         with pytest.raises(cli.Problem, match="not the weights that config.json describes"):
-            words.read(changed)
+            words.read(run)
 
 
 def test_one_fit_on_all_titles_is_kept_and_made_again_where_it_is_damaged(tmp_path):

@@ -308,7 +308,7 @@ def test_damaged_runs_are_refused_by_name(tmp_path):
     refused(call("evaluate", "--results", tmp_path), str(run), "checksum")
     path.write_text(text)
     rewrite(run, lambda config: config["results"].pop("fold_macro_f1"))
-    refused(call("evaluate", "--results", tmp_path), str(run), "of a wrong kind")
+    refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
     path.write_text(text)
     np.save(run / "probabilities.npy", np.zeros((1, 600, 3), np.float32))
     refused(call("evaluate", "--results", tmp_path), "probabilities.npy", "make it again")
@@ -321,8 +321,8 @@ def test_damaged_runs_are_refused_by_name(tmp_path):
 def test_values_of_a_wrong_kind_are_refused_where_a_run_is_opened(tmp_path, part, key, value):
     run = write_run(tmp_path, THREE, THREE)
     rewrite(run, lambda config: (config[part] if part else config).update({key: value}))
-    refused(call("evaluate", "--results", tmp_path), str(run), "of a wrong kind")
-    refused(call("predict", "--run", run, "a title"), str(run), "of a wrong kind")
+    refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
+    refused(call("predict", "--run", run, "a title"), str(run), "edited or damaged")
 
 
 def test_runs_of_other_labels_have_a_table_of_their_own(tmp_path):

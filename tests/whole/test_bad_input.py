@@ -119,7 +119,7 @@ def test_any_category_name_works(tmp_path, bert):
     kept = [name.replace("\n", " ") for name in [*names, "1"]]
     features = store.open_features(tmp_path / "features")
     assert features.titles()[1] == kept
-    assert features.manifest.data.classes == {name: kept.count(name) for name in sorted(set(kept))}
+    assert features.data.classes == {name: kept.count(name) for name in sorted(set(kept))}
 
 
 def test_long_titles_are_read_back_by_every_process(tmp_path):
@@ -227,7 +227,7 @@ def test_names_with_strange_characters_do_no_harm(tmp_path, bert):
     result = attempt(tmp_path, bert, path)
     assert result.code == 0, result.err
     assert "\x1b" not in result.err and len(result.err.splitlines()) == 1
-    assert store.open_features(tmp_path / "features").manifest.data.rows == 60
+    assert store.open_features(tmp_path / "features").data.rows == 60
 
 
 # --- options ------------------------------------------------------------------------------------------------------

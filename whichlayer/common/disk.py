@@ -105,12 +105,10 @@ def read_json(path, kind, what, version):
         raise cli.Problem(f"{path}: this is not {what}, or it is damaged; name another folder") from None
     if written != version:
         raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {AGAIN}")
-    if checksum != digest(content):
-        raise cli.Problem(f"{path}: edited or damaged since it was written (checksum differs); {AGAIN}")
-    try:
-        return from_json(kind, content)
-    except (TypeError, ValueError):
-        raise cli.Problem(f"{path}: something in it is missing or of a wrong kind; {AGAIN}") from None
+    with contextlib.suppress(TypeError, ValueError):
+        if checksum == digest(content):
+            return from_json(kind, content)
+    raise cli.Problem(f"{path}: edited or damaged since it was written; {AGAIN}")
 
 
 def as_json(item):
@@ -141,16 +139,6 @@ def from_json(kind, value):
 
 
 @dataclasses.dataclass
-class Source:
-    """A file of the user's that something was made from."""
-
-    path: str  # absolute
-    bytes: int
-    modified: int  # nanoseconds since 1970
-    sha256: str
-
-
-@dataclasses.dataclass
 class Made:
     """When, in how many seconds, by which command and from what something was made."""
 
@@ -158,32 +146,15 @@ class Made:
     at: str = ""
     seconds: float = 0.0
     features: str | None = None  # of a run: the folder of the features that it was trained on
-    source: Source | None = None  # of features: the titles
+    titles: str | None = None  # of features: the path of the user's file
 
 
-def source(path, known=None):
-    """The Source that a file or folder is now, or a known one, if size and time are still those."""
-    states = [part.stat() for part in parts_of(path)]
-    size = sum(state.st_size for state in states)
-    modified = max(state.st_mtime_ns for state in states)
-    if known and (size, modified) == (known.bytes, known.modified):
-        return known
-    return Source(str(path.resolve()), size, modified, sha256(path))
-
-
-def has_changed(known):
-    """Whether the file of a Source is there and holds something else; read only where written to."""
-    with contextlib.suppress(OSError, ValueError):
-        return source(Path(known.path), known).sha256 != known.sha256
-    return False
-
-
-def provenance(started, features=None, **machine):
-    """What a manifest or a run says of how it was made. started: time.time() when work began."""
+def provenance(started, features=None, titles=None, **machine):
+    """What features or a run say of how they were made. started: time.time() when work began."""
     command = cli.one_line(shlex.join(["python", *sys.argv]))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
     known = {"numpy", "pandas", "sklearn", "torch", "transformers"}
     software |= {name: sys.modules[name].__version__ for name in sorted(known & sys.modules.keys())}
-    made = Made(command, now, round(time.time() - started, 2), features)
+    made = Made(command, now, round(time.time() - started, 2), features, titles)
     return {"made": made, "software": software, "machine": {"processor": platform.machine(), **machine}}

@@ -128,11 +128,6 @@ def ahead(prepare, windows):
     A window waits until the next one is there and can be prepared beside it.
     """
     with ThreadPoolExecutor(1) as thread:
-        begun = []
-        for key, titles in windows:
-            begun.append((key, thread.submit(prepare, titles)))
-            if len(begun) > 1:
-                first, prepared = begun.pop(0)
-                yield first, prepared.result()
-        for last, prepared in begun:
-            yield last, prepared.result()
+        begun = ((key, thread.submit(prepare, titles)) for key, titles in windows)
+        for (key, prepared), _ in itertools.pairwise(itertools.chain(begun, [None])):
+            yield key, prepared.result()

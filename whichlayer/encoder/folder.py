@@ -34,11 +34,11 @@ LEAST_KEPT = 0.1
 
 
 @dataclass(kw_only=True)
-class Job(store.Manifest):
+class Job(store.Features):
     """What is to be done: the content of job.json. Its `files` are those that are linked."""
 
     names: list[str]  # of the layer files that are written
-    source: disk.Source  # the file of titles
+    source: str  # the path of the file of titles
     follows: str | None = None  # sha256 of the earlier titles.csv, if there are earlier features
 
 
@@ -100,7 +100,7 @@ def prepare(job, out, work):
         old = store.open_features(out)
         sources = find_sources(old, job, work / "titles.csv")
         job = beyond(old, job, sources)
-        is_known = (old.manifest.data, old.manifest.made.source) == (job.data, job.source)
+        is_known = (old.data, old.made.titles) == (job.data, job.source)
         if is_known and not job.names:
             return None
     if (work / "job.json").exists():
@@ -130,11 +130,10 @@ def find_sources(old, job, titles):
 
     titles: the file. Features of another kind, or of a wholly other set of titles, are a Problem.
     """
-    there = old.manifest
     what = f"{old.folder}: features are there"
     remedy = "use another --out, or delete that folder"
-    now = replace(job, data=there.data)
-    refuse_other(store.identity(there), store.identity(now), what, remedy)
+    now = replace(job, data=old.data)
+    refuse_other(store.identity(old), store.identity(now), what, remedy)
     earlier = digests(old.titles_file())
     later = digests(titles)
     if earlier == later:
@@ -144,7 +143,7 @@ def find_sources(old, job, titles):
     sources = np.array([rows.get(text, -1) for text in later])
     kept = np.count_nonzero(sources >= 0)
     if kept < LEAST_KEPT * min(len(earlier), len(later)):
-        raise cli.Problem(f"{what}, of other titles ({there.data.name}, now {job.data.name}); {remedy}")
+        raise cli.Problem(f"{what}, of other titles ({old.data.name}, now {job.data.name}); {remedy}")
     return sources
 
 
@@ -158,12 +157,11 @@ def digests(path):
 
 def beyond(old, job, sources):
     """A Job with all layers of earlier Features, and without what stays of them."""
-    there = old.manifest
-    is_same = np.array_equal(sources, np.arange(there.data.rows))
+    is_same = np.array_equal(sources, np.arange(old.data.rows))
     # damage that is copied would never be found again
-    disk.each(lambda name: old.read(*store.column_of(name)), there.files)
-    kept = there.files if is_same else {}
-    for name in set(job.names) - there.files.keys():
+    disk.each(lambda name: old.read(*store.column_of(name)), old.files)
+    kept = old.files if is_same else {}
+    for name in set(job.names) - old.files.keys():
         if (old.folder / name).exists():
             raise cli.Problem(f"{old.folder / name}: no file of these features; move it elsewhere")
         # new layers need all titles, and that gives the others, too
@@ -171,13 +169,13 @@ def beyond(old, job, sources):
     return replace(
         job,
         # runs are bound to what is there, also where titles or weights go by another name today
-        encoder=replace(there.encoder, checked=job.encoder.checked),
-        data=there.data if there.data.titles == job.data.titles else job.data,
+        encoder=replace(old.encoder, checked=job.encoder.checked),
+        data=replace(old.data, sha256=job.data.sha256) if old.data.titles == job.data.titles else job.data,
         files=kept,
-        truncated=there.truncated,
-        cost=there.cost,
-        names=sorted({*job.names, *there.files} - kept.keys()),
-        follows=there.data.titles,
+        truncated=old.truncated,
+        cost=old.cost,
+        names=sorted({*job.names, *old.files} - kept.keys()),
+        follows=old.data.titles,
     )
 
 
@@ -223,7 +221,7 @@ def earlier_layers(job, out):
     if not job.follows:
         return {}
     old = store.open_features(out)
-    return {name: old.read(*store.column_of(name)) for name in old.manifest.files}
+    return {name: old.read(*store.column_of(name)) for name in old.files}
 
 
 def write(job, work, window, rows, encoded, earlier, name):
@@ -249,7 +247,8 @@ def write(job, work, window, rows, encoded, earlier, name):
 def finish(job, out, work, cost, started, **machine):
     """Write the manifest of a job that is complete, and let its features take their place.
 
-    cost: a store.Cost or None; started, machine: see disk.provenance. Returns the manifest.
+    cost: a store.Cost or None; started, machine: see disk.provenance. Returns the
+    store.Features.
     """
     paths = [work / "new" / name for name in job.names]
     sums = disk.each(disk.sha256, paths)
@@ -257,12 +256,11 @@ def finish(job, out, work, cost, started, **machine):
     files = dict(sorted((job.files | new).items()))
     if new:
         job = replace(job, truncated=counted(work).cut, cost=cost)
-    made = disk.provenance(started, **machine)
-    made["made"].source = job.source
+    made = disk.provenance(started, titles=job.source, **machine)
     decided = (job.format, job.encoder, job.data, job.settings)
-    manifest = store.Manifest(*decided, files, job.truncated, job.cost, **made)
+    features = store.Features(*decided, files, job.truncated, job.cost, **made)
     # what a killed process leaves of it must not be among the features
-    disk.write_json(work / "manifest.json", manifest)
+    disk.write_json(work / "manifest.json", features)
     os.replace(work / "manifest.json", work / "new" / "manifest.json")
     settle(out.resolve(), work)
-    return manifest
+    return features

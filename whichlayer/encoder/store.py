@@ -10,6 +10,7 @@ What is being made lies in a hidden folder beside it, .NAME.unfinished; see fold
 import contextlib
 import csv
 import itertools
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ from whichlayer.encoder.poolings import POOLINGS
 
 # raised when older features can no longer be read
 FORMAT = 2
+# the names that feature_file gives
+FEATURE_FILE = rf"({'|'.join(POOLINGS)})-[0-9]{{2,3}}\.npy"
 # rows that are read at a time
 BLOCK = 1 << 14
 # a title may be longer than the 128 kB that Python reads unasked
@@ -93,29 +96,13 @@ class Cost:
     flop: list[float]  # floating-point operations for layer 0, 1, …: of all that must run to have it
 
 
-@dataclass
-class Manifest:
-    """The content of manifest.json."""
-
-    format: int
-    encoder: EncoderInfo
-    data: TitlesInfo
-    settings: Settings
-    files: dict[str, FileInfo]  # by name
-    truncated: int = 0  # titles cut at max_length
-    cost: Cost | None = None  # None where it cannot be counted
-    made: disk.Made | None = None
-    software: dict | None = None
-    machine: dict | None = None
-
-
-def identity(manifest):
+def identity(features):
     """What decides the features' values (not which layers there are), under names that users know."""
     return {
-        "encoder weights": manifest.encoder.weights,
-        "tokenizer": manifest.encoder.tokenizer,
-        "titles": manifest.data.titles,
-        **disk.as_json(manifest.settings),
+        "encoder weights": features.encoder.weights,
+        "tokenizer": features.encoder.tokenizer,
+        "titles": features.data.titles,
+        **disk.as_json(features.settings),
     }
 
 
@@ -139,19 +126,11 @@ def column_of(name):
     return pooling, int(layer)
 
 
-def is_feature_file(name):
-    """Whether feature_file names a file so; any other name might lead out of the folder."""
-    with contextlib.suppress(ValueError):
-        pooling, layer = column_of(name)
-        return pooling in POOLINGS and name == feature_file(pooling, layer)
-    return False
-
-
 def resolve_layers(wanted, depth, encoder, poolings, available=None):
     """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), -1, -2 …
 
     depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
-    where only those will do. What is no such layer, or is named twice, is a Problem.
+    where only those will do. What is no such layer is a Problem.
     """
     known = list(range(1, depth + 1)) if available is None else available
     if wanted == ["all"]:
@@ -160,12 +139,12 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
     if available is None and not any(POOLINGS[name].is_first_token for name in poolings):
         known = [0, *known]
     with contextlib.suppress(ValueError):
-        numbers = [int(word) for word in wanted]
+        numbers = map(int, wanted)
         layers = {number + depth + 1 if number < 0 else number for number in numbers}
-        if layers <= set(known) and len(layers) == len(numbers):
+        if layers <= set(known):
             return sorted(layers, reverse=True)
     there = f"of {encoder} there are layers {cli.listing(map(str, known))} (-1 is the last)"
-    raise cli.Problem(f"--layers {' '.join(wanted)}: {there}; name each once, or all, or extract others first")
+    raise cli.Problem(f"--layers {' '.join(wanted)}: {there}; name some of them, or all, or extract others first")
 
 
 # --- reading features -----------------------------------------------------------------------------
@@ -173,16 +152,27 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
 
 @dataclass
 class Features:
-    """One extraction, opened for reading."""
+    """One extraction: the content of manifest.json, and how to read what lies beside it."""
 
-    folder: Path
-    manifest: Manifest
-    checked: set = field(default_factory=set)  # names of files whose every byte has been compared
+    format: int
+    encoder: EncoderInfo
+    data: TitlesInfo
+    settings: Settings
+    files: dict[str, FileInfo]  # by name
+    truncated: int = 0  # titles cut at max_length
+    cost: Cost | None = None  # None where it cannot be counted
+    made: disk.Made | None = None
+    software: dict | None = None
+    machine: dict | None = None
+
+    # what is not in the file: where it lies, and the names of files whose every byte has been compared
+    folder = None
+    compared = frozenset()
 
     @property
     def shape(self):
         """(titles, hidden) of every layer."""
-        return self.manifest.data.rows, self.manifest.encoder.hidden
+        return self.data.rows, self.encoder.hidden
 
     def path(self, name):
         """Where a file is."""
@@ -190,22 +180,21 @@ class Features:
 
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
-        columns = map(column_of, self.manifest.files)
+        columns = map(column_of, self.files)
         return sorted(layer for kind, layer in columns if kind == pooling)
 
     def read(self, pooling, layer):
         """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem."""
         path = self.path(feature_file(pooling, layer))
-        entry = self.manifest.files.get(path.name)
+        entry = self.files.get(path.name)
         if entry is None:
             raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there")
         # of any kind, since numpy parses the header as Python's literals
         with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            is_known = path.name in self.checked or disk.sha256(path) == entry.sha256
-            is_whole = path.stat().st_size == entry.bytes and array.shape == self.shape
-            if is_whole and is_known and array.dtype == self.manifest.settings.store:
-                self.checked.add(path.name)
+            is_known = path.name in self.compared or disk.sha256(path) == entry.sha256
+            if is_known and array.shape == self.shape and array.dtype == self.settings.store:
+                self.compared |= {path.name}
                 return array
         raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
 
@@ -221,14 +210,14 @@ class Features:
             for block in np.array_split(np.arange(rows), rows // BLOCK + 1):
                 out[block, place] = take(mapped, block)
         # other features may have taken their place meanwhile
-        if open_features(self.folder).manifest != self.manifest:
+        if open_features(self.folder) != self:
             raise cli.Problem(f"{self.folder}: changed while it was read; run the same command again")
         return out
 
     def titles_file(self):
         """The path of the titles with their labels, which are checked to be the extraction's."""
         path = self.path("titles.csv")
-        if not path.exists() or disk.sha256(path) != self.manifest.data.titles:
+        if not path.exists() or disk.sha256(path) != self.data.titles:
             raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
         return path
 
@@ -288,8 +277,10 @@ def open_features(folder):
     if not path.exists():
         remedy = f"make them with {cli.command('extract.py', out=(folder, 'features'))}"
         raise cli.Problem(f"{folder}: there are no features; {remedy}, or go on with the command that began them")
-    manifest = disk.read_json(path, Manifest, "a manifest of features", FORMAT)
-    for name in manifest.files:
-        if not is_feature_file(name):
+    features = disk.read_json(path, Features, "a manifest of features", FORMAT)
+    # any other name might lead out of the folder
+    for name in features.files:
+        if not re.fullmatch(FEATURE_FILE, name):
             raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
-    return Features(folder, manifest)
+    features.folder = folder
+    return features

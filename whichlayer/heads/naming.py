@@ -50,23 +50,22 @@ def spell(layers):
     return ", ".join(map(str, layers))
 
 
-def layers_in_words(columns, more=None):
-    """Layers in words, with their poolings in brackets, or with what else is to be said there."""
+def layers_in_words(columns, more):
+    """Layers in words, with what else is to be said in brackets."""
     layers = layers_of(columns)
     noun = "layers" if len(layers) > 1 else "layer"
-    return f"{noun} {spell(layers)} ({more or ' and '.join(poolings_of(columns))})"
+    return f"{noun} {spell(layers)} ({more})"
 
 
-def run_name(config):
+def run_name(run):
     """The name of a run's folder: encoder, data, layers, and what is not the default."""
-    encoder = disk.slug(Path(config.encoder.name).name)
-    parts = [encoder, disk.slug(config.data.name), "layers", *layers_of(config.columns)]
-    poolings = poolings_of(config.columns)
-    if poolings != ["cls"]:
-        parts.append("and".join(poolings))
-    if config.options.head != Options.head:
-        parts.append(config.options.head)
-    for option, value in config.options.unusual.items():
+    encoder = disk.slug(Path(run.encoder.name).name)
+    parts = [encoder, disk.slug(run.data.name), "layers", *run.layers]
+    if run.poolings != ["cls"]:
+        parts.append("and".join(run.poolings))
+    if run.options.head != Options.head:
+        parts.append(run.options.head)
+    for option, value in run.options.unusual.items():
         name = option.replace("_", "-")
         parts.append(name if value is True else f"{name}-{value}")
     name = "-".join(map(str, parts))

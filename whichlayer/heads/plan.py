@@ -1,11 +1,11 @@
 """What train.py is to train: options, sets of layers, a run for each, and which runs are there."""
 
+import contextlib
 import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-import data
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.encoder.poolings import POOLINGS
@@ -61,7 +61,7 @@ def open_all(folders):
     first = every[0]
     for features in every:
         say_if_changed(features)
-        if features.manifest.data.titles != first.manifest.data.titles:
+        if features.data.titles != first.data.titles:
             wrong = "features of different titles, which cannot share a table"
             both = f"--features {first.folder} {features.folder}"
             raise cli.Problem(f"{both}: {wrong}; train on one after the other")
@@ -70,16 +70,18 @@ def open_all(folders):
 
 def say_if_changed(features):
     """Say so where the user's file holds something else than when its features were extracted."""
-    made = features.manifest.made
-    if made and made.source and disk.has_changed(made.source):
-        changed = f"{made.source.path} has changed since {features.folder} was made"
-        cli.say(f"{changed}; the features follow with: {made.command}")
+    made = features.made
+    # nothing is known of a file that is gone
+    with contextlib.suppress(OSError):
+        if made and made.titles and disk.sha256(made.titles) != features.data.sha256:
+            changed = f"{made.titles} has changed since {features.folder} was made"
+            cli.say(f"{changed}; the features follow with: {made.command}")
 
 
 def read_task(features, options):
     """Read titles and labels, tell which titles are copies, and share them among folds.
 
-    Categories that are too rare for that are a Problem.
+    A category that is too rare for that is a Problem.
     """
     titles, names = features.titles()
     owners = features.groups()
@@ -91,13 +93,6 @@ def read_task(features, options):
         largest = cli.quote(owners[(groups == sizes.argmax()).argmax()])
         of_largest = f"the largest, that of {largest}, has {sizes.max():,} of {len(titles):,} titles"
         cli.say(f"{cli.count(len(sizes), 'group')} that stay in one fold; {of_largest}")
-    counts = np.bincount(labels)
-    if options.split == "grouped":
-        counts = splits.distinct_titles(labels, groups)
-    what = "groups" if owners else "titles"
-    rare = data.rare_categories(dict(zip(classes, counts.tolist(), strict=True)), options.folds, what)
-    if rare:
-        raise cli.Problem(f"{features.folder}: {rare} ({options.split} folds)")
     folds = splits.repeat_folds(labels, groups, options, classes)
     return Task(classes, labels, groups, folds)
 
@@ -120,12 +115,12 @@ def choose_sets(args, features, head):
         option = f"--pooling {' '.join(poolings)}"
         raise cli.Problem(f"{option}: {features.folder} has no such layer; add it with extract.py {option}")
     if args.layers or args.each:
-        encoder = features.manifest.encoder
+        encoder = features.encoder
         wanted = args.layers or ["all"]
         layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
         sets = [[layer] for layer in layers] if args.each else [layers]
     else:
-        depth = features.manifest.encoder.layers
+        depth = features.encoder.layers
         reports = [[depth - n for n in layers] for layers in REPORTS_SETS]
         sets = [layers for layers in reports if set(layers) <= set(available)]
         sets = sets or [[layer] for layer in available]
@@ -191,27 +186,26 @@ def plan_runs(features, sets, task, options, sizes, survey):
         wanted = [replace(options, labels=size) for size in sizes]
         if both_ways and columns == all_layers(features):
             wanted += [replace(options, decide=way) for way in DECISIONS if way != options.decide]
-        configs = [configure(features, columns, task.classes, each) for each in wanted]
-        layer_sets.append(LayerSet(features, [runs.Run(None, config) for config in configs]))
+        own = [new_run(features, columns, task.classes, each) for each in wanted]
+        layer_sets.append(LayerSet(features, own))
     return layer_sets
 
 
-def configure(features, columns, classes, options):
-    """The runs.Config of a run that is to be trained."""
-    manifest = features.manifest
+def new_run(features, columns, classes, options):
+    """The runs.Run that is to be trained, which has no folder yet."""
     names = [store.feature_file(pooling, layer) for pooling, layer in columns]
     deepest = max(layer for _, layer in columns)
-    cost = manifest.cost
-    return runs.Config(
+    cost = features.cost
+    return runs.Run(
         format=runs.FORMAT,
         columns=columns,
         classes=classes,
         options=options,
-        encoder=manifest.encoder,
-        data=replace(manifest.data, classes=None),
-        settings=manifest.settings,
-        features=disk.digest(store.identity(manifest)),
-        files={name: manifest.files[name].sha256 for name in names},
+        encoder=features.encoder,
+        data=replace(features.data, classes=None),
+        settings=features.settings,
+        features=disk.digest(store.identity(features)),
+        files={name: features.files[name].sha256 for name in names},
         flop=cost and cost.flop[deepest],
     )
 
@@ -222,38 +216,38 @@ def find_missing(results, layer_sets):
     Runs of an earlier state of the titles are trained again. Another run in the place of one is a
     Problem.
     """
-    planned = {}  # configurations by folder
+    planned = {}  # runs by folder
     missing = []
     for layer_set in layer_sets:
         own = []
         for run in layer_set.runs:
-            folder = results / naming.run_name(run.config)
-            if folder in planned:
-                refuse_other(folder, planned[folder], run.config)
-            elif not is_trained(folder, run.config, layer_set.features):
-                own.append(replace(run, folder=folder))
-            planned[folder] = run.config
+            run.folder = results / naming.run_name(run)
+            if run.folder in planned:
+                refuse_other(planned[run.folder], run)
+            elif not is_trained(run, layer_set.features):
+                own.append(run)
+            planned[run.folder] = run
         if own:
             missing.append(LayerSet(layer_set.features, own))
     return missing
 
 
-def is_trained(folder, config, features):
+def is_trained(run, features):
     """Whether a run is there already; says so."""
-    if not folder.exists():
+    if not run.folder.exists():
         return False
-    run = runs.open_run(folder)
-    if runs.is_earlier(run, features):
-        cli.say(f"{runs.out_of_date([run])}, trained again in the same place: {folder.name}")
+    there = runs.open_run(run.folder)
+    if runs.is_earlier(there, features):
+        cli.say(f"{runs.out_of_date([there])}, trained again in the same place: {run.folder.name}")
         return False
-    refuse_other(folder, run.config, config)
-    again = f"delete {folder} to train it again"
-    cli.say(f"{folder.name}: trained already (macro-F1 {run.figures.macro_f1:.4f}); {again}")
+    refuse_other(there, run)
+    again = f"delete {run.folder} to train it again"
+    cli.say(f"{run.folder.name}: trained already (macro-F1 {there.figures.macro_f1:.4f}); {again}")
     return True
 
 
-def refuse_other(folder, first, second):
-    """Raise a Problem unless two runs.Config, which would share a folder, are of the same features."""
+def refuse_other(first, second):
+    """Raise a Problem unless two runs that would share a folder are of the same features."""
     if (first.features, first.files) != (second.features, second.files):
         wrong = "a run of that name is on other features"
-        raise cli.Problem(f"{folder}: {wrong}; delete it, or train with another --results")
+        raise cli.Problem(f"{second.folder}: {wrong}; delete it, or train with another --results")

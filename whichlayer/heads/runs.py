@@ -11,7 +11,7 @@ folds.npy               (repeats, titles) int32
 """
 
 import os
-import shutil
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,8 +31,11 @@ FORMAT = 4  # raised when older runs can no longer be read
 
 
 @dataclass
-class Config:
-    """The content of config.json. What a baseline has no use for is None or empty there."""
+class Run:
+    """One trained layer set, or one baseline: the content of config.json, and what lies beside it.
+
+    What a baseline has no use for is None or empty.
+    """
 
     format: int
     classes: list[str]  # names, in the order of their numbers
@@ -51,44 +54,22 @@ class Config:
     machine: dict | None = None
     contents: dict[str, str] | None = None  # name and sha256 of the other files in the run's folder
 
-
-@dataclass
-class Run:
-    """One trained layer set, or one baseline, on the disk."""
-
-    folder: Path
-    config: Config
+    # where it lies, which is not in the file
+    folder = None
 
     @property
-    def options(self):
-        return self.config.options
+    def config(self):
+        """The run itself."""
+        return self
 
     @property
     def figures(self):
-        return self.config.results
-
-    @property
-    def classes(self):
-        return self.config.classes
-
-    @property
-    def encoder(self):
-        return self.config.encoder
-
-    @property
-    def baseline(self):
-        """A key of words.BASELINES, or None for a run that train.py made."""
-        return self.config.baseline
+        return self.results
 
     @property
     def labels_per_category(self):
         """With how many labelled titles of each category it was trained; None: all of them."""
-        return self.config.options.labels
-
-    @property
-    def columns(self):
-        """The (pooling, layer) of the features, as they stand side by side; empty for a baseline."""
-        return self.config.columns or []
+        return self.options.labels
 
     @property
     def layers(self):
@@ -119,13 +100,13 @@ class Run:
     @property
     def offsets(self):
         """What the decision takes from log-probabilities, (repeats, folds, classes); None: nothing."""
-        return self.array("offsets") if "offsets.npy" in self.config.contents else None
+        return self.array("offsets") if "offsets.npy" in self.contents else None
 
     @property
     def task(self):
         """What runs share that can be compared and combined: titles, protocol, and the ARRAYS."""
-        checksums = tuple(self.config.contents.get(f"{name}.npy") for name in ARRAYS)
-        return self.config.data.titles, self.options.protocol, checksums
+        checksums = tuple(self.contents.get(f"{name}.npy") for name in ARRAYS)
+        return self.data.titles, self.options.protocol, checksums
 
     def array(self, name):
         """One of the run's arrays, memory-mapped; one that is not what the configuration says is a
@@ -136,7 +117,7 @@ class Run:
     def file(self, name):
         """The path of one of the run's files, once it is known to be what was written."""
         path = self.folder / name
-        if not path.exists() or disk.sha256(path) != self.config.contents.get(name):
+        if not path.exists() or disk.sha256(path) != self.contents.get(name):
             raise cli.Problem(f"{path}: gone or changed since the run was written; {disk.AGAIN}")
         return path
 
@@ -144,39 +125,36 @@ class Run:
 # --- writing and reading --------------------------------------------------------------------------
 
 
-def write(folder, config, arrays, files):
-    """Write a run's folder whole or not at all; a run that is there is replaced.
+def write(folder, run, arrays, files):
+    """Write the folder of a run whole or not at all; one that is there is replaced.
 
     arrays: {name: array} that become .npy files, None where there is none; files: {name: bytes} of
     others.
     """
-    temporary = folder.with_name(f".unfinished-{folder.name}")
-    # where it is killed between two renames, neither run is there, and the next training makes it
-    replaced = folder.with_name(f".unfinished-{folder.name}-replaced")
-    for path in (temporary, replaced):
-        shutil.rmtree(path, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as work:
+        new = Path(work, "new")
+        new.mkdir()
         for name, array in arrays.items():
             if array is not None:
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+                np.save(new / f"{name}.npy", array, allow_pickle=False)
         for name, content in files.items():
-            (temporary / name).write_bytes(content)
+            (new / name).write_bytes(content)
         # the configuration, with a checksum of each of those
-        contents = {path.name: disk.sha256(path) for path in sorted(temporary.iterdir())}
-        disk.write_json(temporary / "config.json", replace(config, contents=contents))
+        contents = {path.name: disk.sha256(path) for path in sorted(new.iterdir())}
+        disk.write_json(new / "config.json", replace(run, contents=contents))
         # on the disk before it has its name
-        for path in temporary.iterdir():
+        for path in new.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        if folder.exists():
-            os.rename(folder, replaced)
-        os.rename(temporary, folder)
-    finally:
-        if replaced.exists() and not folder.exists():
-            os.rename(replaced, folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        # where it is killed between two renames, neither run is there, and the next training makes it
+        old = Path(work, "old")
+        try:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+        finally:
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
 
 
 def open_run(folder):
@@ -188,13 +166,16 @@ def open_run(folder):
             f"{folder}: no run is there; name the folder of one, such as results/NAME (evaluate.py lists them)"
         )
     what = "a run of train.py (an encoder is named with --model)"
-    return Run(folder, disk.read_json(path, Config, what, FORMAT))
+    run = disk.read_json(path, Run, what, FORMAT)
+    run.folder = folder
+    run.columns = run.columns or []
+    return run
 
 
 def find(place):
     """The Run in a folder that --run names; one that cannot predict, or none, is a Problem."""
     run = open_run(place)
-    if run.baseline and "weights.safetensors" not in run.config.contents:
+    if run.baseline and "weights.safetensors" not in run.contents:
         wrong = "measured for the table only, it cannot predict"
         raise cli.Problem(f"--run {run.folder}: {run.head}, {wrong}; name another run")
     return run
@@ -208,20 +189,20 @@ def features_of(run, folders=None):
 
     folders: where to look; None for where the run's features were when it was trained.
     """
-    for place in folders or [run.config.made.features]:
+    for place in folders or [run.made.features]:
         features = store.open_features(place)
-        if features.manifest.data.titles == run.config.data.titles:
+        if features.data.titles == run.data.titles:
             return features
     raise cli.Problem(f"{place}: not the titles of {run.folder.name}; name features of those with --features")
 
 
 def is_earlier(run, features):
     """Whether a run was trained on what store.Features were before titles or settings changed."""
-    is_place = run.config.made.features == str(features.folder.resolve())
-    return is_place and run.config.features != disk.digest(store.identity(features.manifest))
+    is_place = run.made.features == str(features.folder.resolve())
+    return is_place and run.features != disk.digest(store.identity(features))
 
 
 def out_of_date(outdated):
     """How many runs are of earlier titles, in words."""
     number = cli.count(len(outdated), "run")
-    return f"{number} of an earlier state of {outdated[0].config.data.name}: out of date"
+    return f"{number} of an earlier state of {outdated[0].data.name}: out of date"

@@ -40,7 +40,7 @@ def make(kind, size, table, tables, counts, results, source):
     options = replace(table.options, labels=size, decide=decide)
     folder = choose_folder(results, kind, options, table, tables)
     probabilities, offsets = out_of_fold(kind, counts, table, options)
-    config = runs.Config(
+    config = runs.Run(
         format=runs.FORMAT,
         classes=table.classes,
         options=options,
