@@ -121,7 +121,7 @@ def test_copies_that_differ_in_a_number_know_nothing_of_one_another(tmp_path, be
 
 
 def test_columns_and_groups_that_cannot_serve_are_refused(tmp_path, bert):
-    rows = channels(np.random.default_rng(5), 12, 3)
+    rows = channels(np.random.default_rng(5), 24, 3)
     path = write(tmp_path / "t.csv", rows)
     asked = ("extract", "--data", path, "--model", bert, "--out", tmp_path / "f")
     refused(call(*asked, "--group-column", "chanel"), "'chanel'", "'channel'")
