@@ -89,7 +89,7 @@ def copy_titles(path, text_column, label_column, out, group_column=None, least=2
     columns = [name for name in (text_column, label_column, group_column) if name is not None]
     if len(set(columns)) < len(columns):
         named = cli.listing(map(cli.quote, columns))
-        raise cli.Problem(f"the columns of titles, labels and groups must differ; {named} are named")
+        raise cli.Problem(f"--text-column, --label-column and --group-column must differ; they name {named}")
     # a few bytes of each row stay in memory
     hashes = array.array("q")  # of titles
     labels = array.array("i")  # numbers of categories

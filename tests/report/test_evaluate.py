@@ -305,7 +305,7 @@ def test_damaged_runs_are_refused_by_name(tmp_path):
     path = run / "config.json"
     text = path.read_text()
     path.write_text(text.replace('"macro_f1": 1', '"macro_f1": 0', 1))
-    refused(call("evaluate", "--results", tmp_path), str(run), "checksum")
+    refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
     path.write_text(text)
     rewrite(run, lambda config: config["results"].pop("fold_macro_f1"))
     refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
