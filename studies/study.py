@@ -102,7 +102,7 @@ def write_titles(args):
 
 
 def probabilities_of(own, titles):
-    """The calibrated probabilities of runs for titles, {run's folder: (titles, classes) float64}.
+    """The probabilities of runs for titles, {run's folder: (titles, classes)}.
 
     An encoder runs once for all runs that share it.
     """
@@ -132,7 +132,7 @@ class Test:
 
     labels: np.ndarray  # (titles,) int
     groups: np.ndarray  # (titles,) int, copies of one another
-    probabilities: dict[Path, np.ndarray]  # of each run's folder: (titles, classes), calibrated
+    probabilities: dict[Path, np.ndarray]  # of each run's folder: (titles, classes)
 
     def judge(self, row):
         """(probabilities, named) of a row, as predict.py has them: (titles, classes), (titles,) int."""

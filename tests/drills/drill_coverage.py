@@ -95,7 +95,7 @@ def test(trained, temperature, x, labels, groups):
     probabilities = forward(trained.state, x).softmax(-1).numpy()
     named = decision.decide(probabilities, trained.offsets.reshape(-1, 1, classes))
     reached = comparison.influence(labels, named, classes, groups)
-    pooled = calibration.sharpen(calibration.pool(probabilities), temperature)
+    pooled = calibration.pool([calibration.pool(probabilities)], [1 / temperature])
     return {
         "number": len(labels),
         "found": reached.value,

@@ -1,4 +1,4 @@
-"""The answer: which row is best, which ones differ from it, and which one is recommended."""
+"""The answer: which row is best, which ones differ from it, and which is recommended; words and combinations, too."""
 
 import re
 import shlex

@@ -1,7 +1,7 @@
 """Runs that are ready to predict, alone or combined: titles to calibrated probabilities.
 
 Encoders are loaded once each, for all runs that share one (frozen.py); words (words.py) need none,
-and no torch. The calibrated probabilities of several runs become one by a log-linear pool, whose
+and no torch. The probabilities of the runs become one, and calibrated, by a log-linear pool, whose
 exponents fit what they said out of fold (calibration.py).
 """
 
@@ -35,7 +35,7 @@ class Classifier:
 
     runs: list[runs.Run]  # in the order of their probabilities: those of the first part come first
     parts: list[Part]
-    exponents: np.ndarray  # (runs,), of their calibrated probabilities
+    exponents: np.ndarray  # (runs,), of their probabilities in the pool
     offsets: np.ndarray | float  # (classes,) of the decision by the probabilities that come out
 
     @property
@@ -121,35 +121,32 @@ def words_part(run):
     fitted = words.read(run)
 
     def judge(titles):
-        values = words.probabilities(fitted, titles)
-        return [calibration.sharpen(values, run.figures.temperature)], 0
+        return [words.probabilities(fitted, titles)], 0
 
     return Part(prepare=list, judge=judge)
 
 
 def exponents_of(own):
-    """What the calibrated probabilities of runs are raised to in their pool, (runs,) float64; of one
-    run, 1.
-    """
+    """What the probabilities of runs for new titles are raised to in their pool, (runs,) float64."""
+    # for new titles, more heads are pooled than out of fold
+    temperatures = np.array([run.figures.temperature for run in own])
     if len(own) == 1:
-        return np.ones(1)
+        return 1 / temperatures
     pooled = [calibration.pool(run.probabilities) for run in own]
     exponents, _ = calibration.cross_fit(own[0].array("labels"), pooled, own[0].array("folds")[0])
     for exponent, run in zip(exponents, own, strict=True):
         if not exponent:
             cli.say(f"{run.folder}: adds nothing to what the others say")
-    return exponents * [run.figures.pooled_temperature for run in own]
+    return exponents * [run.figures.pooled_temperature for run in own] / temperatures
 
 
 def offsets_of(own, exponents):
-    """The offsets of the decision by the pool of runs' calibrated probabilities, (classes,); 0 without
-    any.
-    """
+    """The offsets of the decision by the pool of runs' probabilities, (classes,); 0 without any."""
     total = 0.0
     for exponent, run in zip(exponents, own, strict=True):
         if run.offsets is not None:
-            # they belong to log-probabilities, which the temperature divides
-            total = total + exponent * run.offsets.mean((0, 1)) / run.figures.temperature
+            # they belong to log-probabilities, and so do exponents
+            total = total + exponent * run.offsets.mean((0, 1))
     return total
 
 

@@ -16,7 +16,6 @@ from whichlayer.common import cli
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import Encoder, load_encoder
 from whichlayer.heads import runs
-from whichlayer.scores import calibration
 
 
 @dataclass
@@ -87,7 +86,7 @@ def prepare(frozen, titles):
 
 
 def judge(frozen, tokenised):
-    """What each run says of Tokenised titles: ([(titles, classes) float64, …], titles that are cut)."""
+    """What each run says of Tokenised titles: ([(titles, classes) float32, …], titles that are cut)."""
     own = [heads.run for heads in frozen.heads]
     layers = sorted({layer for run in own for layer in run.layers})
     if frozen.process != os.getpid():
@@ -105,12 +104,10 @@ def judge(frozen, tokenised):
 
 
 def probabilities(frozen, heads, stored):
-    """What a run's heads say, pooled and calibrated: (titles, classes) float64.
+    """What a run's heads say, pooled: (titles, classes) float32.
 
     stored: {(pooling, layer): (titles, hidden)}.
     """
-    run = heads.run
-    side_by_side = np.stack([stored[column] for column in run.columns], axis=1)
+    side_by_side = np.stack([stored[column] for column in heads.run.columns], axis=1)
     x = torch.from_numpy(side_by_side.astype(np.float32)).to(frozen.encoder.device)
-    pooled = model.mean_probabilities(heads.forward, heads.state, x).cpu().numpy()
-    return calibration.sharpen(pooled, run.figures.temperature)
+    return model.mean_probabilities(heads.forward, heads.state, x).cpu().numpy()

@@ -45,11 +45,6 @@ def pool(parts, exponents=None):
     return total
 
 
-def sharpen(probabilities, temperature):
-    """softmax(log p / temperature): above 1 probabilities get less sure."""
-    return pool([probabilities], [1 / temperature])
-
-
 def fit(labels, parts):
     """The exponents, from 0 to LARGEST, with which the pool has the least log loss: (parts,) float64.
 
