@@ -225,6 +225,9 @@ import numpy as np
 before = dict(os.environ)
 threads = torch.get_num_threads()
 import predict
+from whichlayer.apply import frozen
+# the encoder is tiny: all titles together are to be many tokens, one is few
+frozen.FEW = 1e5
 classifier = predict.load(RUN)
 titles = [f"how to cook {i} things" for i in range(300)]
 wanted = predict.table(classifier, titles)
