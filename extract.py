@@ -227,7 +227,7 @@ def main(args):
             cut = cli.count(features.truncated, "title")
             cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
         written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
-        made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {time.time() - started:.1f} s"
+        made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {cli.took()}"
     # the report's titles are for the report's head, others for all that is worth comparing
     survey = [] if args.data == "youtube" else ["--survey"]
     cli.say(f"{made}. Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}")

@@ -43,15 +43,11 @@ def parse_arguments(argv=None):
 
 if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
-else:
-    # before numpy and torch are imported, who read it then
-    cli.settle_threads()
 
 import io
 import itertools
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -237,7 +233,6 @@ def main(args):
     args.titles = behind + args.titles
     own = list(map(runs.find, places))
     check_arguments(args)
-    started = time.time()
     if args.label_column:
         outcome = score_file(args, own)
     elif args.csv:
@@ -246,12 +241,12 @@ def main(args):
         outcome = predict_typed(args, own)
     # None in all processes but the first
     if outcome:
-        say_outcome(outcome, time.time() - started)
+        say_outcome(outcome)
 
 
-def say_outcome(outcome, seconds):
+def say_outcome(outcome):
     """Say how many titles were predicted, and what of them is worth knowing."""
-    text = f"{cli.count(outcome.titles, 'title')} predicted in {seconds:.1f} s"
+    text = f"{cli.count(outcome.titles, 'title')} predicted in {cli.took()}"
     notes = {
         "cut, as they are longer than the encoder reads": outcome.cut,
         "without text": outcome.blank,

@@ -220,12 +220,37 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(kept, names):
 # --- other processes ----------------------------------------------------------------------------------------------
 
 FORKING = """
-import os, signal, sys, torch
+import os, pickle, signal, sys, threading, torch
 import numpy as np
+before = dict(os.environ)
+threads = torch.get_num_threads()
 import predict
+from whichlayer.apply import frozen
+# the encoder is tiny: all titles together are to be many tokens, one is few
+frozen.FEW = 1e5
 classifier = predict.load(RUN)
 titles = [f"how to cook {i} things" for i in range(300)]
 wanted = predict.table(classifier, titles)
+alone = predict.table(classifier, titles[:1])
+assert np.allclose(alone.iloc[0, 2:].astype(float), wanted.iloc[0, 2:].astype(float), atol=1e-5)
+
+# nothing else feels it: the environment but for what torch puts there where it compiles, the number
+# of threads here and in threads of the host's that begin later
+assert {name for name in os.environ if os.environ[name] != before.get(name)} <= {"TORCHINDUCTOR_CACHE_DIR"}
+counts = [torch.get_num_threads()]
+def later():
+    torch.ones(9).sum()
+    counts.append(torch.get_num_threads())
+thread = threading.Thread(target=later)
+thread.start()
+thread.join()
+assert counts == [threads, threads] == [2, 2], counts
+try:
+    pickle.dumps(classifier)
+except TypeError as error:
+    assert "call predict.load in each process" in str(error)
+else:
+    raise AssertionError("it was pickled")
 
 # a worker of the host's with the host's own tokenizer
 import transformers
@@ -240,6 +265,7 @@ assert [ids for batch in batches for ids in batch] == own
 child = os.fork()
 if child == 0:
     signal.alarm(120)
+    predict.table(classifier, titles[:1])
     answers = predict.table(classifier, titles)
     # one thread adds in another order than two
     is_same = np.allclose(answers.iloc[:, 2:], wanted.iloc[:, 2:], atol=1e-5)

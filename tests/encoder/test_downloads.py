@@ -229,7 +229,8 @@ from whichlayer.common import cli
 from whichlayer.encoder.loading import read_model
 for name in sys.argv[1:]:
     try:
-        info = read_model(name)[2]
+        # twice: as it is named, and where it will be found again
+        info = read_model(read_model(name)[2].place)[2]
         print(info.revision, info.weights)
     except cli.Problem as problem:
         print(problem)
@@ -258,7 +259,8 @@ def test_models_come_from_the_hub_as_one_commit_and_then_from_the_cache(hub, rea
     right = f"{COMMIT} {read_model(bert)[2].weights}"
     with serving(hub) as (address, asked):
         assert read(address, f"{NAME}@old") == [right]
-        assert [line for line in asked if "/api/models/" in line][0].endswith("/revision/old")
+        revisions = [line for line in asked if "/revision/" in line]
+        assert revisions[0].endswith("/revision/old") and revisions[-1].endswith(f"/revision/{COMMIT}")
         # no pickles, no code, nothing of another state
         assert not any(word in line for line in asked for word in (".bin", ".py", ".h5", "resolve/main/"))
     # the server has gone, and nobody said so

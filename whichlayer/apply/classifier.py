@@ -43,6 +43,9 @@ class Classifier:
         """The names of the categories, in the order of their probabilities."""
         return self.runs[0].classes
 
+    def __reduce__(self):
+        raise TypeError("a classifier cannot be pickled: call predict.load in each process, or fork")
+
 
 # --- loading --------------------------------------------------------------------------------------
 

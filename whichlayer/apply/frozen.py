@@ -6,6 +6,7 @@ The encoder is loaded once and runs once for all of them, no deeper than they ne
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,10 @@ from whichlayer.common import cli
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import Encoder, load_encoder
 from whichlayer.heads import runs
+
+# tokens × hidden² below which one thread computes: two would wait longer for each other, product
+# after product, than they would gain. 20 tokens of bert-base's shape, 80 of MiniLM's
+FEW = 1.2e7
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Frozen:
     # hooks hang on the blocks, and a tokenizer keeps how it was called: one call at a time
     reading: threading.Lock
     running: threading.Lock
+    alone: ThreadPoolExecutor  # of one thread that torch gives no others, for few tokens
     process: int  # that loaded it
 
 
@@ -43,16 +49,26 @@ def load(own, name, device, dtype):
     """The Frozen of runs that share an encoder and its settings. What does not fit is a
     cli.Problem.
 
-    name: where the encoder is found, or None for the name in the runs; dtype: what it computes in,
+    name: where the encoder is found, or None for where the runs know it; dtype: what it computes in,
     or None for what the runs' features were computed in.
     """
     read = [model.read_heads(run) for run in own]
-    encoder = load_own_encoder(own, name or own[0].encoder.name, device, dtype)
+    encoder = load_own_encoder(own, name or own[0].encoder.place, device, dtype)
     heads = []
     for run, (head, state) in zip(own, read, strict=True):
         state = {key: value.to(encoder.device) for key, value in state.items()}
         heads.append(Heads(run, model.stacked(head, shared=True), state))
-    return Frozen(encoder, heads, threading.Lock(), threading.Lock(), os.getpid())
+    return Frozen(encoder, heads, threading.Lock(), threading.Lock(), one_thread(), os.getpid())
+
+
+def one_thread():
+    """An executor of one thread in which torch has no others; in all others it keeps what it has."""
+    executor = ThreadPoolExecutor(1)
+    several = torch.get_num_threads()
+    executor.submit(torch.set_num_threads, 1).result()
+    # threads that are still to come get what was said last
+    torch.set_num_threads(several)
+    return executor
 
 
 def load_own_encoder(own, name, device, dtype):
@@ -87,11 +103,19 @@ def prepare(frozen, titles):
 
 def judge(frozen, tokenised):
     """What each run says of Tokenised titles: ([(titles, classes) float32, …], titles that are cut)."""
+    tokens = sum(map(len, tokenised.ids))
+    if frozen.process != os.getpid():
+        # threads stay behind in a fork, and would be waited for without end
+        torch.set_num_threads(1)
+    elif tokens * frozen.encoder.info.hidden**2 < FEW:
+        return frozen.alone.submit(compute, frozen, tokenised).result()
+    return compute(frozen, tokenised)
+
+
+def compute(frozen, tokenised):
+    """What `judge` gives, computed in the thread that calls."""
     own = [heads.run for heads in frozen.heads]
     layers = sorted({layer for run in own for layer in run.layers})
-    if frozen.process != os.getpid():
-        # torch's threads stay behind in a fork, and would be waited for without end
-        torch.set_num_threads(1)
     # the heads' modules, too, hold the values of one call
     with frozen.running:
         values = embed(frozen.encoder, tokenised, layers, poolings_of(own))

@@ -9,13 +9,16 @@ import re
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 VERSION = "0.8.0"
 # seconds from one line of progress to the next in a log
 MINUTE = 60
-# whether to print nothing but results and errors; whether the imports are over; what stopped it
-STATE = {"quiet": False, "is_imported": False, "signal": signal.SIGINT}
+# this is imported first, so that what a script says of its time holds the imports, too
+STARTED = time.monotonic()
+# whether to print nothing but results and errors; when all was loaded; what stopped it
+STATE = {"quiet": False, "loaded": None, "signal": signal.SIGINT}
 # what moves a cursor (but tab and newline), changes colours or turns text around; surrogates
 UNSAFE = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -56,26 +59,21 @@ def begin(parse_arguments):
     for number in (signal.SIGINT, *alone):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, stop)
-    settle_threads()
+    # beside a busy process, threads that spin while they wait make everything several times slower
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        # numpy's and scipy's own; 4 is the least
+        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
     # None where the caller has closed it; some terminals know no ≈
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")
     return parse_arguments()
 
 
-def settle_threads():
-    """Say how many threads numpy and torch are to have, and that they do not spin while they wait."""
-    # beside a busy process, spinning makes everything several times slower
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-        # numpy's and scipy's own; 4 is the least
-        os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    os.environ.setdefault("OMP_NUM_THREADS", str(processors()))
-
-
 def stop(number, _):
     """End with the exit code of a signal; during imports at once, where an exception may get lost."""
-    if not STATE["is_imported"]:
+    if STATE["loaded"] is None:
         os.write(2, f"{Path(sys.argv[0]).name}: stopped\n".encode())
         os._exit(128 + number)
     STATE["signal"] = number
@@ -96,7 +94,7 @@ def processors():
 def launch(main, args):
     """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 143 SIGTERM, 141 broken pipe."""
     STATE["quiet"] = args.quiet
-    STATE["is_imported"] = True
+    note_loaded()
     try:
         main(args)
         # None where the caller has closed it
@@ -120,6 +118,17 @@ def launch(main, args):
     finally:
         # on its way out, Python would look for garbage in all that was imported: half a second
         gc.freeze()
+
+
+def note_loaded():
+    """Note that the imports, or an encoder after them, are there: what follows is work on titles."""
+    STATE["loaded"] = time.monotonic()
+
+
+def took():
+    """How long this process has been at work, and how much of that went into loading, in words."""
+    total = time.monotonic() - STARTED
+    return f"{total:.1f} s, {STATE['loaded'] - STARTED:.1f} of them to load"
 
 
 def fail(code, text):

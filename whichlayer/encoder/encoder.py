@@ -80,6 +80,7 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=(),
             fuse_activations(encoder)
     # what was tried had to be titles alone
     encoder.prefix = prefix
+    cli.note_loaded()
     return encoder
 
 

@@ -57,6 +57,11 @@ class EncoderInfo:
     tokenizer: str  # sha256
     checked: Checked | None = field(default=None, compare=False)  # by extract.py; decides no values
 
+    @property
+    def place(self):
+        """Where it is found, also when the hub has a newer one by that name."""
+        return f"{self.name.partition('@')[0]}@{self.revision}" if self.revision else self.name
+
 
 @dataclass
 class TitlesInfo:
