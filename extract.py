@@ -36,7 +36,7 @@ def parse_arguments(argv=None):
         help="encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs",
     )
     add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
-    add("--pooling", nargs="+", choices=list(POOLINGS), help="how states of tokens become one (default: all there are)")
+    add("--pooling", nargs="+", choices=POOLINGS, help="how states of tokens become one (default: all there are)")
     add(
         "--max-length",
         type=cli.number(int, 3),
@@ -118,7 +118,7 @@ def job_of(args, path, titles, encoder):
         prefix=args.prefix or None,
     )
     poolings = args.pooling or encoder.poolings
-    layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
+    layers = store.resolve_layers(args.layers, encoder.info, poolings)
     names = {store.feature_file(pooling, layer) for pooling in poolings for layer in layers}
     return folder.Job(
         format=store.FORMAT,
@@ -134,18 +134,18 @@ def job_of(args, path, titles, encoder):
 # --- doing it -------------------------------------------------------------------------------------
 
 
-def encode_windows(job, done, encoder, out, work):
-    """Encode this process's share of the windows that are not done, writing and recording each."""
+def encode_windows(job, encoder, out, work):
+    """Encode this process's share of the windows that are left, writing and recording each."""
     columns = [store.column_of(name) for name in job.names]
     poolings = {pooling for pooling, _ in columns}
     layers = {layer for _, layer in columns}
-    earlier = folder.earlier_layers(job, out)
+    earlier = store.open_features(out) if job.follows else None
     sources = np.load(work / "sources.npy")
     titles = (title for title, _ in store.titles_in(work / "new" / "titles.csv"))
     read = functools.partial(tokenise, encoder)
-    bar = cli.progress(job.data.rows, " titles", desc="extract", initial=folder.counted(work).titles)
+    bar = cli.progress(job.data.rows, " titles", "extract", initial=folder.counted(work).titles)
     with bar, windows.log_of(work) as log:
-        for window, tokenised in windows.ahead(read, windows.own(titles, done)):
+        for window, tokenised in windows.ahead(read, windows.own(titles, windows.recorded(work))):
             # encode what is new, copy what is not
             first = window * windows.WINDOW
             rows = sources[first : first + len(tokenised.place)]
@@ -165,14 +165,12 @@ def only(tokenised, rows):
     return replace(tokenised, ids=[tokenised.ids[number] for number in kept], place=place)
 
 
-def make(job, done, encoder, out, started):
+def make(job, encoder, out, started):
     """Do this process's share of a job; the store.Features, or None in all processes but the first."""
     work = store.beside(out)
-    if done:
-        cli.say(f"going on after {folder.counted(work).titles:,} of {job.data.rows:,} titles")
     # none, where only labels have changed
     if job.names:
-        encode_windows(job, done, encoder, out, work)
+        encode_windows(job, encoder, out, work)
     windows.wait()
     if windows.RANK > 0:
         return None
@@ -206,17 +204,13 @@ def main(args):
 
         # make
         job = None
-        done = set()
         if windows.RANK == 0:
             job = folder.prepare(job_of(args, path, titles, encoder), out, work)
-            done = set(windows.recorded(work))
-        job, done = windows.from_first((job, done))
+        job = windows.from_first(job)
         if job:
-            features = make(job, done, encoder, out, started)
+            features = make(job, encoder, out, started)
 
     # say
-    if windows.RANK > 0:
-        return
     made = f"{out} holds all of that already"
     if features:
         for note in titles.notes:

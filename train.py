@@ -188,8 +188,10 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
         learned = {name: value.detach() for name, value in state.items()}
         probabilities = model.held_out_probabilities(heads[0], learned, x, folds)
         if not (np.isfinite(losses).all() and np.isfinite(probabilities).all()):
-            wrong = f"the loss is no longer a finite number in epoch {epoch}"
-            raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}, or --standardize")
+            raise cli.Problem(
+                f"the loss is no longer a finite number in epoch {epoch}; "
+                f"use a smaller --lr than {options.lr:g}, or --standardize"
+            )
         scores = metrics.fold_scores(labels, probabilities.argmax(2), folds, classes)
         for (repeat, fold), loss in zip(np.ndindex(scores.shape), losses.tolist(), strict=True):
             history.append((repeat, fold, epoch, loss, scores[repeat, fold]))
@@ -278,8 +280,8 @@ def finish(run, trained, task):
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
     if run.figures.collapsed:
-        one_class = f"one class only in {len(run.figures.collapsed)} of {run.options.heads} heads"
-        cli.say(f"  predicts {one_class}; {runs.COLLAPSED}")
+        collapsed = len(run.figures.collapsed)
+        cli.say(f"  predicts one class only in {collapsed} of {run.options.heads} heads; {runs.COLLAPSED}")
     if run.figures.layer_weights:
         weights = ", ".join(f"{weight:+.3f}" for weight in run.figures.layer_weights)
         cli.say(f"  weights of the layers: {weights}")

@@ -79,10 +79,11 @@ def settle(place, work):
     if not new.exists():
         (work / "job.json").unlink(missing_ok=True)
     if not (work / "job.json").exists():
-        for path in work.glob("*"):
+        # all but the lock
+        for path in work.glob("[!.]*"):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != ".lock":
+            else:
                 path.unlink()
 
 
@@ -107,6 +108,7 @@ def prepare(job, out, work):
         there = disk.read_json(work / "job.json", Job, "an unfinished extraction", store.FORMAT)
         remedy = f"finish it with the command that began it, or delete {work}"
         refuse_other(identity(there), identity(job), f"{out}: an unfinished extraction is there", remedy)
+        cli.say(f"going on after {counted(work).titles:,} of {job.data.rows:,} titles")
         return there
     lay_out(job, sources, out, work)
     return job
@@ -216,25 +218,18 @@ def counted(work):
     return Counted(*map(sum, zip(*rows, strict=True)))
 
 
-def earlier_layers(job, out):
-    """The layers of the earlier features that rows are copied from, {name: mapped array}."""
-    if not job.follows:
-        return {}
-    old = store.open_features(out)
-    return {name: old.read(*store.column_of(name)) for name in old.files}
-
-
 def write(job, work, window, rows, encoded, earlier, name):
     """Write the features of a window to their rows in the file of a layer.
 
     rows: (titles,) int, for each title the row of the earlier layer that is copied, or -1; encoded:
-    {(pooling, layer): (titles where it is -1, hidden)}; earlier: of earlier_layers.
+    {(pooling, layer): (titles where it is -1, hidden)}; earlier: the Features, if there are any.
     """
+    column = store.column_of(name)
     is_new = rows < 0
     block = np.empty((len(rows), job.encoder.hidden), job.settings.store)
-    block[is_new] = encoded[store.column_of(name)]
+    block[is_new] = encoded[column]
     if not is_new.all():
-        block[~is_new] = store.take(earlier[name], rows[~is_new])
+        block[~is_new] = store.take(earlier.read(*column), rows[~is_new])
     if not np.isfinite(block).all():
         raise cli.Problem(f"{name}: features that are not finite numbers; use --dtype float32 --store float32")
     with open(work / "new" / name, "r+b") as file:

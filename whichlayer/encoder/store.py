@@ -126,13 +126,13 @@ def column_of(name):
     return pooling, int(layer)
 
 
-def resolve_layers(wanted, depth, encoder, poolings, available=None):
+def resolve_layers(wanted, encoder, poolings, available=None):
     """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), -1, -2 …
 
-    depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
+    encoder: an EncoderInfo; available: the layers that the features hold,
     where only those will do. What is no such layer is a Problem.
     """
-    known = list(range(1, depth + 1)) if available is None else available
+    known = list(range(1, encoder.layers + 1)) if available is None else available
     if wanted == ["all"]:
         return sorted(known, reverse=True)
     # the embeddings' first token is the same for every title
@@ -140,11 +140,13 @@ def resolve_layers(wanted, depth, encoder, poolings, available=None):
         known = [0, *known]
     with contextlib.suppress(ValueError):
         numbers = map(int, wanted)
-        layers = {number + depth + 1 if number < 0 else number for number in numbers}
+        layers = {number + encoder.layers + 1 if number < 0 else number for number in numbers}
         if layers <= set(known):
             return sorted(layers, reverse=True)
-    there = f"of {encoder} there are layers {cli.listing(map(str, known))} (-1 is the last)"
-    raise cli.Problem(f"--layers {' '.join(wanted)}: {there}; name some of them, or all, or extract others first")
+    raise cli.Problem(
+        f"--layers {' '.join(wanted)}: of {encoder.name} there are layers {cli.listing(map(str, known))} "
+        "(-1 is the last); name some of them, or all, or extract others first"
+    )
 
 
 # --- reading features -----------------------------------------------------------------------------
@@ -271,8 +273,10 @@ def open_features(folder):
     folder = Path(folder)
     path = place_of(folder) / "manifest.json"
     if not path.exists():
-        remedy = f"make them with {cli.command('extract.py', out=(folder, 'features'))}"
-        raise cli.Problem(f"{folder}: there are no features; {remedy}, or go on with the command that began them")
+        raise cli.Problem(
+            f"{folder}: there are no features; make them with {cli.command('extract.py', out=(folder, 'features'))}, "
+            "or go on with the command that began them"
+        )
     features = disk.read_json(path, Features, "a manifest of features", FORMAT)
     # any other name might lead out of the folder
     for name in features.files:

@@ -43,8 +43,9 @@ def choose_options(args):
     """The Options of all runs; options that contradict one another are a Problem."""
     for name in ("head", "layers", "each", "pooling"):
         if args.survey and getattr(args, name):
-            what = "the survey is of linear probes on all that was extracted"
-            raise cli.Problem(f"--survey --{name}: {what}; leave out one of the two")
+            raise cli.Problem(
+                f"--survey --{name}: the survey is of linear probes on all that was extracted; leave out one of the two"
+            )
     head = args.head or ("linear" if args.survey else Options.head)
     names = [*PROTOCOL, *itertools.chain.from_iterable(kind.options for kind in HEADS.values())]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -62,9 +63,10 @@ def open_all(folders):
     for features in every:
         say_if_changed(features)
         if features.data.titles != first.data.titles:
-            wrong = "features of different titles, which cannot share a table"
-            both = f"--features {first.folder} {features.folder}"
-            raise cli.Problem(f"{both}: {wrong}; train on one after the other")
+            raise cli.Problem(
+                f"--features {first.folder} {features.folder}: features of different titles, which cannot share a "
+                "table; train on one after the other"
+            )
     return every
 
 
@@ -74,8 +76,9 @@ def say_if_changed(features):
     # nothing is known of a file that is gone
     with contextlib.suppress(OSError):
         if made and made.titles and disk.sha256(made.titles) != features.data.sha256:
-            changed = f"{made.titles} has changed since {features.folder} was made"
-            cli.say(f"{changed}; the features follow with: {made.command}")
+            cli.say(
+                f"{made.titles} has changed since {features.folder} was made; the features follow with: {made.command}"
+            )
 
 
 def read_task(features, options):
@@ -109,9 +112,7 @@ def choose_sets(args, features, head):
         option = f"--pooling {' '.join(poolings)}"
         raise cli.Problem(f"{option}: {features.folder} has no such layer; add it with extract.py {option}")
     if args.layers or args.each:
-        encoder = features.encoder
-        wanted = args.layers or ["all"]
-        layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
+        layers = store.resolve_layers(args.layers or ["all"], features.encoder, poolings, available)
         sets = [[layer] for layer in layers] if args.each else [layers]
     else:
         depth = features.encoder.layers
@@ -235,13 +236,16 @@ def is_trained(run, features):
         cli.say(f"{runs.out_of_date([there])}, trained again in the same place: {run.folder.name}")
         return False
     refuse_other(there, run)
-    again = f"delete {run.folder} to train it again"
-    cli.say(f"{run.folder.name}: trained already (macro-F1 {there.figures.macro_f1:.4f}); {again}")
+    cli.say(
+        f"{run.folder.name}: trained already (macro-F1 {there.figures.macro_f1:.4f}); "
+        f"delete {run.folder} to train it again"
+    )
     return True
 
 
 def refuse_other(first, second):
     """Raise a Problem unless two runs that would share a folder are of the same features."""
     if (first.features, first.files) != (second.features, second.files):
-        wrong = "a run of that name is on other features"
-        raise cli.Problem(f"{second.folder}: {wrong}; delete it, or train with another --results")
+        raise cli.Problem(
+            f"{second.folder}: a run of that name is on other features; delete it, or train with another --results"
+        )

@@ -165,8 +165,7 @@ def open_run(folder):
         raise cli.Problem(
             f"{folder}: no run is there; name the folder of one, such as results/NAME (evaluate.py lists them)"
         )
-    what = "a run of train.py (an encoder is named with --model)"
-    run = disk.read_json(path, Run, what, FORMAT)
+    run = disk.read_json(path, Run, "a run of train.py (an encoder is named with --model)", FORMAT)
     run.folder = folder
     run.columns = run.columns or []
     return run
@@ -176,8 +175,9 @@ def find(place):
     """The Run in a folder that --run names; one that cannot predict, or none, is a Problem."""
     run = open_run(place)
     if run.baseline and "weights.safetensors" not in run.contents:
-        wrong = "measured for the table only, it cannot predict"
-        raise cli.Problem(f"--run {run.folder}: {run.head}, {wrong}; name another run")
+        raise cli.Problem(
+            f"--run {run.folder}: {run.head}, measured for the table only, it cannot predict; name another run"
+        )
     return run
 
 
@@ -204,5 +204,4 @@ def is_earlier(run, features):
 
 def out_of_date(outdated):
     """How many runs are of earlier titles, in words."""
-    number = cli.count(len(outdated), "run")
-    return f"{number} of an earlier state of {outdated[0].data.name}: out of date"
+    return f"{cli.count(len(outdated), 'run')} of an earlier state of {outdated[0].data.name}: out of date"

@@ -45,8 +45,7 @@ def stack(heads, x, draws):
         for members, draw in zip(learn, draws, strict=True):
             members[draw.rows] = True
         scale = standardization(x.flatten(1), learn.to(x.device))
-        state["mean"] = scale.mean.unflatten(1, x.shape[1:])
-        state["deviation"] = scale.deviation.unflatten(1, x.shape[1:])
+        state |= {name: value.unflatten(1, x.shape[1:]) for name, value in vars(scale).items()}
     return state, leaves
 
 
