@@ -93,7 +93,7 @@ def check_titles(args, work):
     path = data.find_titles(args.data)
     with open(work / "titles.csv", "wb") as file:
         titles = data.copy_titles(path, args.text_column, args.label_column, file)
-        windows.flush(file)
+        disk.flush(file)
     rare = data.rare_categories(titles.classes, Options.folds)
     if rare:
         cli.say(rare)
@@ -102,9 +102,8 @@ def check_titles(args, work):
 
 def job_of(args, path, titles, encoder):
     """The folder.Job that the options ask for, whatever is there. path, titles: of check_titles."""
-    is_known = args.data in ("youtube", "sample")
     info = store.TitlesInfo(
-        name=args.data if is_known else cli.one_line(path.name),
+        name=args.data if args.data in ("youtube", "sample") else cli.one_line(path.name),
         sha256=disk.sha256(path),
         titles=titles.titles,
         rows=titles.rows,
@@ -216,10 +215,13 @@ def main(args):
         for note in titles.notes:
             cli.say(note)
         if features.truncated:
-            cut = cli.count(features.truncated, "title")
-            cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
-        written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
-        made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {time.time() - started:.1f} s"
+            cli.say(
+                f"{cli.count(features.truncated, 'title')} cut at {args.max_length} tokens; --max-length keeps more"
+            )
+        made = (
+            f"{out}: {job.data.rows:,} titles of {job.data.name}, {cli.count(len(job.names), 'layer file')} "
+            f"from {encoder.name} in {job.settings.dtype}, {time.time() - started:.1f} s"
+        )
     # the report's titles are for the report's head, others for all that is worth comparing
     survey = [] if args.data == "youtube" else ["--survey"]
     cli.say(f"{made}. Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}")

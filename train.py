@@ -155,9 +155,6 @@ SMALL = 1 << 24
 # titles from which on it takes longer to train a set than to begin a process
 MANY = 1000
 
-# the columns of history.csv
-HISTORY = ("repeat", "fold", "epoch", "loss", "macro_f1")
-
 # --- the report's head ----------------------------------------------------------------------------
 
 
@@ -275,7 +272,8 @@ def finish(run, trained, task):
         # here: half a second that the probe can do without
         import pandas as pd
 
-        files["history.csv"] = pd.DataFrame(trained.history, columns=HISTORY).to_csv(index=False).encode()
+        history = pd.DataFrame(trained.history, columns=("repeat", "fold", "epoch", "loss", "macro_f1"))
+        files["history.csv"] = history.to_csv(index=False).encode()
     runs.write(run.folder, run, arrays, files)
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
@@ -356,10 +354,11 @@ def main(args):
     # what was done
     trained = sum(len(layer_set.runs) for layer_set in missing)
     wanted = cli.count(sum(len(layer_set.runs) for layer_set in layer_sets), "run")
-    titles = f"{len(task.labels):,} titles of {every[0].data.name}"
-    seconds = time.time() - started
     following = cli.command("evaluate.py", results=(args.results, "results"))
-    cli.say(f"{results}: {trained} of {wanted} trained on {titles}, {seconds:.1f} s. Next: {following}")
+    cli.say(
+        f"{results}: {trained} of {wanted} trained on {len(task.labels):,} titles of {every[0].data.name}, "
+        f"{time.time() - started:.1f} s. Next: {following}"
+    )
 
 
 if __name__ == "__main__":

@@ -29,11 +29,16 @@ def atomic(path, mode="wb", **options):
     try:
         with open(temporary, mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(file):
+    """Make sure that what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -88,7 +93,8 @@ def slug(name, longest=60):
 
 def write_json(path, content):
     """Write a dataclass or dictionary with its own checksum in it, atomically."""
-    content = as_json(content)
+    # as JSON holds dataclasses and tuples
+    content = json.loads(json.dumps(content, default=dataclasses.asdict))
     content["checksum"] = digest(content)
     with atomic(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -109,11 +115,6 @@ def read_json(path, kind, what, version):
         if checksum == digest(content):
             return from_json(kind, content)
     raise cli.Problem(f"{path}: edited or damaged since it was written; {AGAIN}")
-
-
-def as_json(item):
-    """Dataclasses, dictionaries and lists, one in another, as JSON holds them."""
-    return json.loads(json.dumps(item, default=dataclasses.asdict))
 
 
 def from_json(kind, value):

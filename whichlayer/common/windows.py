@@ -12,7 +12,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from whichlayer.common import cli
+from whichlayer.common import cli, disk
 
 # titles worked on, written and recorded together
 WINDOW = 4096
@@ -77,13 +77,7 @@ def record(log, window, *values):
     """Record that a window is on the disk, with what is to be known of it: words without spaces."""
     # a full stop ends a record that was not torn by a crash
     log.write(f"\n{' '.join(map(str, (window, *values)))}.")
-    flush(log)
-
-
-def flush(file):
-    """Make sure that what was written is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+    disk.flush(log)
 
 
 def recorded(folder):

@@ -236,7 +236,7 @@ def write(job, work, window, rows, encoded, earlier, name):
         # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
         file.seek((window * windows.WINDOW - job.data.rows) * block[0].nbytes, os.SEEK_END)
         file.write(block)
-        windows.flush(file)
+        disk.flush(file)
 
 
 def finish(job, out, work, cost, started, **machine):

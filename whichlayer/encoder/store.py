@@ -102,7 +102,7 @@ def identity(features):
         "encoder weights": features.encoder.weights,
         "tokenizer": features.encoder.tokenizer,
         "titles": features.data.titles,
-        **disk.as_json(features.settings),
+        **vars(features.settings),
     }
 
 
@@ -176,10 +176,6 @@ class Features:
         """(titles, hidden) of every layer."""
         return self.data.rows, self.encoder.hidden
 
-    def path(self, name):
-        """Where a file is."""
-        return place_of(self.folder) / name
-
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
         columns = map(column_of, self.files)
@@ -187,7 +183,7 @@ class Features:
 
     def read(self, pooling, layer):
         """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem."""
-        path = self.path(feature_file(pooling, layer))
+        path = place_of(self.folder) / feature_file(pooling, layer)
         entry = self.files.get(path.name)
         if entry is None:
             raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there")
@@ -218,7 +214,7 @@ class Features:
 
     def titles_file(self):
         """The path of the titles with their labels, which are checked to be the extraction's."""
-        path = self.path("titles.csv")
+        path = place_of(self.folder) / "titles.csv"
         if not path.exists() or disk.sha256(path) != self.data.titles:
             raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
         return path
@@ -262,7 +258,6 @@ def beside(folder):
 
 def place_of(folder):
     """Where the features of a folder lie: in it, or beside it between two renames of folder.settle."""
-    folder = Path(folder)
     # the second rename may come while we look
     places = (folder, beside(folder) / "new", folder)
     return next((place for place in places if (place / "manifest.json").exists()), folder)
