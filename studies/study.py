@@ -172,7 +172,7 @@ def score_row(table, row, test):
         low=row.interval[0],
         high=row.interval[1],
         promised_error=row.run.figures.calibration_error,
-        flop=first.config.flop,
+        flop=first.flop,
     )
     if test:
         values, named = test.judge(row)

@@ -58,11 +58,6 @@ class Run:
     folder = None
 
     @property
-    def config(self):
-        """The run itself."""
-        return self
-
-    @property
     def figures(self):
         return self.results
 
