@@ -135,9 +135,7 @@ def job_of(args, path, titles, encoder):
 
 def encode_windows(job, encoder, out, work):
     """Encode this process's share of the windows that are left, writing and recording each."""
-    columns = [store.column_of(name) for name in job.names]
-    poolings = {pooling for pooling, _ in columns}
-    layers = {layer for _, layer in columns}
+    poolings, layers = map(set, zip(*map(store.column_of, job.names), strict=True))
     earlier = store.open_features(out) if job.follows else None
     sources = np.load(work / "sources.npy")
     titles = (title for title, _ in store.titles_in(work / "new" / "titles.csv"))
@@ -173,12 +171,11 @@ def make(job, encoder, out, started):
     windows.wait()
     if windows.RANK > 0:
         return None
-    mean_tokens = folder.counted(work).tokens / job.data.rows
     return folder.finish(
         job,
         out,
         work,
-        cost(encoder, mean_tokens),
+        cost(encoder, folder.counted(work).tokens / job.data.rows),
         started,
         threads=torch.get_num_threads(),
         processes=windows.WORLD,
@@ -198,8 +195,7 @@ def main(args):
             path, titles = check_titles(args, work)
 
         # load
-        asked = (args.device, args.dtype, args.max_length, args.pooling or (), args.prefix)
-        encoder = load_encoder(args.model, *asked)
+        encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling or (), args.prefix)
 
         # make
         job = None

@@ -91,7 +91,7 @@ class Trained:
     probabilities: np.ndarray  # (repeats, titles, classes) float32, out of fold
     # (repeat, fold, epoch, loss, macro-F1), for the report's head
     history: list = ()
-    penalties: list[list[float]] | None = None  # C of each fold of each repeat, for linear probes
+    penalties: list | None = None  # C of each fold of each repeat, for linear probes
     offsets: np.ndarray | None = None  # (repeats, folds, classes) of the decision, see decision.py
 
 

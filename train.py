@@ -98,28 +98,29 @@ def add_protocol_options(add):
 
 
 def add_mlp_options(add):
-    """The options of the report's head: None unless they are given."""
+    """The options of the report's head."""
     add(
         "--standardize",
         action="store_true",
-        default=None,
         help="bring every dimension to mean 0 and deviation 1 on the training folds (linear always does)",
     )
     add(
         "--fusion",
         choices=("conv", "mix", "concat"),
-        help=f"several layers: point-wise convolution, sum, side by side (default: {Options.fusion})",
+        default=Options.fusion,
+        help="several layers: point-wise convolution, sum, side by side",
     )
     add(
         "--reduction",
         choices=("conv", "none"),
-        help=f"convolution of kernel and stride 3 over the dimensions, or none (default: {Options.reduction})",
+        default=Options.reduction,
+        help="convolution of kernel and stride 3 over the dimensions, or none",
     )
     at_least_1 = cli.number(int, 1)
-    add("--hidden", type=at_least_1, help=f"width of the hidden layer (default: {Options.hidden})")
-    add("--epochs", type=at_least_1, help=f"passes over the training folds (default: {Options.epochs})")
-    add("--batch-size", type=cli.number(int, 1, 1 << 20), help=f"titles a step (default: {Options.batch_size})")
-    add("--lr", type=cli.number(float, 1e-9), help=f"learning rate of Adam (default: {Options.lr})")
+    add("--hidden", type=at_least_1, default=Options.hidden, help="width of the hidden layer")
+    add("--epochs", type=at_least_1, default=Options.epochs, help="passes over the training folds")
+    add("--batch-size", type=cli.number(int, 1, 1 << 20), default=Options.batch_size, help="titles a step")
+    add("--lr", type=cli.number(float, 1e-9), default=Options.lr, help="learning rate of Adam")
 
 
 def label_count(text):
@@ -176,10 +177,7 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
 
     history = []
     for epoch in range(1, options.epochs + 1):
-        batches = stacking.epoch_batches(draws, options, epoch)
-        losses = train_epoch(forward, state, optimizer, x, targets, *batches)
-        # before the next epoch's are drawn
-        del batches
+        losses = train_epoch(forward, state, optimizer, x, targets, *stacking.epoch_batches(draws, options, epoch))
 
         # how well the heads do on the titles that they have not seen
         learned = {name: value.detach() for name, value in state.items()}

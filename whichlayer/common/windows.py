@@ -98,8 +98,7 @@ def batches_of(items, size):
     """Yield (number, list of at most `size` items) for an iterable."""
     left = iter(items)
     # an empty one ends them
-    batches = iter(lambda: list(itertools.islice(left, size)), [])
-    yield from enumerate(batches)
+    yield from enumerate(iter(lambda: list(itertools.islice(left, size)), []))
 
 
 def own(items, done):

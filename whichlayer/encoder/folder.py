@@ -56,7 +56,7 @@ def held(out):
     work = store.beside(out)
     with disk.locked(work, "an extraction"):
         try:
-            settle(out.resolve(), work)
+            settle(out, work)
             yield work
         finally:
             (work / "titles.csv").unlink(missing_ok=True)
@@ -64,8 +64,9 @@ def held(out):
                 shutil.rmtree(work)
 
 
-def settle(place, work):
+def settle(out, work):
     """Let new features that are whole take their place, and delete what no job needs any more."""
+    place = out.resolve()
     new = work / "new"
     old = work / "old"
     if (new / "manifest.json").exists():
@@ -257,5 +258,5 @@ def finish(job, out, work, cost, started, **machine):
     # what a killed process leaves of it must not be among the features
     disk.write_json(work / "manifest.json", features)
     os.replace(work / "manifest.json", work / "new" / "manifest.json")
-    settle(out.resolve(), work)
+    settle(out, work)
     return features

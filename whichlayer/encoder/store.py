@@ -132,11 +132,11 @@ def resolve_layers(wanted, encoder, poolings, available=None):
     encoder: an EncoderInfo; available: the layers that the features hold,
     where only those will do. What is no such layer is a Problem.
     """
-    known = list(range(1, encoder.layers + 1)) if available is None else available
+    known = available or range(1, encoder.layers + 1)
     if wanted == ["all"]:
         return sorted(known, reverse=True)
     # the embeddings' first token is the same for every title
-    if available is None and not any(POOLINGS[name].is_first_token for name in poolings):
+    if not available and not any(POOLINGS[name].is_first_token for name in poolings):
         known = [0, *known]
     with contextlib.suppress(ValueError):
         numbers = map(int, wanted)
@@ -184,13 +184,10 @@ class Features:
     def read(self, pooling, layer):
         """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem."""
         path = place_of(self.folder) / feature_file(pooling, layer)
-        entry = self.files.get(path.name)
-        if entry is None:
-            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there")
         # of any kind, since numpy parses the header as Python's literals
         with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            is_known = path.name in self.compared or disk.sha256(path) == entry.sha256
+            is_known = path.name in self.compared or disk.sha256(path) == self.files[path.name].sha256
             if is_known and array.shape == self.shape and array.dtype == self.settings.store:
                 self.compared |= {path.name}
                 return array
@@ -252,7 +249,7 @@ def take(mapped, rows):
 
 def beside(folder):
     """The hidden folder in which a folder of features is made."""
-    folder = Path(folder).resolve()
+    folder = folder.resolve()
     return folder.with_name(f".{folder.name}.unfinished")
 
 

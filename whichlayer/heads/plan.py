@@ -48,12 +48,12 @@ def choose_options(args):
             )
     head = args.head or ("linear" if args.survey else Options.head)
     names = [*PROTOCOL, *itertools.chain.from_iterable(kind.options for kind in HEADS.values())]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    for name in given:
+    options = Options(head, **{name: getattr(args, name) for name in names})
+    for name in options.unusual:
         if name not in (*PROTOCOL, *HEADS[head].options):
             option = name.replace("_", "-")
             raise cli.Problem(f"--{option}: --head {head} has no such option; leave it out")
-    return Options(head, **given)
+    return options
 
 
 def open_all(folders):
@@ -115,8 +115,7 @@ def choose_sets(args, features, head):
         layers = store.resolve_layers(args.layers or ["all"], features.encoder, poolings, available)
         sets = [[layer] for layer in layers] if args.each else [layers]
     else:
-        depth = features.encoder.layers
-        reports = [[depth - n for n in layers] for layers in REPORTS_SETS]
+        reports = [[features.encoder.layers - n for n in layers] for layers in REPORTS_SETS]
         sets = [layers for layers in reports if set(layers) <= set(available)]
         sets = sets or [[layer] for layer in available]
     return [side_by_side(poolings, layers) for layers in sets]
@@ -188,9 +187,8 @@ def plan_runs(features, sets, task, options, sizes, survey):
 
 def new_run(features, columns, classes, options):
     """The runs.Run that is to be trained, which has no folder yet."""
-    names = [store.feature_file(pooling, layer) for pooling, layer in columns]
+    names = [store.feature_file(*column) for column in columns]
     deepest = max(layer for _, layer in columns)
-    cost = features.cost
     return runs.Run(
         format=runs.FORMAT,
         columns=columns,
@@ -201,7 +199,7 @@ def new_run(features, columns, classes, options):
         settings=features.settings,
         features=disk.digest(store.identity(features)),
         files={name: features.files[name].sha256 for name in names},
-        flop=cost and cost.flop[deepest],
+        flop=features.cost and features.cost.flop[deepest],
     )
 
 
@@ -217,11 +215,11 @@ def find_missing(results, layer_sets):
         own = []
         for run in layer_set.runs:
             run.folder = results / naming.run_name(run)
-            if run.folder in planned:
-                refuse_other(planned[run.folder], run)
+            first = planned.setdefault(run.folder, run)
+            if first is not run:
+                refuse_other(first, run)
             elif not is_trained(run, layer_set.features):
                 own.append(run)
-            planned[run.folder] = run
         if own:
             missing.append(LayerSet(layer_set.features, own))
     return missing

@@ -69,11 +69,11 @@ class Run:
     @property
     def layers(self):
         """The layers, top first; empty for a baseline."""
-        return naming.layers_of(self.columns)
+        return list(dict.fromkeys(layer for _, layer in self.columns))
 
     @property
     def poolings(self):
-        return naming.poolings_of(self.columns)
+        return list(dict.fromkeys(pooling for pooling, _ in self.columns))
 
     @property
     def depth(self):
@@ -85,7 +85,7 @@ class Run:
         """The head, or the baseline, in words."""
         if self.baseline:
             return words.BASELINES[self.baseline].name
-        return naming.head_in_words(self.columns, self.options)
+        return naming.head_in_words(self)
 
     @property
     def probabilities(self):

@@ -66,7 +66,7 @@ def epoch_batches(draws, options, epoch):
     is_meant = np.arange(counts.max()) < counts
     rows = np.zeros(is_meant.shape, np.int32)
     for head, draw in enumerate(draws):
-        repeat, fold = divmod(head, options.folds)
-        random = np.random.default_rng([options.seed, repeat, fold, epoch])
+        # by repeat and fold
+        random = np.random.default_rng([options.seed, *divmod(head, options.folds), epoch])
         rows[:, head][is_meant[:, head]] = random.permutation(draw.rows)
     return torch.from_numpy(rows), torch.from_numpy(counts)

@@ -153,7 +153,7 @@ def make_row(own, measured, predictions, table):
     encoder = None
     expense = 0.0
     if run.columns:
-        name = naming.layers_in_words(run.columns, name)
+        name = naming.layers_in_words(run, name)
         # without FLOP, what they are about in proportion to
         expense = run.flop if table.has_flop else max(run.layers) * run.encoder.hidden**2
         if len(table.encoders) > 1:
