@@ -276,11 +276,12 @@ def finish(run, trained, task):
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
     if run.figures.collapsed:
-        collapsed = len(run.figures.collapsed)
-        cli.say(f"  predicts one class only in {collapsed} of {run.options.heads} heads; {runs.COLLAPSED}")
+        cli.say(
+            f"  predicts one class only in {len(run.figures.collapsed)} of {run.options.heads} heads; {runs.COLLAPSED}"
+        )
     if run.figures.layer_weights:
-        weights = ", ".join(f"{weight:+.3f}" for weight in run.figures.layer_weights)
-        cli.say(f"  weights of the layers: {weights}")
+        weights = [f"{weight:+.3f}" for weight in run.figures.layer_weights]
+        cli.say(f"  weights of the layers: {', '.join(weights)}")
 
 
 # --- all that is asked for --------------------------------------------------------------------------

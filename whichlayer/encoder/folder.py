@@ -102,8 +102,7 @@ def prepare(job, out, work):
         old = store.open_features(out)
         sources = find_sources(old, job, work / "titles.csv")
         job = beyond(old, job, sources)
-        is_known = (old.data, old.made.titles) == (job.data, job.source)
-        if is_known and not job.names:
+        if not job.names and (old.data, old.made.titles) == (job.data, job.source):
             return None
     if (work / "job.json").exists():
         there = disk.read_json(work / "job.json", Job, "an unfinished extraction", store.FORMAT)
@@ -144,8 +143,7 @@ def find_sources(old, job, titles):
     # of copies, the last one stands for all
     rows = {text: row for row, text in enumerate(earlier)}
     sources = np.array([rows.get(text, -1) for text in later])
-    kept = np.count_nonzero(sources >= 0)
-    if kept < LEAST_KEPT * min(len(earlier), len(later)):
+    if np.count_nonzero(sources >= 0) < LEAST_KEPT * min(len(earlier), len(later)):
         raise cli.Problem(f"{what}, of other titles ({old.data.name}, now {job.data.name}); {remedy}")
     return sources
 

@@ -51,8 +51,7 @@ def choose_options(args):
     options = Options(head, **{name: getattr(args, name) for name in names})
     for name in options.unusual:
         if name not in (*PROTOCOL, *HEADS[head].options):
-            option = name.replace("_", "-")
-            raise cli.Problem(f"--{option}: --head {head} has no such option; leave it out")
+            raise cli.Problem(f"--{name.replace('_', '-')}: --head {head} has no such option; leave it out")
     return options
 
 
@@ -180,8 +179,7 @@ def plan_runs(features, sets, task, options, sizes, survey):
         wanted = [replace(options, labels=size) for size in sizes]
         if both_ways and columns == all_layers(features):
             wanted += [replace(options, decide=way) for way in DECISIONS if way != options.decide]
-        own = [new_run(features, columns, task.classes, each) for each in wanted]
-        layer_sets.append(LayerSet(features, own))
+        layer_sets.append(LayerSet(features, [new_run(features, columns, task.classes, each) for each in wanted]))
     return layer_sets
 
 
