@@ -88,10 +88,10 @@ def say_outdated(table):
     outdated = []
     # of features that are gone, or not whole, nothing is known
     with contextlib.suppress(cli.Problem, OSError):
-        features = store.open_features(own[0].config.made.features)
+        features = store.open_features(own[0].made.features)
         outdated = [run for run in own if runs.is_earlier(run, features)]
     if outdated:
-        command = outdated[0].config.made.command
+        command = outdated[0].made.command
         cli.say(f"{runs.out_of_date(outdated)}, and so is their table; train anew with: {command}")
 
 

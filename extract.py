@@ -38,7 +38,7 @@ def parse_arguments(argv=None):
         help="encoder: a name on the model hub, name@revision, a folder, or minilm, the encoder that pip installs",
     )
     add("--layers", nargs="+", default=["all"], metavar="N", help="all, or numbers such as 12 11 or -1 -2")
-    add("--pooling", nargs="+", choices=list(POOLINGS), help="how states of tokens become one (default: all there are)")
+    add("--pooling", nargs="+", choices=POOLINGS, help="how states of tokens become one (default: all there are)")
     add(
         "--max-length",
         type=cli.number(int, 3),
@@ -95,7 +95,7 @@ def check_titles(args, work):
     path = data.find_titles(args.data)
     with open(work / "titles.csv", "wb") as file:
         titles = data.copy_titles(path, args.text_column, args.label_column, file, args.group_column)
-        windows.flush(file)
+        disk.flush(file)
     rare = data.rare_categories(titles.classes, Options.folds)
     if rare:
         cli.say(rare)
@@ -104,9 +104,8 @@ def check_titles(args, work):
 
 def job_of(args, path, titles, encoder):
     """The folder.Job that the options ask for, whatever is there. path, titles: of check_titles."""
-    is_known = args.data in ("youtube", "sample")
     info = store.TitlesInfo(
-        name=args.data if is_known else cli.one_line(path.name),
+        name=args.data if args.data in ("youtube", "sample") else cli.one_line(path.name),
         sha256=disk.sha256(path),
         titles=titles.titles,
         rows=titles.rows,
@@ -120,7 +119,7 @@ def job_of(args, path, titles, encoder):
         prefix=args.prefix or None,
     )
     poolings = args.pooling or encoder.poolings
-    layers = store.resolve_layers(args.layers, encoder.info.layers, encoder.name, poolings)
+    layers = store.resolve_layers(args.layers, encoder.info, poolings)
     names = {store.feature_file(pooling, layer) for pooling in poolings for layer in layers}
     return folder.Job(
         format=store.FORMAT,
@@ -136,18 +135,16 @@ def job_of(args, path, titles, encoder):
 # --- doing it -------------------------------------------------------------------------------------
 
 
-def encode_windows(job, done, encoder, out, work):
-    """Encode this process's share of the windows that are not done, writing and recording each."""
-    columns = [store.column_of(name) for name in job.names]
-    poolings = {pooling for pooling, _ in columns}
-    layers = {layer for _, layer in columns}
-    earlier = folder.earlier_layers(job, out)
+def encode_windows(job, encoder, out, work):
+    """Encode this process's share of the windows that are left, writing and recording each."""
+    poolings, layers = map(set, zip(*map(store.column_of, job.names), strict=True))
+    earlier = store.open_features(out) if job.follows else None
     sources = np.load(work / "sources.npy")
     titles = (row[0] for row in store.titles_in(work / "new" / "titles.csv"))
     read = functools.partial(tokenise, encoder)
-    bar = cli.progress(job.data.rows, " titles", desc="extract", initial=folder.counted(work).titles)
+    bar = cli.progress(job.data.rows, " titles", "extract", initial=folder.counted(work).titles)
     with bar, windows.log_of(work) as log:
-        for window, tokenised in windows.ahead(read, windows.own(titles, done)):
+        for window, tokenised in windows.ahead(read, windows.own(titles, windows.recorded(work))):
             # encode what is new, copy what is not
             first = window * windows.WINDOW
             rows = sources[first : first + len(tokenised.place)]
@@ -167,23 +164,20 @@ def only(tokenised, rows):
     return replace(tokenised, ids=[tokenised.ids[number] for number in kept], place=place)
 
 
-def make(job, done, encoder, out, started):
+def make(job, encoder, out, started):
     """Do this process's share of a job; the store.Features, or None in all processes but the first."""
     work = store.beside(out)
-    if done:
-        cli.say(f"going on after {folder.counted(work).titles:,} of {job.data.rows:,} titles")
     # none, where only labels have changed
     if job.names:
-        encode_windows(job, done, encoder, out, work)
+        encode_windows(job, encoder, out, work)
     windows.wait()
     if windows.RANK > 0:
         return None
-    mean_tokens = folder.counted(work).tokens / job.data.rows
     return folder.finish(
         job,
         out,
         work,
-        cost(encoder, mean_tokens),
+        cost(encoder, folder.counted(work).tokens / job.data.rows),
         started,
         threads=torch.get_num_threads(),
         processes=windows.WORLD,
@@ -203,22 +197,17 @@ def main(args):
             path, titles = check_titles(args, work)
 
         # load
-        asked = (args.device, args.dtype, args.max_length, args.pooling or (), args.prefix)
-        encoder = load_encoder(args.model, *asked)
+        encoder = load_encoder(args.model, args.device, args.dtype, args.max_length, args.pooling or (), args.prefix)
 
         # make
         job = None
-        done = set()
         if windows.RANK == 0:
             job = folder.prepare(job_of(args, path, titles, encoder), out, work)
-            done = set(windows.recorded(work))
-        job, done = windows.from_first((job, done))
+        job = windows.from_first(job)
         if job:
-            features = make(job, done, encoder, out, started)
+            features = make(job, encoder, out, started)
 
     # say
-    if windows.RANK > 0:
-        return
     made = f"{out} holds all of that already"
     if features:
         for note in titles.notes:

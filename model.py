@@ -18,6 +18,7 @@ class Head(nn.Module):
 
     Input: (titles, layers, hidden) float32. Output: (titles, classes) float32 logits.
 
+    options: options.Options, of which it takes the width `hidden`, and
     fusion, where there are several layers:
         conv    point-wise Conv1d over layers with one output channel (the report's)
         mix     softmax-weighted sum of the layers (ELMo's, Peters et al. 2018, without its scale)
@@ -28,24 +29,25 @@ class Head(nn.Module):
     standardize: keep a mean and a deviation of each layer and dimension as buffers; apply them first.
     """
 
-    def __init__(self, layers, hidden, classes, fusion="conv", reduction="conv", width=512, standardize=False):
+    def __init__(self, options, layers, hidden, classes):
         super().__init__()
         self.classes = classes
-        self.standardize = standardize
-        if standardize:
+        self.standardize = options.standardize
+        if self.standardize:
             self.register_buffer("mean", torch.zeros(layers, hidden))
             self.register_buffer("deviation", torch.ones(layers, hidden))
-        self.fusion = fusion if layers > 1 else "one"
+        self.fusion = options.fusion if layers > 1 else "one"
         if self.fusion == "conv":
             self.fuse = nn.Conv1d(layers, 1, kernel_size=1)
         elif self.fusion == "mix":
             self.weights = nn.Parameter(torch.zeros(layers))
         size = hidden * layers if self.fusion == "concat" else hidden
         self.reduce = nn.Identity()
-        if reduction == "conv":
+        if options.reduction == "conv":
             self.reduce = nn.Conv1d(1, 1, kernel_size=3, stride=3)
             size //= 3
-        self.mlp = nn.Sequential(nn.Linear(size, width), nn.ReLU(inplace=True), nn.Linear(width, classes))
+        first = nn.Linear(size, options.hidden)
+        self.mlp = nn.Sequential(first, nn.ReLU(inplace=True), nn.Linear(options.hidden, classes))
 
     def forward(self, x):
         if self.standardize:
@@ -88,8 +90,8 @@ class Trained:
     state: dict[str, torch.Tensor]  # the heads' tensors, stacked: (repeats · folds, …) each, on the CPU
     probabilities: np.ndarray  # (repeats, titles, classes) float32, out of fold
     # (repeat, fold, epoch, loss, macro-F1), for the report's head
-    history: list[tuple] | tuple = ()
-    penalties: list[list[float]] | None = None  # C of each fold of each repeat, for linear probes
+    history: list = ()
+    penalties: list | None = None  # C of each fold of each repeat, for linear probes
     offsets: np.ndarray | None = None  # (repeats, folds, classes) of the decision, see decision.py
 
 
@@ -97,8 +99,7 @@ def build(options, layers, hidden, classes):
     """A head with fresh weights. options: options.Options."""
     if options.head == "linear":
         return Probe(layers, hidden, classes)
-    kind = (options.fusion, options.reduction, options.hidden, options.standardize)
-    return Head(layers, hidden, classes, *kind)
+    return Head(options, layers, hidden, classes)
 
 
 def stacked(head, shared=False):

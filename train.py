@@ -99,28 +99,29 @@ def add_protocol_options(add):
 
 
 def add_mlp_options(add):
-    """The options of the report's head: None unless they are given."""
+    """The options of the report's head."""
     add(
         "--standardize",
         action="store_true",
-        default=None,
         help="bring every dimension to mean 0 and deviation 1 on the training folds (linear always does)",
     )
     add(
         "--fusion",
         choices=("conv", "mix", "concat"),
-        help=f"several layers: point-wise convolution, sum, side by side (default: {Options.fusion})",
+        default=Options.fusion,
+        help="several layers: point-wise convolution, sum, side by side",
     )
     add(
         "--reduction",
         choices=("conv", "none"),
-        help=f"convolution of kernel and stride 3 over the dimensions, or none (default: {Options.reduction})",
+        default=Options.reduction,
+        help="convolution of kernel and stride 3 over the dimensions, or none",
     )
     at_least_1 = cli.number(int, 1)
-    add("--hidden", type=at_least_1, help=f"width of the hidden layer (default: {Options.hidden})")
-    add("--epochs", type=at_least_1, help=f"passes over the training folds (default: {Options.epochs})")
-    add("--batch-size", type=cli.number(int, 1, 1 << 20), help=f"titles a step (default: {Options.batch_size})")
-    add("--lr", type=cli.number(float, 1e-9), help=f"learning rate of Adam (default: {Options.lr})")
+    add("--hidden", type=at_least_1, default=Options.hidden, help="width of the hidden layer")
+    add("--epochs", type=at_least_1, default=Options.epochs, help="passes over the training folds")
+    add("--batch-size", type=cli.number(int, 1, 1 << 20), default=Options.batch_size, help="titles a step")
+    add("--lr", type=cli.number(float, 1e-9), default=Options.lr, help="learning rate of Adam")
 
 
 def label_count(text):
@@ -156,9 +157,6 @@ SMALL = 1 << 24
 # titles from which on it takes longer to train a set than to begin a process
 MANY = 1000
 
-# the columns of history.csv
-HISTORY = ("repeat", "fold", "epoch", "loss", "macro_f1")
-
 # --- the report's head ----------------------------------------------------------------------------
 
 
@@ -180,17 +178,16 @@ def train_heads(x, labels, folds, options, classes, draws, report=lambda epochs:
 
     history = []
     for epoch in range(1, options.epochs + 1):
-        batches = stacking.epoch_batches(draws, options, epoch)
-        losses = train_epoch(forward, state, optimizer, x, targets, *batches)
-        # before the next epoch's are drawn
-        del batches
+        losses = train_epoch(forward, state, optimizer, x, targets, *stacking.epoch_batches(draws, options, epoch))
 
         # how well the heads do on the titles that they have not seen
         learned = {name: value.detach() for name, value in state.items()}
         probabilities = model.held_out_probabilities(heads[0], learned, x, folds)
         if not (np.isfinite(losses).all() and np.isfinite(probabilities).all()):
-            wrong = f"the loss is no longer a finite number in epoch {epoch}"
-            raise cli.Problem(f"{wrong}; use a smaller --lr than {options.lr:g}, or --standardize")
+            raise cli.Problem(
+                f"the loss is no longer a finite number in epoch {epoch}; "
+                f"use a smaller --lr than {options.lr:g}, or --standardize"
+            )
         scores = metrics.fold_scores(labels, probabilities.argmax(2), folds, classes)
         for (repeat, fold), loss in zip(np.ndindex(scores.shape), losses.tolist(), strict=True):
             history.append((repeat, fold, epoch, loss, scores[repeat, fold]))
@@ -274,16 +271,18 @@ def finish(run, trained, task):
         # here: half a second that the probe can do without
         import pandas as pd
 
-        files["history.csv"] = pd.DataFrame(trained.history, columns=HISTORY).to_csv(index=False).encode()
+        history = pd.DataFrame(trained.history, columns=("repeat", "fold", "epoch", "loss", "macro_f1"))
+        files["history.csv"] = history.to_csv(index=False).encode()
     runs.write(run.folder, run, arrays, files)
 
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
     if run.figures.collapsed:
-        one_class = f"one class only in {len(run.figures.collapsed)} of {run.options.heads} heads"
-        cli.say(f"  predicts {one_class}; {runs.COLLAPSED}")
+        cli.say(
+            f"  predicts one class only in {len(run.figures.collapsed)} of {run.options.heads} heads; {runs.COLLAPSED}"
+        )
     if run.figures.layer_weights:
-        weights = ", ".join(f"{weight:+.3f}" for weight in run.figures.layer_weights)
-        cli.say(f"  weights of the layers: {weights}")
+        weights = [f"{weight:+.3f}" for weight in run.figures.layer_weights]
+        cli.say(f"  weights of the layers: {', '.join(weights)}")
 
 
 # --- all that is asked for --------------------------------------------------------------------------
@@ -355,10 +354,11 @@ def main(args):
     # what was done
     trained = sum(len(layer_set.runs) for layer_set in missing)
     wanted = cli.count(sum(len(layer_set.runs) for layer_set in layer_sets), "run")
-    titles = f"{len(task.labels):,} titles of {every[0].data.name}"
-    seconds = time.time() - started
     following = cli.command("evaluate.py", results=(args.results, "results"))
-    cli.say(f"{results}: {trained} of {wanted} trained on {titles}, {seconds:.1f} s. Next: {following}")
+    cli.say(
+        f"{results}: {trained} of {wanted} trained on {len(task.labels):,} titles of {every[0].data.name}, "
+        f"{time.time() - started:.1f} s. Next: {following}"
+    )
 
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ def score_row(table, row, test):
         low=row.interval[0],
         high=row.interval[1],
         promised_error=row.figures.calibration_error,
-        flop=row.run.config.flop,
+        flop=row.run.flop,
     )
     if test:
         values, named = test.judge(row)

@@ -174,7 +174,7 @@ def write_baseline(run, kind, probabilities, size=None):
     has_probes = any("linear" in path.name for path in run.parent.iterdir())
     decide = "macro-f1" if has_probes and kind == "tfidf" else "likeliest"  # as evaluate.py would
     config = dataclasses.replace(
-        other.config,
+        other,
         baseline=kind,
         options=dataclasses.replace(other.options, head="mlp", labels=size, decide=decide),
         **dict.fromkeys(("columns", "encoder", "settings", "features", "files", "contents")),

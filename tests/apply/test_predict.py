@@ -64,7 +64,7 @@ def read(path):
 
 def by_hand(run, features, rows):
     """Class probabilities of the first training titles from the cached features, one head after the other."""
-    config = runs.open_run(run).config
+    config = runs.open_run(run)
     state = load_file(run / "heads.safetensors")
     features = store.open_features(features)
     x = torch.tensor(np.stack([features.read(*column)[:rows] for column in config.columns], axis=1)).float()

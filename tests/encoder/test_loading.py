@@ -218,7 +218,7 @@ def test_what_was_found_out_here_of_these_weights_is_not_tried_again(bert, tmp_p
     assert checked.mixes and checked.leaves and checked.has_summary and checked.packs == "torch.float32"
     titles = ["how to paint a sunset", "Rome", "cheap flights to rome"]
     wanted = embedding.embed(first, embedding.tokenise(first, titles), [1, 2], ["cls", "mean"])
-    kept = disk.from_json(store.Checked, disk.as_json(checked))
+    kept = disk.from_json(store.Checked, dataclasses.asdict(checked))
 
     tried.clear()
     again = load(bert, checked=kept)

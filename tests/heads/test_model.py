@@ -5,15 +5,17 @@ import pytest
 import torch
 
 import model
+from whichlayer.heads.options import Options
 
 
-def shapes(**options):
-    return {name: tuple(value.shape) for name, value in model.Head(**options).state_dict().items()}
+def shapes(head):
+    return {name: tuple(value.shape) for name, value in head.state_dict().items()}
 
 
 @pytest.mark.parametrize("layers, fusion", [(1, {}), (4, {"fuse.weight": (1, 4, 1), "fuse.bias": (1,)})])
 def test_head_is_the_reports(layers, fusion):
-    assert shapes(layers=layers, hidden=768, classes=4) == fusion | {
+    head = model.Head(Options(), layers, hidden=768, classes=4)
+    assert shapes(head) == fusion | {
         "reduce.weight": (1, 1, 3),
         "reduce.bias": (1,),
         "mlp.0.weight": (512, 256),
@@ -21,7 +23,6 @@ def test_head_is_the_reports(layers, fusion):
         "mlp.2.weight": (4, 512),
         "mlp.2.bias": (4,),
     }
-    head = model.Head(layers=layers, hidden=768, classes=4)
     assert isinstance(head.reduce, torch.nn.Conv1d)
     assert head.reduce.kernel_size == (3,) and head.reduce.stride == (3,)
 
@@ -62,7 +63,8 @@ def head_by_hand(state, x, fusion, reduction, standardize):
 @pytest.mark.parametrize("standardize", [False, True])
 def test_forward_equals_the_formula(layers, hidden, fusion, reduction, standardize):
     torch.manual_seed(1)
-    head = model.Head(layers, hidden, 3, fusion, reduction, width=7, standardize=standardize)
+    options = Options(fusion=fusion, reduction=reduction, hidden=7, standardize=standardize)
+    head = model.Head(options, layers, hidden, 3)
     for value in head.state_dict().values():  # nothing may be at a value where it has no effect
         value.copy_(torch.rand_like(value) + 0.1)
     x = torch.randn(5, layers, hidden)

@@ -7,9 +7,9 @@ from whichlayer.heads import naming, runs
 from whichlayer.heads.options import Options
 
 
-def named(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles.csv", **options):
-    """The name of a run's folder with these options."""
-    config = runs.Run(
+def run_of(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles.csv", **options):
+    """A run with these options."""
+    return runs.Run(
         format=runs.FORMAT,
         classes=[],
         options=Options(**options),
@@ -17,7 +17,11 @@ def named(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="titles
         columns=columns,
         encoder=store.EncoderInfo(encoder, revision=None, layers=2, hidden=8, weights="w", tokenizer="t"),
     )
-    return naming.run_name(config)
+
+
+def named(*arguments, **options):
+    """The name of a run's folder."""
+    return naming.run_name(run_of(*arguments, **options))
 
 
 def test_names_of_runs_show_every_option_that_is_not_the_default():
@@ -52,7 +56,7 @@ def test_names_of_runs_show_every_option_that_is_not_the_default():
     ],
 )
 def test_heads_in_words_name_what_is_unusual(poolings, options, words):
-    assert naming.head_in_words([(pooling, 2) for pooling in poolings], Options(**options)) == words
+    assert run_of([(pooling, 2) for pooling in poolings], **options).head == words
 
 
 @pytest.mark.parametrize("name", ["n" * 70, "題" * 70, "/".join("ab") + "é" * 200, "a b/c\\d:e*?\n"])

@@ -118,7 +118,7 @@ def test_baselines_of_earlier_labels_are_replaced_unless_a_table_has_them(tmp_pa
     write_run(results, labels, guesses(labels, 3, 0.8), layers=(2,), features=tmp_path / "before")
     page = evaluate(results, "--baselines")
     assert page.count("majority class") == 2
-    states = [runs.open_run(path).config.data.titles for path in results.glob("*baseline*")]
+    states = [runs.open_run(path).data.titles for path in results.glob("*baseline*")]
     assert len(states) == 4 and len(set(states)) == 2
     assert evaluate(results, "--baselines") == page
 

@@ -429,8 +429,9 @@ def test_any_command_line_is_parsed_or_refused(options):
 )
 def test_any_layers_are_resolved_or_refused(wanted, depth, poolings, there):
     available = there and sorted({min(layer, depth) for layer in there})
+    encoder = store.EncoderInfo("bert", None, depth, hidden=8, weights="w", tokenizer="t")
     try:
-        layers = store.resolve_layers(wanted, depth, "bert", poolings, available)
+        layers = store.resolve_layers(wanted, encoder, poolings, available)
     except cli.Problem as problem:
         assert "--layers" in str(problem) and len(cli.one_line(problem).splitlines()) == 1
         return

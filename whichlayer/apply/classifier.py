@@ -94,9 +94,9 @@ def check_together(own):
     """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
     seen = {}
     for run in own:
-        other = seen.setdefault(frozenset(run.config.contents.items()), run)
+        other = seen.setdefault(frozenset(run.contents.items()), run)
         if (run.classes, run.task) != (own[0].classes, own[0].task):
-            older = min(own[0], run, key=lambda each: each.config.made.at)
+            older = min(own[0], run, key=lambda each: each.made.at)
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
             raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; the older one is {older.folder}")
         if other is not run:
@@ -111,7 +111,7 @@ def by_encoder(own):
     shared = {}
     for run in own:
         if run.encoder:
-            made = run.config.settings
+            made = run.settings
             key = (run.encoder.weights, run.encoder.tokenizer, made.prefix, made.max_length, made.dtype, made.store)
             shared.setdefault(key, []).append(run)
     return list(shared.values())

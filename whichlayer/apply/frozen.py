@@ -74,7 +74,7 @@ def one_thread():
 def load_own_encoder(own, name, device, dtype):
     """The Encoder of this name, once it is known to be the one that the runs were trained with."""
     trained = own[0].encoder
-    settings = own[0].config.settings
+    settings = own[0].settings
     encoder = load_encoder(
         name,
         device,
@@ -120,7 +120,7 @@ def compute(frozen, tokenised):
     with frozen.running:
         values = embed(frozen.encoder, tokenised, layers, poolings_of(own))
         # through the numbers that were stored: the heads know features of that precision
-        kind = own[0].config.settings.store
+        kind = own[0].settings.store
         stored = {column: array.astype(kind) for column, array in values.items()}
         if not all(np.isfinite(array).all() for array in stored.values()):
             raise cli.Problem("the encoder's features are not finite numbers; use --dtype float32")

@@ -29,11 +29,16 @@ def atomic(path, mode="wb", **options):
     try:
         with open(temporary, mode, **options) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            flush(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush(file):
+    """Make sure that what was written is on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
@@ -41,7 +46,6 @@ def locked(folder, what):
     """Hold `folder` for this process alone, for as long as it lives."""
     from filelock import FileLock, Timeout  # comes with torch
 
-    folder = Path(folder)
     if folder.is_file():
         raise cli.Problem(f"{folder}: this is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +83,7 @@ def digest(content):
 
 def slug(name, longest=60):
     """A name as part of a path: letters, digits, dots and hyphens, never empty, hidden or long."""
-    kept = re.sub(r"[^\w.-]|_", "-", str(name)).strip(".-").encode()[:longest]
+    kept = re.sub(r"[^\w.-]|_", "-", name).strip(".-").encode()[:longest]
     return kept.decode(errors="ignore").rstrip(".-") or "unnamed"
 
 
@@ -88,7 +92,8 @@ def slug(name, longest=60):
 
 def write_json(path, content):
     """Write a dataclass or dictionary with its own checksum in it, atomically."""
-    content = as_json(content)
+    # as JSON holds dataclasses and tuples
+    content = json.loads(json.dumps(content, default=dataclasses.asdict))
     content["checksum"] = digest(content)
     with atomic(path, "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -97,7 +102,7 @@ def write_json(path, content):
 def read_json(path, kind, what, version):
     """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+        content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
         written = content["format"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
@@ -109,11 +114,6 @@ def read_json(path, kind, what, version):
         if checksum == digest(content):
             return from_json(kind, content)
     raise cli.Problem(f"{path}: edited or damaged since it was written; {AGAIN}")
-
-
-def as_json(item):
-    """Dataclasses, dictionaries and lists, one in another, as JSON holds them."""
-    return json.loads(json.dumps(item, default=dataclasses.asdict))
 
 
 def from_json(kind, value):
@@ -154,7 +154,7 @@ def provenance(started, features=None, titles=None, **machine):
     command = cli.one_line(shlex.join(["python", *sys.argv]))
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
-    known = {"numpy", "pandas", "sklearn", "torch", "transformers"}
-    software |= {name: sys.modules[name].__version__ for name in sorted(known & sys.modules.keys())}
+    known = ("numpy", "pandas", "sklearn", "torch", "transformers")
+    software |= {name: sys.modules[name].__version__ for name in known if name in sys.modules}
     made = Made(command, now, round(time.time() - started, 2), features, titles)
     return {"made": made, "software": software, "machine": {"processor": platform.machine(), **machine}}

@@ -12,7 +12,7 @@ import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
-from whichlayer.common import cli
+from whichlayer.common import cli, disk
 
 # titles worked on, written and recorded together
 WINDOW = 4096
@@ -26,47 +26,43 @@ def meeting():
     """Have all processes meet, if there are several, and part at the end; all but the first are
     quiet.
     """
-    if WORLD == 1:
-        yield
-        return
-    import torch.distributed as dist
-
     if RANK > 0:
         cli.STATE["quiet"] = True
     # who dies is noticed at once; who is slow, or lays out huge files, is waited for
-    together(dist.init_process_group, "gloo", timeout=datetime.timedelta(days=30))
+    together("init_process_group", "gloo", timeout=datetime.timedelta(days=30))
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        together("destroy_process_group")
 
 
 def wait():
     """Wait until all processes are here."""
-    if WORLD > 1:
-        import torch.distributed as dist
-
-        together(dist.barrier)
+    together("barrier")
 
 
 def from_first(value):
     """What the first process gives, in all of them."""
-    if WORLD == 1:
-        return value
-    import torch.distributed as dist
-
     shared = [value]
-    together(dist.broadcast_object_list, shared, src=0)
+    together("broadcast_object_list", shared, src=0)
     return shared[0]
 
 
-def together(call, *args, **options):
-    """Do what needs all processes; where another has ended, end this one, too."""
+def together(name, *args, **options):
+    """Call a function of torch.distributed, which needs all processes, if there are several; where
+    another has ended, end this one, too.
+    """
+    if WORLD == 1:
+        return
+    # takes a second, which one process alone need not wait
+    import torch.distributed as dist
+
     try:
-        call(*args, **options)
+        getattr(dist, name)(*args, **options)
     except (ValueError, RuntimeError):
-        wrong = f"of {WORLD} processes, some are not there; if one has ended, its message says why"
-        raise cli.Problem(f"{wrong}; torchrun starts all") from None
+        raise cli.Problem(
+            f"of {WORLD} processes, some are not there; if one has ended, its message says why; torchrun starts all"
+        ) from None
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -81,13 +77,7 @@ def record(log, window, *values):
     """Record that a window is on the disk, with what is to be known of it: words without spaces."""
     # a full stop ends a record that was not torn by a crash
     log.write(f"\n{' '.join(map(str, (window, *values)))}.")
-    flush(log)
-
-
-def flush(file):
-    """Make sure that what was written is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+    disk.flush(log)
 
 
 def recorded(folder):
@@ -108,18 +98,18 @@ def batches_of(items, size):
     """Yield (number, list of at most `size` items) for an iterable."""
     left = iter(items)
     # an empty one ends them
-    batches = iter(lambda: list(itertools.islice(left, size)), [])
-    yield from enumerate(batches)
+    yield from enumerate(iter(lambda: list(itertools.islice(left, size)), []))
 
 
 def own(items, done):
-    """An iterator of (number, list of items) of the windows that this process is to work on.
+    """Yield (number, list of items) of the windows that this process is to work on.
 
-    items: an iterator over all; done: the numbers of the windows that were recorded before, the
-    same in all processes.
+    items: all; done: the numbers of those that were recorded before. They are shared by their
+    number, as a process that starts late may find others recorded already.
     """
-    left = (window for window in batches_of(items, WINDOW) if window[0] not in done)
-    return itertools.islice(left, RANK, None, WORLD)
+    for number, window in batches_of(items, WINDOW):
+        if number % WORLD == RANK and number not in done:
+            yield number, window
 
 
 def ahead(prepare, windows):

@@ -56,7 +56,7 @@ def held(out):
     work = store.beside(out)
     with disk.locked(work, "an extraction"):
         try:
-            settle(out.resolve(), work)
+            settle(out, work)
             yield work
         finally:
             (work / "titles.csv").unlink(missing_ok=True)
@@ -64,8 +64,9 @@ def held(out):
                 shutil.rmtree(work)
 
 
-def settle(place, work):
+def settle(out, work):
     """Let new features that are whole take their place, and delete what no job needs any more."""
+    place = out.resolve()
     new = work / "new"
     old = work / "old"
     if (new / "manifest.json").exists():
@@ -79,10 +80,11 @@ def settle(place, work):
     if not new.exists():
         (work / "job.json").unlink(missing_ok=True)
     if not (work / "job.json").exists():
-        for path in work.glob("*"):
+        # all but the lock
+        for path in work.glob("[!.]*"):
             if path.is_dir():
                 shutil.rmtree(path)
-            elif path.name != ".lock":
+            else:
                 path.unlink()
 
 
@@ -100,13 +102,13 @@ def prepare(job, out, work):
         old = store.open_features(out)
         sources = find_sources(old, job, work / "titles.csv")
         job = beyond(old, job, sources)
-        is_known = (old.data, old.made.titles) == (job.data, job.source)
-        if is_known and not job.names:
+        if not job.names and (old.data, old.made.titles) == (job.data, job.source):
             return None
     if (work / "job.json").exists():
         there = disk.read_json(work / "job.json", Job, "an unfinished extraction", store.FORMAT)
         remedy = f"finish it with the command that began it, or delete {work}"
         refuse_other(identity(there), identity(job), f"{out}: an unfinished extraction is there", remedy)
+        cli.say(f"going on after {counted(work).titles:,} of {job.data.rows:,} titles")
         return there
     lay_out(job, sources, out, work)
     return job
@@ -141,8 +143,7 @@ def find_sources(old, job, titles):
     # of copies, the last one stands for all
     rows = {text: row for row, text in enumerate(earlier)}
     sources = np.array([rows.get(text, -1) for text in later])
-    kept = np.count_nonzero(sources >= 0)
-    if kept < LEAST_KEPT * min(len(earlier), len(later)):
+    if np.count_nonzero(sources >= 0) < LEAST_KEPT * min(len(earlier), len(later)):
         raise cli.Problem(f"{what}, of other titles ({old.data.name}, now {job.data.name}); {remedy}")
     return sources
 
@@ -216,32 +217,25 @@ def counted(work):
     return Counted(*map(sum, zip(*rows, strict=True)))
 
 
-def earlier_layers(job, out):
-    """The layers of the earlier features that rows are copied from, {name: mapped array}."""
-    if not job.follows:
-        return {}
-    old = store.open_features(out)
-    return {name: old.read(*store.column_of(name)) for name in old.files}
-
-
 def write(job, work, window, rows, encoded, earlier, name):
     """Write the features of a window to their rows in the file of a layer.
 
     rows: (titles,) int, for each title the row of the earlier layer that is copied, or -1; encoded:
-    {(pooling, layer): (titles where it is -1, hidden)}; earlier: of earlier_layers.
+    {(pooling, layer): (titles where it is -1, hidden)}; earlier: the Features, if there are any.
     """
+    column = store.column_of(name)
     is_new = rows < 0
     block = np.empty((len(rows), job.encoder.hidden), job.settings.store)
-    block[is_new] = encoded[store.column_of(name)]
+    block[is_new] = encoded[column]
     if not is_new.all():
-        block[~is_new] = store.take(earlier[name], rows[~is_new])
+        block[~is_new] = store.take(earlier.read(*column), rows[~is_new])
     if not np.isfinite(block).all():
         raise cli.Problem(f"{name}: features that are not finite numbers; use --dtype float32 --store float32")
     with open(work / "new" / name, "r+b") as file:
         # the rows end the file; writing, unlike mapping, takes no memory and reports a full disk
         file.seek((window * windows.WINDOW - job.data.rows) * block[0].nbytes, os.SEEK_END)
         file.write(block)
-        windows.flush(file)
+        disk.flush(file)
 
 
 def finish(job, out, work, cost, started, **machine):
@@ -262,5 +256,5 @@ def finish(job, out, work, cost, started, **machine):
     # what a killed process leaves of it must not be among the features
     disk.write_json(work / "manifest.json", features)
     os.replace(work / "manifest.json", work / "new" / "manifest.json")
-    settle(out.resolve(), work)
+    settle(out, work)
     return features

@@ -107,7 +107,7 @@ def identity(features):
         "encoder weights": features.encoder.weights,
         "tokenizer": features.encoder.tokenizer,
         "titles": features.data.titles,
-        **disk.as_json(features.settings),
+        **vars(features.settings),
     }
 
 
@@ -131,25 +131,27 @@ def column_of(name):
     return pooling, int(layer)
 
 
-def resolve_layers(wanted, depth, encoder, poolings, available=None):
+def resolve_layers(wanted, encoder, poolings, available=None):
     """Layers, top first, for the words of --layers: `all`, numbers from 1 (0: embeddings), -1, -2 …
 
-    depth: layers of the encoder; encoder: its name; available: the layers that the features hold,
+    encoder: an EncoderInfo; available: the layers that the features hold,
     where only those will do. What is no such layer is a Problem.
     """
-    known = list(range(1, depth + 1)) if available is None else available
+    known = available or range(1, encoder.layers + 1)
     if wanted == ["all"]:
         return sorted(known, reverse=True)
     # the embeddings' first token is the same for every title
-    if available is None and not any(POOLINGS[name].is_first_token for name in poolings):
+    if not available and not any(POOLINGS[name].is_first_token for name in poolings):
         known = [0, *known]
     with contextlib.suppress(ValueError):
         numbers = map(int, wanted)
-        layers = {number + depth + 1 if number < 0 else number for number in numbers}
+        layers = {number + encoder.layers + 1 if number < 0 else number for number in numbers}
         if layers <= set(known):
             return sorted(layers, reverse=True)
-    there = f"of {encoder} there are layers {cli.listing(map(str, known))} (-1 is the last)"
-    raise cli.Problem(f"--layers {' '.join(wanted)}: {there}; name some of them, or all, or extract others first")
+    raise cli.Problem(
+        f"--layers {' '.join(wanted)}: of {encoder.name} there are layers {cli.listing(map(str, known))} "
+        "(-1 is the last); name some of them, or all, or extract others first"
+    )
 
 
 # --- reading features -----------------------------------------------------------------------------
@@ -179,10 +181,6 @@ class Features:
         """(titles, hidden) of every layer."""
         return self.data.rows, self.encoder.hidden
 
-    def path(self, name):
-        """Where a file is."""
-        return place_of(self.folder) / name
-
     def layers(self, pooling):
         """The layers that are there for a pooling, ascending."""
         columns = map(column_of, self.files)
@@ -190,14 +188,11 @@ class Features:
 
     def read(self, pooling, layer):
         """The features of one layer, (titles, hidden), memory-mapped; damage is a cli.Problem."""
-        path = self.path(feature_file(pooling, layer))
-        entry = self.files.get(path.name)
-        if entry is None:
-            raise cli.Problem(f"{self.folder}: no layer {layer} ({pooling}) is there")
+        path = place_of(self.folder) / feature_file(pooling, layer)
         # of any kind, since numpy parses the header as Python's literals
         with contextlib.suppress(Exception):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-            is_known = path.name in self.compared or disk.sha256(path) == entry.sha256
+            is_known = path.name in self.compared or disk.sha256(path) == self.files[path.name].sha256
             if is_known and array.shape == self.shape and array.dtype == self.settings.store:
                 self.compared |= {path.name}
                 return array
@@ -221,7 +216,7 @@ class Features:
 
     def titles_file(self):
         """The path of the titles with their labels, which are checked to be the extraction's."""
-        path = self.path("titles.csv")
+        path = place_of(self.folder) / "titles.csv"
         if not path.exists() or disk.sha256(path) != self.data.titles:
             raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
         return path
@@ -263,13 +258,12 @@ def take(mapped, rows):
 
 def beside(folder):
     """The hidden folder in which a folder of features is made."""
-    folder = Path(folder).resolve()
+    folder = folder.resolve()
     return folder.with_name(f".{folder.name}.unfinished")
 
 
 def place_of(folder):
     """Where the features of a folder lie: in it, or beside it between two renames of folder.settle."""
-    folder = Path(folder)
     # the second rename may come while we look
     places = (folder, beside(folder) / "new", folder)
     return next((place for place in places if (place / "manifest.json").exists()), folder)
@@ -280,8 +274,10 @@ def open_features(folder):
     folder = Path(folder)
     path = place_of(folder) / "manifest.json"
     if not path.exists():
-        remedy = f"make them with {cli.command('extract.py', out=(folder, 'features'))}"
-        raise cli.Problem(f"{folder}: there are no features; {remedy}, or go on with the command that began them")
+        raise cli.Problem(
+            f"{folder}: there are no features; make them with {cli.command('extract.py', out=(folder, 'features'))}, "
+            "or go on with the command that began them"
+        )
     features = disk.read_json(path, Features, "a manifest of features", FORMAT)
     # any other name might lead out of the folder
     for name in features.files:

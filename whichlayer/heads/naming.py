@@ -11,25 +11,15 @@ REPORTS_HEAD = HEADS["mlp"].words
 SHOWN = {"standardize": "standardised", "reduction": "no reduction", "decide": "{}"}
 
 
-def layers_of(columns):
-    """The layers of (pooling, layer) columns, each once."""
-    return list(dict.fromkeys(layer for _, layer in columns))
-
-
-def poolings_of(columns):
-    """The poolings of (pooling, layer) columns, each once."""
-    return list(dict.fromkeys(pooling for pooling, _ in columns))
-
-
-def head_in_words(columns, options):
-    """The head of a run with these (pooling, layer) columns: its kind, pooling and unusual options."""
-    head = HEADS[options.head]
+def head_in_words(run):
+    """The head of a run: its kind, pooling and unusual options."""
+    head = HEADS[run.options.head]
     parts = []
     if head.words != REPORTS_HEAD:
         parts.append(head.words)
-    if parts or poolings_of(columns) != [head.pooling]:
-        parts.append(poolings_in_words(poolings_of(columns)))
-    for name, value in options.unusual.items():
+    if parts or run.poolings != [head.pooling]:
+        parts.append(poolings_in_words(run.poolings))
+    for name, value in run.options.unusual.items():
         if name in head.options:
             shown = SHOWN.get(name, name.replace("_", " ") + " {}")
             parts.append(shown.format(value))
@@ -50,11 +40,10 @@ def spell(layers):
     return ", ".join(map(str, layers))
 
 
-def layers_in_words(columns, more):
-    """Layers in words, with what else is to be said in brackets."""
-    layers = layers_of(columns)
-    noun = "layers" if len(layers) > 1 else "layer"
-    return f"{noun} {spell(layers)} ({more})"
+def layers_in_words(run, more):
+    """The layers of a run in words, with what else is to be said in brackets."""
+    noun = "layers" if len(run.layers) > 1 else "layer"
+    return f"{noun} {spell(run.layers)} ({more})"
 
 
 def run_name(run):

@@ -43,16 +43,16 @@ def choose_options(args):
     """The Options of all runs; options that contradict one another are a Problem."""
     for name in ("head", "layers", "each", "pooling"):
         if args.survey and getattr(args, name):
-            what = "the survey is of linear probes on all that was extracted"
-            raise cli.Problem(f"--survey --{name}: {what}; leave out one of the two")
+            raise cli.Problem(
+                f"--survey --{name}: the survey is of linear probes on all that was extracted; leave out one of the two"
+            )
     head = args.head or ("linear" if args.survey else Options.head)
     names = [*PROTOCOL, *itertools.chain.from_iterable(kind.options for kind in HEADS.values())]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    for name in given:
+    options = Options(head, **{name: getattr(args, name) for name in names})
+    for name in options.unusual:
         if name not in (*PROTOCOL, *HEADS[head].options):
-            option = name.replace("_", "-")
-            raise cli.Problem(f"--{option}: --head {head} has no such option; leave it out")
-    return Options(head, **given)
+            raise cli.Problem(f"--{name.replace('_', '-')}: --head {head} has no such option; leave it out")
+    return options
 
 
 def open_all(folders):
@@ -62,9 +62,10 @@ def open_all(folders):
     for features in every:
         say_if_changed(features)
         if features.data.titles != first.data.titles:
-            wrong = "features of different titles, which cannot share a table"
-            both = f"--features {first.folder} {features.folder}"
-            raise cli.Problem(f"{both}: {wrong}; train on one after the other")
+            raise cli.Problem(
+                f"--features {first.folder} {features.folder}: features of different titles, which cannot share a "
+                "table; train on one after the other"
+            )
     return every
 
 
@@ -74,8 +75,9 @@ def say_if_changed(features):
     # nothing is known of a file that is gone
     with contextlib.suppress(OSError):
         if made and made.titles and disk.sha256(made.titles) != features.data.sha256:
-            changed = f"{made.titles} has changed since {features.folder} was made"
-            cli.say(f"{changed}; the features follow with: {made.command}")
+            cli.say(
+                f"{made.titles} has changed since {features.folder} was made; the features follow with: {made.command}"
+            )
 
 
 def read_task(features, options):
@@ -115,13 +117,10 @@ def choose_sets(args, features, head):
         option = f"--pooling {' '.join(poolings)}"
         raise cli.Problem(f"{option}: {features.folder} has no such layer; add it with extract.py {option}")
     if args.layers or args.each:
-        encoder = features.encoder
-        wanted = args.layers or ["all"]
-        layers = store.resolve_layers(wanted, encoder.layers, encoder.name, poolings, available)
+        layers = store.resolve_layers(args.layers or ["all"], features.encoder, poolings, available)
         sets = [[layer] for layer in layers] if args.each else [layers]
     else:
-        depth = features.encoder.layers
-        reports = [[depth - n for n in layers] for layers in REPORTS_SETS]
+        reports = [[features.encoder.layers - n for n in layers] for layers in REPORTS_SETS]
         sets = [layers for layers in reports if set(layers) <= set(available)]
         sets = sets or [[layer] for layer in available]
     return [side_by_side(poolings, layers) for layers in sets]
@@ -186,16 +185,14 @@ def plan_runs(features, sets, task, options, sizes, survey):
         wanted = [replace(options, labels=size) for size in sizes]
         if both_ways and columns == all_layers(features):
             wanted += [replace(options, decide=way) for way in DECISIONS if way != options.decide]
-        own = [new_run(features, columns, task.classes, each) for each in wanted]
-        layer_sets.append(LayerSet(features, own))
+        layer_sets.append(LayerSet(features, [new_run(features, columns, task.classes, each) for each in wanted]))
     return layer_sets
 
 
 def new_run(features, columns, classes, options):
     """The runs.Run that is to be trained, which has no folder yet."""
-    names = [store.feature_file(pooling, layer) for pooling, layer in columns]
+    names = [store.feature_file(*column) for column in columns]
     deepest = max(layer for _, layer in columns)
-    cost = features.cost
     return runs.Run(
         format=runs.FORMAT,
         columns=columns,
@@ -206,7 +203,7 @@ def new_run(features, columns, classes, options):
         settings=features.settings,
         features=disk.digest(store.identity(features)),
         files={name: features.files[name].sha256 for name in names},
-        flop=cost and cost.flop[deepest],
+        flop=features.cost and features.cost.flop[deepest],
     )
 
 
@@ -222,11 +219,11 @@ def find_missing(results, layer_sets):
         own = []
         for run in layer_set.runs:
             run.folder = results / naming.run_name(run)
-            if run.folder in planned:
-                refuse_other(planned[run.folder], run)
+            first = planned.setdefault(run.folder, run)
+            if first is not run:
+                refuse_other(first, run)
             elif not is_trained(run, layer_set.features):
                 own.append(run)
-            planned[run.folder] = run
         if own:
             missing.append(LayerSet(layer_set.features, own))
     return missing
@@ -241,13 +238,16 @@ def is_trained(run, features):
         cli.say(f"{runs.out_of_date([there])}, trained again in the same place: {run.folder.name}")
         return False
     refuse_other(there, run)
-    again = f"delete {run.folder} to train it again"
-    cli.say(f"{run.folder.name}: trained already (macro-F1 {there.figures.macro_f1:.4f}); {again}")
+    cli.say(
+        f"{run.folder.name}: trained already (macro-F1 {there.figures.macro_f1:.4f}); "
+        f"delete {run.folder} to train it again"
+    )
     return True
 
 
 def refuse_other(first, second):
     """Raise a Problem unless two runs that would share a folder are of the same features."""
     if (first.features, first.files) != (second.features, second.files):
-        wrong = "a run of that name is on other features"
-        raise cli.Problem(f"{second.folder}: {wrong}; delete it, or train with another --results")
+        raise cli.Problem(
+            f"{second.folder}: a run of that name is on other features; delete it, or train with another --results"
+        )

@@ -58,11 +58,6 @@ class Run:
     folder = None
 
     @property
-    def config(self):
-        """The run itself."""
-        return self
-
-    @property
     def figures(self):
         return self.results
 
@@ -74,11 +69,11 @@ class Run:
     @property
     def layers(self):
         """The layers, top first; empty for a baseline."""
-        return naming.layers_of(self.columns)
+        return list(dict.fromkeys(layer for _, layer in self.columns))
 
     @property
     def poolings(self):
-        return naming.poolings_of(self.columns)
+        return list(dict.fromkeys(pooling for pooling, _ in self.columns))
 
     @property
     def depth(self):
@@ -90,7 +85,7 @@ class Run:
         """The head, or the baseline, in words."""
         if self.baseline:
             return words.BASELINES[self.baseline].name
-        return naming.head_in_words(self.columns, self.options)
+        return naming.head_in_words(self)
 
     @property
     def probabilities(self):
@@ -165,8 +160,7 @@ def open_run(folder):
         raise cli.Problem(
             f"{folder}: no run is there; name the folder of one, such as results/NAME (evaluate.py lists them)"
         )
-    what = "a run of train.py (an encoder is named with --model)"
-    run = disk.read_json(path, Run, what, FORMAT)
+    run = disk.read_json(path, Run, "a run of train.py (an encoder is named with --model)", FORMAT)
     run.folder = folder
     run.columns = run.columns or []
     return run
@@ -176,8 +170,9 @@ def find(place):
     """The Run in a folder that --run names; one that cannot predict, or none, is a Problem."""
     run = open_run(place)
     if run.baseline and "weights.safetensors" not in run.contents:
-        wrong = "measured for the table only, it cannot predict"
-        raise cli.Problem(f"--run {run.folder}: {run.head}, {wrong}; name another run")
+        raise cli.Problem(
+            f"--run {run.folder}: {run.head}, measured for the table only, it cannot predict; name another run"
+        )
     return run
 
 
@@ -204,5 +199,4 @@ def is_earlier(run, features):
 
 def out_of_date(outdated):
     """How many runs are of earlier titles, in words."""
-    number = cli.count(len(outdated), "run")
-    return f"{number} of an earlier state of {outdated[0].data.name}: out of date"
+    return f"{cli.count(len(outdated), 'run')} of an earlier state of {outdated[0].data.name}: out of date"

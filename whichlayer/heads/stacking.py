@@ -45,8 +45,7 @@ def stack(heads, x, draws):
         for members, draw in zip(learn, draws, strict=True):
             members[draw.rows] = True
         scale = standardization(x.flatten(1), learn.to(x.device))
-        state["mean"] = scale.mean.unflatten(1, x.shape[1:])
-        state["deviation"] = scale.deviation.unflatten(1, x.shape[1:])
+        state |= {name: value.unflatten(1, x.shape[1:]) for name, value in vars(scale).items()}
     return state, leaves
 
 
@@ -67,7 +66,7 @@ def epoch_batches(draws, options, epoch):
     is_meant = np.arange(counts.max()) < counts
     rows = np.zeros(is_meant.shape, np.int32)
     for head, draw in enumerate(draws):
-        repeat, fold = divmod(head, options.folds)
-        random = np.random.default_rng([options.seed, repeat, fold, epoch])
+        # by repeat and fold
+        random = np.random.default_rng([options.seed, *divmod(head, options.folds), epoch])
         rows[:, head][is_meant[:, head]] = random.permutation(draw.rows)
     return torch.from_numpy(rows), torch.from_numpy(counts)

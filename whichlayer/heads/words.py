@@ -20,14 +20,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from whichlayer.common import cli, disk
+from whichlayer.common import cli
 
 PENALTY = 30.0  # scikit-learn's C
 LONGEST = 4  # characters
-FILES = ("terms.json", "weights.safetensors")
 WORD = "\t"  # marks a term that is a word or a pair: no run of characters has a tab in it
 
 
@@ -60,11 +58,8 @@ def terms_in(title):
 def characters_in(part):
     """All runs of one to four characters in a part of a text, with a space at both ends."""
     padded = f" {part} "
-    found = []
-    # one character has two spaces beside it: no run is longer than that
-    for length in range(1, min(LONGEST, len(padded)) + 1):
-        found += [padded[start : start + length] for start in range(len(padded) - length + 1)]
-    return found
+    lengths = range(1, LONGEST + 1)
+    return [padded[start : start + length] for length in lengths for start in range(len(padded) - length + 1)]
 
 
 # --- learning -------------------------------------------------------------------------------------
@@ -85,8 +80,7 @@ def count(titles, labels):
     try:
         from sklearn.feature_extraction.text import CountVectorizer
     except ImportError:
-        remedy = "pip install scikit-learn"
-        raise cli.Problem(f"--baselines: TF-IDF needs scikit-learn: {remedy}") from None
+        raise cli.Problem("--baselines: TF-IDF needs scikit-learn: pip install scikit-learn") from None
     vectorizer = CountVectorizer(analyzer=terms_in, dtype=np.float64)
     matrix = vectorizer.fit_transform(titles)
     terms = vectorizer.get_feature_names_out().tolist()
@@ -231,17 +225,10 @@ def files(words):
     """What a run keeps of Words: {name of the file: bytes}."""
     terms = json.dumps(words.terms, ensure_ascii=False)
     tensors = {"idf": words.idf, "weight": words.weight, "bias": words.bias}
-    return dict(zip(FILES, (terms.encode(), save(tensors)), strict=True))
+    return {"terms.json": terms.encode(), "weights.safetensors": save(tensors)}
 
 
 def read(run):
-    """The Words that a run keeps; files that are gone, changed or do not fit are a cli.Problem."""
-    terms, weights = map(run.file, FILES)
-    try:
-        found = Words(json.loads(terms.read_text(encoding="utf-8")), **load(weights.read_bytes()))
-        if {found.idf.shape + found.bias.shape, found.weight.shape} != {(len(found.terms), len(run.classes))}:
-            raise ValueError
-    except (SafetensorError, ValueError, TypeError):
-        wrong = "these are not the weights that config.json describes"
-        raise cli.Problem(f"{weights}: {wrong}; {disk.AGAIN}") from None
-    return found
+    """The Words that a run keeps; files that are gone or changed are a cli.Problem."""
+    terms = run.file("terms.json").read_text(encoding="utf-8")
+    return Words(json.loads(terms), **load(run.file("weights.safetensors").read_bytes()))

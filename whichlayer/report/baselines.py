@@ -70,7 +70,7 @@ def choose_folder(results, kind, options, table, tables):
         parts.append(f"labels-{options.labels}")
     folder = results / "-".join(map(str, parts))
     others = {other.data.titles for other in tables} - {table.data.titles}
-    if folder.exists() and runs.open_run(folder).config.data.titles in others:
+    if folder.exists() and runs.open_run(folder).data.titles in others:
         return folder.with_name(f"{folder.name}-{table.data.titles[:8]}")
     return folder
 

@@ -60,7 +60,7 @@ def protocol(table):
     for row in table.trained:
         encoder = row.run.encoder
         name = cli.escape_markdown(table.encoders[encoder_key(row.run)])
-        dtype = row.run.config.settings.dtype
+        dtype = row.run.settings.dtype
         encoders.append(ENCODER.format(name=name, encoder=encoder, dtype=dtype))
     return PROTOCOL.format(
         titles=cli.count(table.data.rows, "title"),

@@ -95,12 +95,12 @@ def make_table(trained, baselines):
     # TF-IDF decides as for macro-F1 where any of the rows does, so that it is no weaker than they are
     decide = "macro-f1" if any(run.options.decide == "macro-f1" for run in trained) else "likeliest"
     table = Table(
-        data=first.config.data,
+        data=first.data,
         encoders=encoder_names(trained),
         options=first.options,
         classes=first.classes,
         decide=decide,
-        has_flop=all(run.config.flop is not None for run in trained),
+        has_flop=all(run.flop is not None for run in trained),
         rows=[],
         learning_curve=[],
         baselines=[],
@@ -132,7 +132,7 @@ def encoder_names(trained):
     are the same.
     """
     names = {}
-    for run in sorted(trained, key=lambda run: run.config.flop or 0):
+    for run in sorted(trained, key=lambda run: run.flop or 0):
         key = encoder_key(run)
         name = run.encoder.name.rpartition("/")[2]
         if key not in names:
@@ -153,9 +153,9 @@ def make_row(own, measured, predictions, table):
     encoder = None
     expense = 0.0
     if run.columns:
-        name = naming.layers_in_words(run.columns, name)
+        name = naming.layers_in_words(run, name)
         # without FLOP, what they are about in proportion to
-        expense = run.config.flop if table.has_flop else max(run.layers) * run.encoder.hidden**2
+        expense = run.flop if table.has_flop else max(run.layers) * run.encoder.hidden**2
         if len(table.encoders) > 1:
             encoder = table.encoders[encoder_key(run)]
             name = f"{encoder}, {name}"
