@@ -47,6 +47,13 @@ def parse_arguments(argv=None):
         action="store_true",
         help="add the majority class, TF-IDF, alone and combined with rows of an encoder; kept, and ready to predict",
     )
+    add(
+        "--keep",
+        type=cli.path,
+        metavar="FOLDER",
+        help="put the recommended classifier (of several tables, the first one's) into a folder of its own, with a model "
+        "card and a few MB, for predict.py --run here or elsewhere",
+    )
     return parser.parse_args(argv)
 
 
@@ -56,11 +63,12 @@ if __name__ == "__main__":
 import contextlib
 import time
 
+from whichlayer.apply import chosen
 from whichlayer.common import disk
 from whichlayer.encoder import store
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
-from whichlayer.report import baselines, page, pictures, rows, suspects
+from whichlayer.report import baselines, card, page, pictures, rows, suspects
 
 
 def read(args):
@@ -97,6 +105,8 @@ def say_outdated(table):
 
 def check_outputs(args, tables):
     """Refuse what cannot be written before anything is computed."""
+    if args.keep:
+        chosen.check_keep(args.keep)
     for number, table in enumerate(tables, 1):
         if args.plot:
             pictures.check_path(numbered(args.plot, number))
@@ -110,6 +120,21 @@ def numbered(path, number):
     return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
+def recommend(args, table, row, is_first):
+    """Give the command that applies a recommended row; the first one is written down, so that predict.py
+    needs no names of runs, and kept, if that was asked for.
+    """
+    place = [run.folder for run in row.runs]
+    if is_first:
+        own = chosen.combine(row.runs)
+        chosen.write(args.results, own, table.title)
+        place = args.results
+        if args.keep:
+            chosen.keep(args.keep, own, table.title, card.card(table, row))
+            place = args.keep
+    return cli.command("predict.py", "a title of your own", run=(place, "results"))
+
+
 def main(args):
     started = time.time()
     cli.check_standard_output("write the page to a file, with > FILE.md")
@@ -121,18 +146,22 @@ def main(args):
     for number, table in enumerate(tables, 1):
         answer = answers.compare(table, args.margin) if table.rows else None
         count += len(answer.compared if answer else table.learning_curve)
+        # before the page, as who reads that may close the pipe after some lines
+        if answer and answer.recommended:
+            following.append(recommend(args, table, answer.recommended, is_first=not following))
         print(page.page(table, answer), end="\n\n", flush=True)
         if args.plot:
             pictures.draw(numbered(args.plot, number), table, answer)
         if args.suspects:
             suspects.write(numbered(args.suspects, number), table, answer, args.features)
-        if answer and answer.recommended:
-            folders = [run.folder for run in answer.recommended.runs]
-            following.append(cli.command("predict.py", "a title of your own", run=(folders, None)))
     done = f"{cli.count(count, 'row')} in {cli.count(len(tables), 'table')}, {time.time() - started:.1f} s"
     cli.say(f"{args.results}: {done}")
     for command in following:
         cli.say(f"Next: {command}")
+    if not following:
+        chosen.forget(args.results)
+        if args.keep:
+            raise cli.Problem(f"--keep {args.keep}: nothing is recommended, so nothing was kept")
 
 
 if __name__ == "__main__":

@@ -217,9 +217,11 @@ def main(args):
             cli.say(f"{cut} cut at {args.max_length} tokens; --max-length keeps more")
         written = f"{cli.count(len(job.names), 'layer file')} from {encoder.name} in {job.settings.dtype}"
         made = f"{out}: {job.data.rows:,} titles of {job.data.name}, {written}, {cli.took()}"
-    # the report's titles are for the report's head, others for all that is worth comparing
-    survey = [] if args.data == "youtube" else ["--survey"]
-    cli.say(f"{made}. Next: {cli.command('train.py', *survey, features=(args.out, 'features'))}")
+    # the report's titles are for the report's head first, others for all that is worth comparing
+    survey = cli.command("train.py", "--survey", features=(args.out, "features"))
+    report = cli.command("train.py", features=(args.out, "features"))
+    following = f"{report}, then {survey}" if args.data == "youtube" else survey
+    cli.say(f"{made}. Next: {following}")
 
 
 if __name__ == "__main__":

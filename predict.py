@@ -1,7 +1,7 @@
 """Apply trained runs to new titles, or score them on a test file.
 
-    python predict.py --run results/RUN "Street food in Rome" "How to paint a sunset"
-    cat titles.txt | python predict.py --run results/RUN --format jsonl
+    python predict.py "Street food in Rome" "How to paint a sunset"
+    cat titles.txt | python predict.py --format jsonl
     python predict.py --run results/RUN --csv new.csv --out labelled.csv --at-least 0.9
     python predict.py --run results/RUN --csv test.csv --label-column category
     python predict.py --run results/RUN results/ANOTHER "Street food in Rome"
@@ -10,7 +10,7 @@ The probabilities of a run's heads are pooled, then its temperature is applied. 
 same titles and folds, are combined: a log-linear pool weighs them by what they said out of fold. A
 run that decides for macro-F1 may name a category that is not the likeliest; its probability is the
 calibrated one of that category. An encoder runs no deeper than the runs need.
-From Python: predict.table(predict.load("results/RUN"), ["a title"]).
+From Python: predict.table(predict.load("results"), ["a title"]).
 """
 
 from whichlayer.common import cli
@@ -20,7 +20,10 @@ def parse_arguments(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("titles", nargs="*", metavar="TITLE", help="without any, and without --csv, standard input is read")
-    runs_help = "the runs to apply, several combined; what is no folder behind them, and all after it, are titles"
+    runs_help = (
+        "the runs to apply, several combined; or results, for what evaluate.py recommends there, or what it has kept; "
+        "what is no folder behind them, and all after it, are titles (default: results)"
+    )
     add("--run", nargs="+", metavar="RUN", default=["results"], help=runs_help)
     names = "where the encoder is found, of several encoders each (default: the names in the runs)"
     add("--model", nargs="+", type=cli.place, metavar="NAME", help=names)
@@ -54,7 +57,9 @@ import numpy as np
 
 import data
 from whichlayer.apply import bulk, output
-from whichlayer.apply.classifier import Window, load, predict
+from whichlayer.apply.chosen import choose
+from whichlayer.apply.classifier import Window, as_list, predict
+from whichlayer.apply.classifier import load as load_chosen
 from whichlayer.common import disk
 from whichlayer.common.windows import WINDOW, WORLD, batches_of
 from whichlayer.heads import runs, splits
@@ -67,7 +72,11 @@ from whichlayer.report import score
 def split_runs(given):
     """(runs, titles) of what stands behind --run: what is no folder, and all after it, are titles."""
     own = list(itertools.takewhile(os.path.isdir, given)) or given[:1]
-    return own, given[len(own) :]
+    titles = given[len(own) :]
+    # a folder that was mistyped is no title
+    if titles and os.path.dirname(titles[0]) and os.path.isdir(os.path.dirname(titles[0])):
+        raise cli.Problem(f"--run {titles[0]}: no such folder is there; titles come after the last run")
+    return own, titles
 
 
 def check_arguments(args):
@@ -100,11 +109,11 @@ def check_arguments(args):
 # --- titles that somebody types --------------------------------------------------------------------
 
 
-def predict_typed(args, own):
+def predict_typed(args, chosen):
     """Print predictions of titles that are arguments or lines of standard input: a bulk.Outcome."""
-    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+    classifier = load_chosen(chosen, args.model, args.device, args.dtype)
     top = args.top or (1 if args.format == "text" else None)
-    style = output.Style(own[0].classes, top, args.at_least or 0.0)
+    style = output.Style(chosen.runs[0].classes, top, args.at_least or 0.0)
     outcomes = []
     for _, window in predict(classifier, typed(args.titles)):
         for line in output.lines(window, args.format, style):
@@ -145,8 +154,9 @@ def decoded(line):
 # --- a test file -----------------------------------------------------------------------------------
 
 
-def score_file(args, own):
+def score_file(args, chosen):
     """Predict a test file, print how good that is, and, with --out, write it: a bulk.Outcome."""
+    own = chosen.runs
     columns = [args.text_column or "title", args.label_column]
     # a fault here should not cost the loading of an encoder
     checked = data.copy_titles(args.csv, *columns, io.BytesIO(), least=1)
@@ -157,7 +167,7 @@ def score_file(args, own):
     rows = list(itertools.chain.from_iterable(table.blocks))
     titles, labels = ([row[place] for row in rows] for place in table.places)
 
-    classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+    classifier = load_chosen(chosen, args.model, args.device, args.dtype)
     whole = predict_all(classifier, titles)
     # nothing is written before all of it is predicted
     if style:
@@ -187,6 +197,15 @@ def training_keys(own, folder):
 
 
 # --- from Python ----------------------------------------------------------------------------------
+
+
+def load(folders="results", name=None, device="auto", dtype=None):
+    """The classifier.Classifier of what evaluate.py recommends in a folder, or has kept in one; of a
+    run, or of several, a list, which are combined. What does not fit is a cli.Problem.
+
+    name, device, dtype: as --model (a list, where there are several encoders), --device and --dtype.
+    """
+    return load_chosen(choose(as_list(folders)), name, device, dtype)
 
 
 def table(classifier, titles):
@@ -231,14 +250,14 @@ def predict_all(classifier, titles, shown=True):
 def main(args):
     places, behind = split_runs(args.run)
     args.titles = behind + args.titles
-    own = list(map(runs.find, places))
+    chosen = choose(places)
     check_arguments(args)
     if args.label_column:
-        outcome = score_file(args, own)
+        outcome = score_file(args, chosen)
     elif args.csv:
-        outcome = bulk.predict_file(args, own)
+        outcome = bulk.predict_file(args, chosen)
     else:
-        outcome = predict_typed(args, own)
+        outcome = predict_typed(args, chosen)
     # None in all processes but the first
     if outcome:
         say_outcome(outcome)

@@ -136,6 +136,7 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
+import importlib.util
 import itertools
 import shutil
 import time
@@ -354,7 +355,12 @@ def main(args):
     # what was done
     trained = sum(len(layer_set.runs) for layer_set in missing)
     wanted = cli.count(sum(len(layer_set.runs) for layer_set in layer_sets), "run")
-    following = cli.command("evaluate.py", results=(args.results, "results"))
+    # words belong in every comparison
+    words = ["--baselines"]
+    if not importlib.util.find_spec("sklearn"):
+        cli.say("words cannot compete without scikit-learn: pip install scikit-learn, then evaluate.py --baselines")
+        words = []
+    following = cli.command("evaluate.py", *words, results=(args.results, "results"))
     cli.say(
         f"{results}: {trained} of {wanted} trained on {len(task.labels):,} titles of {every[0].data.name}, "
         f"{time.time() - started:.1f} s. Next: {following}"

@@ -43,19 +43,19 @@ def summed(outcomes):
     return Outcome(*map(sum, zip(*outcomes, strict=True)))
 
 
-def predict_file(args, own):
-    """Write args.csv with the predictions of some runs to args.out: an Outcome, or None in all
+def predict_file(args, chosen):
+    """Write args.csv with the predictions of chosen.Chosen runs to args.out: an Outcome, or None in all
     processes but the first.
     """
     table = tables.open_table(args.csv, [args.text_column or "title"])
-    style = output.style_of(args, table, own[0].classes)
+    style = output.style_of(args, table, chosen.runs[0].classes)
     work = workplace(args.out)
     with windows.meeting(), contextlib.ExitStack() as stack:
         if windows.RANK == 0:
             stack.enter_context(disk.locked(work, "a prediction"))
-            prepare(job_of(args, own), work, args.out)
+            prepare(job_of(args, chosen.runs), work, args.out)
         try:
-            classifier = load([run.folder for run in own], args.model, args.device, args.dtype)
+            classifier = load(chosen, args.model, args.device, args.dtype)
             windows.wait()
             predict_windows(classifier, table, style, work)
         except cli.Problem:

@@ -2,7 +2,7 @@
 
 Encoders are loaded once each, for all runs that share one (frozen.py); words (words.py) need none,
 and no torch. The probabilities of the runs become one, and calibrated, by a log-linear pool, whose
-exponents fit what they said out of fold (calibration.py).
+exponents fit what they said out of fold (chosen.py).
 """
 
 import functools
@@ -35,8 +35,8 @@ class Classifier:
 
     runs: list[runs.Run]  # in the order of their probabilities: those of the first part come first
     parts: list[Part]
-    exponents: np.ndarray  # (runs,), of their probabilities in the pool
-    offsets: np.ndarray | float  # (classes,) of the decision by the probabilities that come out
+    exponents: list[float]  # (runs,), of their probabilities in the pool
+    offsets: list[float]  # (classes,) of the decision by the probabilities that come out
 
     @property
     def classes(self):
@@ -50,26 +50,20 @@ class Classifier:
 # --- loading --------------------------------------------------------------------------------------
 
 
-def load(folders, name=None, device="auto", dtype=None):
-    """The Classifier of a run, or of several, which are combined. What does not fit is a
-    cli.Problem.
+def load(chosen, name=None, device="auto", dtype=None):
+    """The Classifier of chosen.Chosen runs. What does not fit is a cli.Problem.
 
-    folders: of a run, or a list of several; name: where the encoder is found, as
-    --model, or a list with one for each encoder; dtype: auto, float32, bfloat16 or float16, what
-    encoders compute in. Names and dtype are the runs' own where they are not given.
+    name: where the encoder is found, as --model, or a list with one for each encoder; dtype: auto,
+    float32, bfloat16 or float16, what encoders compute in. Names and dtype are the runs' own where
+    they are not given.
     """
-    # the runs, and where their encoders are
-    own = [runs.find(folder) for folder in as_list(folders)]
-    if not own:
-        raise cli.Problem("no run is named: give the folder of one, or a list of several")
-    check_together(own)
-    shared = by_encoder(own)
+    shared = by_encoder(chosen.runs)
     names = as_list(name) or [None] * len(shared)
     if len(names) != len(shared):
         raise cli.Problem(f"--model names {len(names)}, but the runs need {cli.count(len(shared), 'encoder')}")
 
-    in_order = [run for run in own if run.baseline]
-    parts = [words_part(run) for run in in_order]
+    own = [run for run in chosen.runs if run.baseline]
+    parts = [words_part(run) for run in own]
     for members, place in zip(shared, names, strict=True):
         # torch takes a second or two, which words do not need
         from whichlayer.apply import frozen
@@ -78,9 +72,9 @@ def load(folders, name=None, device="auto", dtype=None):
         prepare = functools.partial(frozen.prepare, loaded)
         judge = functools.partial(frozen.judge, loaded)
         parts.append(Part(prepare, judge))
-        in_order += members
-    exponents = exponents_of(in_order)
-    return Classifier(in_order, parts, exponents, offsets_of(in_order, exponents))
+        own += members
+    exponents = [chosen.exponents[chosen.runs.index(run)] for run in own]
+    return Classifier(own, parts, exponents, chosen.offsets)
 
 
 def as_list(value):
@@ -88,20 +82,6 @@ def as_list(value):
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def check_together(own):
-    """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
-    seen = {}
-    for run in own:
-        other = seen.setdefault(frozenset(run.contents.items()), run)
-        if (run.classes, run.task) != (own[0].classes, own[0].task):
-            older = min(own[0], run, key=lambda each: each.made.at)
-            wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
-            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; the older one is {older.folder}")
-        if other is not run:
-            twice = "are the same run, or copies of it, which would count twice; name one of them"
-            raise cli.Problem(f"--run: {other.folder} and {run.folder} {twice}")
 
 
 def by_encoder(own):
@@ -127,30 +107,6 @@ def words_part(run):
         return [words.probabilities(fitted, titles)], 0
 
     return Part(prepare=list, judge=judge)
-
-
-def exponents_of(own):
-    """What the probabilities of runs for new titles are raised to in their pool, (runs,) float64."""
-    # for new titles, more heads are pooled than out of fold
-    temperatures = np.array([run.figures.temperature for run in own])
-    if len(own) == 1:
-        return 1 / temperatures
-    pooled = [calibration.pool(run.probabilities) for run in own]
-    exponents, _ = calibration.cross_fit(own[0].array("labels"), pooled, own[0].array("folds")[0])
-    for exponent, run in zip(exponents, own, strict=True):
-        if not exponent:
-            cli.say(f"{run.folder}: adds nothing to what the others say")
-    return exponents * [run.figures.pooled_temperature for run in own] / temperatures
-
-
-def offsets_of(own, exponents):
-    """The offsets of the decision by the pool of runs' probabilities, (classes,); 0 without any."""
-    total = 0.0
-    for exponent, run in zip(exponents, own, strict=True):
-        if run.offsets is not None:
-            # they belong to log-probabilities, and so do exponents
-            total = total + exponent * run.offsets.mean((0, 1))
-    return total
 
 
 # --- from titles to probabilities -----------------------------------------------------------------

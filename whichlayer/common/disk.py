@@ -9,6 +9,7 @@ import platform
 import re
 import shlex
 import sys
+import tempfile
 import time
 import types
 import typing
@@ -39,6 +40,28 @@ def flush(file):
     """Make sure that what was written is on the disk."""
     file.flush()
     os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_folder(folder):
+    """Give a new folder: it takes the place of `folder` on success, once all of it is on the disk."""
+    folder = Path(folder).resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as work:
+        new = Path(work, "new")
+        new.mkdir()
+        yield new
+        for path in filter(Path.is_file, new.rglob("*")):
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        old = Path(work, "old")
+        try:
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+        finally:
+            if old.exists() and not folder.exists():
+                os.rename(old, folder)
 
 
 @contextlib.contextmanager
@@ -149,12 +172,16 @@ class Made:
     titles: str | None = None  # of features: the path of the user's file
 
 
+def now():
+    """The time, as ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
 def provenance(started, features=None, titles=None, **machine):
     """What features or a run say of how they were made. started: time.time() when work began."""
     command = cli.one_line(shlex.join(["python", *sys.argv]))
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
     known = ("numpy", "pandas", "sklearn", "torch", "transformers")
     software |= {name: sys.modules[name].__version__ for name in known if name in sys.modules}
-    made = Made(command, now, round(time.time() - started, 2), features, titles)
+    made = Made(command, now(), round(time.time() - started, 2), features, titles)
     return {"made": made, "software": software, "machine": {"processor": platform.machine(), **machine}}

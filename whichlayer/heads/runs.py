@@ -10,8 +10,6 @@ labels.npy, groups.npy  (titles,) int32; groups are copies of one another
 folds.npy               (repeats, titles) int32
 """
 
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,9 +124,8 @@ def write(folder, run, arrays, files):
     arrays: {name: array} that become .npy files, None where there is none; files: {name: bytes} of
     others.
     """
-    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder.parent) as work:
-        new = Path(work, "new")
-        new.mkdir()
+    # where it is killed between two renames, neither run is there, and the next training makes it
+    with disk.atomic_folder(folder) as new:
         for name, array in arrays.items():
             if array is not None:
                 np.save(new / f"{name}.npy", array, allow_pickle=False)
@@ -137,19 +134,6 @@ def write(folder, run, arrays, files):
         # the configuration, with a checksum of each of those
         contents = {path.name: disk.sha256(path) for path in sorted(new.iterdir())}
         disk.write_json(new / "config.json", replace(run, contents=contents))
-        # on the disk before it has its name
-        for path in new.iterdir():
-            with open(path, "rb") as file:
-                os.fsync(file.fileno())
-        # where it is killed between two renames, neither run is there, and the next training makes it
-        old = Path(work, "old")
-        try:
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(new, folder)
-        finally:
-            if old.exists() and not folder.exists():
-                os.rename(old, folder)
 
 
 def open_run(folder):

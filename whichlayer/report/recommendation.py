@@ -1,10 +1,14 @@
 """What evaluate.py recommends: which row to take, what that costs, and how far words alone get."""
 
+from whichlayer.common import cli
 from whichlayer.report import answer as answers
 
 # --- the sentences, as they are printed -----------------------------------------------------------
 
-NO_PROBE = "The linear probe has not been tried here: `train.py --survey` adds it."
+NO_PROBE = (
+    "**First try the linear probe**, which costs little and often beats the report's head on the same features: "
+    "`{command}`, then this page again."
+)
 NONE = "**Recommended: none.** No row is shown to beat chance."
 RECOMMENDED = "**Recommended: {row.name}**, macro-F1 {row.value:.4f}: {why}."
 NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {margin:g}"
@@ -22,13 +26,10 @@ DIFFERENCE = "{gain:+.4f} ({low:+.4f} to {high:+.4f}; {verdict})"
 
 def paragraph(table, answer):
     """The row to take, and what else a user decides by, as a paragraph."""
-    sentences = []
-    if not any(row.run.options.head == "linear" for row in table.rows):
-        sentences.append(NO_PROBE)
     if not answer.recommended:
-        return " ".join([*sentences, NONE])
+        return NONE
     row = answer.recommended
-    sentences.append(RECOMMENDED.format(row=row, why=reason(answer)))
+    sentences = [RECOMMENDED.format(row=row, why=reason(answer))]
     if row is answer.best:
         sentences += titles_needed(table, answer)
     for each in table.rows:
@@ -38,6 +39,15 @@ def paragraph(table, answer):
         sentences.append(CORRECTED.format(rows=answer.competing, value=answer.comparison.corrected))
     sentences.append(words(answer))
     return " ".join(sentences)
+
+
+def no_probe(table):
+    """What to do first where no row has the linear probe: a paragraph, or nothing."""
+    if any(row.run.options.head == "linear" for row in table.trained):
+        return ""
+    run = table.trained[0].run
+    places = {"features": (run.made.features, "features"), "results": (run.folder.parent, "results")}
+    return NO_PROBE.format(command=cli.command("train.py", "--survey", **places))
 
 
 def reason(answer):

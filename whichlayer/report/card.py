@@ -1,0 +1,41 @@
+"""The model card of a classifier that is kept: its README.md, as model hubs show it."""
+
+from whichlayer.common import cli
+from whichlayer.report import layout, page
+
+# --- what stands in it ----------------------------------------------------------------------------
+
+HEADER = "---\npipeline_tag: text-classification\ntags: [whichlayer]\n---\n\n# {title}"
+WHAT = (
+    "Names the category of a short text, one of {classes}. A frozen encoder with heads on some of its layers, words, "
+    "or both: {name}."
+)
+TRAINED = "Learned from {titles} with categories ({sha256:.12}…), {made.at:.10}, with {versions}."
+ENCODER = "Encoder: {encoder.name}, not in this folder; its weights are checked (sha256 {encoder.weights:.12}…)."
+GOOD = (
+    "Macro-F1 **{row.value:.4f}** (95% interval {low:.4f}–{high:.4f}), log loss {figures.log_loss:.4f}, calibration "
+    "error {figures.calibration_error:.4f}: of titles that the heads had not seen, nor a copy of them. New titles of "
+    "another kind are another matter: `--csv FILE --label-column NAME` scores a test file."
+)
+USE = '    python predict.py --run FOLDER "a title of your own"'
+MADE_BY = "It needs whichlayer {version}, whose scripts made it."
+
+
+def card(table, row):
+    """The model card of a Row of a Table, as markdown."""
+    run = row.run
+    low, high = row.interval
+    classes = cli.listing(map(cli.escape_markdown, table.classes))
+    versions = ", ".join(f"{name} {version}" for name, version in run.software.items())
+    titles = f"{cli.count(table.data.rows, 'title')} of {cli.escape_markdown(table.data.name)}"
+    parts = [
+        HEADER.format(title=cli.escape_markdown(table.title)),
+        WHAT.format(classes=classes, name=row.name),
+        TRAINED.format(titles=titles, sha256=table.data.sha256, made=run.made, versions=versions),
+        ENCODER.format(encoder=run.encoder) if run.encoder else "",
+        GOOD.format(row=row, low=low, high=high, figures=row.figures),
+        MADE_BY.format(version=cli.VERSION),
+        USE,
+        *page.details(table, row),
+    ]
+    return "\n\n".join(part if part is parts[0] else layout.join([part]) for part in filter(None, parts)) + "\n"
