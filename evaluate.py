@@ -51,8 +51,8 @@ def parse_arguments(argv=None):
         "--keep",
         type=cli.path,
         metavar="FOLDER",
-        help="put the recommended classifier (of several tables, the first one's) into a folder of its own, with a model "
-        "card and a few MB, for predict.py --run here or elsewhere",
+        help="put the recommended classifier into a folder of its own, a few MB with a model card, for predict.py here "
+        "or elsewhere; of several tables, the first one's",
     )
     return parser.parse_args(argv)
 

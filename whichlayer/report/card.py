@@ -38,4 +38,4 @@ def card(table, row):
         USE,
         *page.details(table, row),
     ]
-    return "\n\n".join(part if part is parts[0] else layout.join([part]) for part in filter(None, parts)) + "\n"
+    return layout.join(parts) + "\n"

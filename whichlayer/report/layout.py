@@ -105,9 +105,9 @@ def markdown(lines):
 
 
 def join(parts):
-    """Paragraphs, in lines of 100 columns, and tables, as they are, as one text."""
+    """Paragraphs, in lines of 100 columns, and tables and code, as they are, as one text."""
     joined = []
     for part in filter(None, parts):
         filled = textwrap.fill(part, 100, break_long_words=False, break_on_hyphens=False)
-        joined.append(part if part.startswith("|") else filled)
+        joined.append(part if part.startswith(("|", "    ", "---")) else filled)
     return "\n\n".join(joined)

@@ -39,7 +39,7 @@ def page(table, answer):
 
     answer: the Answer of answer.compare, or None for a table without rows trained on all titles.
     """
-    parts = [f"## {cli.escape_markdown(table.title)}", recommendation.no_probe(table), protocol(table)]
+    parts = [f"## {cli.escape_markdown(table.title)}", *recommendation.no_probe(table), protocol(table)]
     if answer:
         parts.append(recommendation.paragraph(table, answer))
         parts.append(layout.main_table(table, answer))

@@ -6,8 +6,8 @@ from whichlayer.report import answer as answers
 # --- the sentences, as they are printed -----------------------------------------------------------
 
 NO_PROBE = (
-    "**First try the linear probe**, which costs little and often beats the report's head on the same features: "
-    "`{command}`, then this page again."
+    "**First try the linear probe**, which costs little and often beats the report's head on the same features. Run "
+    "this, and then this page again:"
 )
 NONE = "**Recommended: none.** No row is shown to beat chance."
 RECOMMENDED = "**Recommended: {row.name}**, macro-F1 {row.value:.4f}: {why}."
@@ -42,12 +42,12 @@ def paragraph(table, answer):
 
 
 def no_probe(table):
-    """What to do first where no row has the linear probe: a paragraph, or nothing."""
+    """What to do first where no row has the linear probe: a list of paragraphs."""
     if any(row.run.options.head == "linear" for row in table.trained):
-        return ""
+        return []
     run = table.trained[0].run
     places = {"features": (run.made.features, "features"), "results": (run.folder.parent, "results")}
-    return NO_PROBE.format(command=cli.command("train.py", "--survey", **places))
+    return [NO_PROBE, f"    {cli.command('train.py', '--survey', **places)}"]
 
 
 def reason(answer):
