@@ -137,7 +137,7 @@ def recommend(args, table, row, is_first):
 
 def main(args):
     started = time.time()
-    cli.check_standard_output("write the page to a file, with > FILE.md")
+    cli.check_standard_output()
     tables = read(args)
     count = 0  # of rows
     following = []

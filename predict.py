@@ -97,7 +97,7 @@ def check_arguments(args):
         if not holds:
             raise cli.Problem(otherwise)
     if not is_shareable:
-        cli.check_standard_output("use --csv with --out")
+        cli.check_standard_output()
     if args.csv:
         args.csv = data.find_titles(args.csv)
     if args.out:

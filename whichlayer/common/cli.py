@@ -186,10 +186,10 @@ def choose_device(name):
     return torch.device("cuda", index % count)
 
 
-def check_standard_output(otherwise):
-    """Refuse to print answers where the caller has closed standard output. otherwise: what to do."""
+def check_standard_output():
+    """Refuse to print answers where the caller has closed standard output."""
     if not sys.stdout:
-        raise Problem(f"standard output is closed, and answers would be lost: {otherwise}")
+        raise Problem("standard output is closed, and answers would be lost; let it go to a file")
 
 
 def check_output(option, path, endings):
