@@ -387,7 +387,7 @@ def test_a_folder_of_runs_is_refused(kept, tmp_path, monkeypatch):
     for named in (["--run", "results"], []):
         refused(call("predict", *named, "a"), "no run is there")
     shutil.copytree(kept.linear, "results/only")
-    refused(call("predict", "a"), "no run is there", "name the folder of one")
+    refused(call("predict", "a"), "no run is there", "name the folder of one", "evaluate.py")
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def read(folder):
     """
     again = f"recommend anew with: {cli.command('evaluate.py', results=(folder, 'results'))}"
     if not (folder / FILE).exists():
-        raise cli.Problem(f"{folder}: neither a run nor a recommendation is there; name a run with --run, or {again}")
+        raise cli.Problem(f"{folder}: no run is there, nor a recommendation; name the folder of one, or {again}")
     found = disk.read_json(folder / FILE, Recommended, "a recommendation of evaluate.py", FORMAT)
     own = []
     for name, checksum in zip(found.runs, found.configs, strict=True):
@@ -155,8 +155,8 @@ def keep(folder, chosen, title, card):
             contents = {name: run.contents[name] for name in NEEDED if name in run.contents}
             for name in contents:
                 shutil.copyfile(run.file(name), own / name)
-            # where the features are is nobody else's matter
-            made = replace(run.made, features=Path(run.made.features).name)
+            # where things are on this machine is nobody else's matter
+            made = replace(run.made, command="evaluate.py --keep", features=Path(run.made.features).name)
             disk.write_json(own / "config.json", replace(run, contents=contents, made=made))
             kept.append(runs.open_run(own))
         write(new, replace(chosen, runs=kept), title)
