@@ -33,7 +33,7 @@ import numpy as np
 
 import data
 from studies import findings
-from whichlayer.apply import classifier
+from whichlayer.apply import chosen, classifier
 from whichlayer.common import disk
 from whichlayer.encoder import store
 from whichlayer.heads import plan, splits
@@ -136,9 +136,9 @@ class Test:
 
     def judge(self, row):
         """(probabilities, named) of a row, as predict.py has them: (titles, classes), (titles,) int."""
-        exponents = classifier.exponents_of(row.runs)
+        exponents = chosen.exponents_of(row.runs)
         values = calibration.pool([self.probabilities[run.folder] for run in row.runs], exponents)
-        return values, decision.decide(values, classifier.offsets_of(row.runs, exponents))
+        return values, decision.decide(values, chosen.offsets_of(row.runs, exponents))
 
 
 def read_test(folder, table):
