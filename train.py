@@ -150,7 +150,7 @@ from torch.nn.functional import cross_entropy
 
 import model
 from whichlayer.common import disk, parallel
-from whichlayer.heads import plan, probe, runs, splits, stacking
+from whichlayer.heads import naming, plan, probe, runs, splits, stacking
 from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
@@ -256,10 +256,12 @@ def fit(run, x, scale, task, draws):
     """
     options = run.options
     classes = len(task.classes)
+    # as a table names it
+    name = naming.layers_in_words(run, run.head)
     if options.head == "mlp":
-        with cli.progress(options.epochs, " epochs", run.folder.name) as bar:
+        with cli.progress(options.epochs, " epochs", name) as bar:
             return train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
-    with cli.progress(len(draws), " heads", run.folder.name) as bar:
+    with cli.progress(len(draws), " heads", name) as bar:
         return probe.train(x, scale, task.labels, task.folds, draws, classes, options.decide, bar.update)
 
 

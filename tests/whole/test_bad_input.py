@@ -244,7 +244,6 @@ def bert6(tmp_path_factory):
         (["--layers", "0"], ["--layers 0", "layers 1, 2, 3, 4, 5 and 6"]),
         (["--layers", "-7"], ["layers 1, 2,", "-1 is the last"]),
         (["--layers", "12", "11"], ["--layers 12 11", "5 and 6"]),
-        (["--layers", "6", "-1"], ["--layers 6 -1", "name each once"]),
         (["--layers", "top"], ["--layers top"]),
         (["--layers", "1.5"], ["--layers 1.5"]),
         (["--layers", "all", "3"], ["--layers all 3"]),

@@ -22,8 +22,6 @@ from whichlayer.encoder.poolings import POOLINGS
 
 # raised when older features can no longer be read
 FORMAT = 2
-# the names that feature_file gives
-FEATURE_FILE = rf"({'|'.join(POOLINGS)})-[0-9]{{2,3}}\.npy"
 # rows that are read at a time
 BLOCK = 1 << 14
 # a title may be longer than the 128 kB that Python reads unasked
@@ -279,9 +277,9 @@ def open_features(folder):
             "or go on with the command that began them"
         )
     features = disk.read_json(path, Features, "a manifest of features", FORMAT)
-    # any other name might lead out of the folder
+    # as feature_file gives them: any other name might lead out of the folder
     for name in features.files:
-        if not re.fullmatch(FEATURE_FILE, name):
+        if not re.fullmatch(rf"({'|'.join(POOLINGS)})-[0-9]{{2,3}}\.npy", name):
             raise cli.Problem(f"{path}: {name!r} is no file of features; extract again")
     features.folder = folder
     return features

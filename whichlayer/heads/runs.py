@@ -177,8 +177,9 @@ def features_of(run, folders=None):
 
 def is_earlier(run, features):
     """Whether a run was trained on what store.Features were before titles or settings changed."""
-    is_place = run.made.features == str(features.folder.resolve())
-    return is_place and run.features != disk.digest(store.identity(features))
+    if run.made.features != str(features.folder.resolve()):
+        return False
+    return run.features != disk.digest(store.identity(features))
 
 
 def out_of_date(outdated):
