@@ -104,8 +104,13 @@ def run(script, *options):
 def combine(table, own, probabilities):
     """What each way of combining two runs says of test titles: {way: (titles, classes)}, and the pool's exponents."""
     out_of_fold = [calibration.pool(each.probabilities) for each in own]
-    held = [calibration.pool([each], [1 / run.figures.pooled_temperature]) for each, run in zip(out_of_fold, own)]
-    new = [calibration.pool([each], [1 / run.figures.temperature]) for each, run in zip(probabilities, own)]
+    held = [
+        calibration.pool([each], [1 / run.figures.pooled_temperature])
+        for each, run in zip(out_of_fold, own, strict=True)
+    ]
+    new = [
+        calibration.pool([each], [1 / run.figures.temperature]) for each, run in zip(probabilities, own, strict=True)
+    ]
 
     def sharpened(seen, unseen):
         return calibration.pool([unseen], calibration.fit(table.labels, [seen]))
@@ -120,7 +125,7 @@ def combine(table, own, probabilities):
         "pool": calibration.pool(probabilities, together.exponents),
     }
     # as exponents of calibrated probabilities
-    exponents = [a * run.figures.temperature for a, run in zip(together.exponents, own)]
+    exponents = [a * run.figures.temperature for a, run in zip(together.exponents, own, strict=True)]
     return ways, exponents
 
 
