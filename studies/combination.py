@@ -7,18 +7,29 @@ set and size: MiniLM's last four layers (mean) and TF-IDF, one repeat. Each way 
 out of fold on the labelled titles, and scored on the test titles.
 """
 
-import argparse
 import collections
 import csv
 import subprocess
 import sys
 from pathlib import Path
 
+from whichlayer.common import cli
+
+
+def parse_arguments(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("data", type=Path, metavar="FOLDER", help="holds NAME.csv with NAME-test.csv")
+    parser.add_argument("out", type=Path, metavar="OUT", help="where what is made stays")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = cli.begin(parse_arguments)
+
 import numpy as np
 
 from studies import study
 from whichlayer.apply import chosen
-from whichlayer.common import cli
 from whichlayer.heads import splits
 from whichlayer.report import rows
 from whichlayer.scores import calibration, decision, metrics
@@ -35,13 +46,6 @@ then a temperature; *pool*: what this version does, with the exponents of encode
 DECISIONS = """Macro-F1 on test titles where the categories are as unequal as {ratio} to 1, by how categories are named:
 the likeliest; by the runs' own offsets, combined with the same exponents (what this version does); by offsets chosen
 anew on pooled probabilities; and by the mean of version 0.7.0."""
-
-
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT")
-    return parser.parse_args()
 
 
 # --- titles and runs ------------------------------------------------------------------------------
@@ -150,8 +154,7 @@ def decisions(table, own, ways, labels):
 # --- what came out --------------------------------------------------------------------------------
 
 
-def main():
-    args = parse_arguments()
+def main(args):
     sets = [path for path in sorted(args.data.glob("*.csv")) if path.with_stem(f"{path.stem}-test").exists()]
     of_ways = []
     of_decisions = []
@@ -186,4 +189,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.launch(main, ARGUMENTS)
