@@ -103,6 +103,11 @@ def refused(result, *words):
     return lines[0]
 
 
+def spelled(number):
+    """A number as a word of letters: titles that differ in digits only are copies of one another."""
+    return str(number).translate(str.maketrans("0123456789", "abcdefghij"))
+
+
 def write_titles(path, rows=60, classes=("art", "food", "travel"), header="title,category"):
     """A small CSV of distinct titles, `rows` in all, whose words depend on their category."""
     lines = [header]

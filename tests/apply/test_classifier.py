@@ -17,11 +17,10 @@ import pytest
 from conftest import ROOT, call, refused, write_bert
 from pages import of_class
 from synthetic import combined, pooled, write_run
-from test_predict import TITLES, by_hand, changed, read, with_offsets
+from test_predict import TITLES, changed, read, with_offsets
 
 import predict
 from whichlayer.apply import chosen
-from whichlayer.common import cli
 from whichlayer.heads import runs
 
 NEW = [
@@ -75,15 +74,6 @@ def test_several_runs_give_the_log_linear_pool_of_what_each_gives(kept, other, n
     assert np.abs(together - pooled(each, exponents(folders))).max() < 1e-3
     assert all(np.abs(together - one).max() > 1e-2 for one in each)
     np.testing.assert_allclose(probabilities(folders[::-1]), together, atol=1e-6)
-
-
-def test_the_combination_of_training_titles_is_that_of_the_cached_features(kept, other):
-    """By hand: each run's heads one after the other, on its own features, sharpened by its own temperature."""
-    hot = [(kept.mlp, kept.features), (kept.top, kept.features), (other.run, other.features)]
-    folders = [run for run, _ in hot]
-    wanted = pooled([by_hand(run, features, 90)[0] for run, features in hot], exponents(folders))
-    titles = [title for title, _ in read(kept.titles)[1:]]
-    assert np.abs(probabilities(folders, titles) - wanted).max() < 1e-3
 
 
 def test_a_run_that_says_nothing_is_named(tmp_path):
@@ -166,8 +156,6 @@ def test_runs_that_do_not_fit_together_are_refused(kept, tmp_path):
     refused(call("predict", "a title", "--run", kept.linear, kept.majority), "majority class")
     (tmp_path / "empty").mkdir()
     refused(call("predict", "a title", "--run", kept.linear, tmp_path / "empty"), "empty", "no run is there")
-    with pytest.raises(cli.Problem, match="same run, or copies"):
-        predict.load([kept.linear, kept.linear])
 
 
 @pytest.mark.parametrize("name", ["linear", "words"])

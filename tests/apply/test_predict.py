@@ -367,24 +367,6 @@ def test_no_run_at_all_is_a_problem_from_python_too(nothing):
         predict.load(nothing)
 
 
-@pytest.mark.parametrize("content", ['{"model_type": "bert"}', "{'model_type': 'bert'}"])
-def test_nobody_is_told_to_delete_what_is_no_run(kept, bert, tmp_path, content):
-    """An encoder that is named with --run, and other programs' folders with a file of that name."""
-    (tmp_path / "enc").mkdir()
-    (tmp_path / "enc" / "config.json").write_text(content)
-    for arguments in (["--run", tmp_path / "enc", "a"], ["--run", kept.linear, tmp_path / "enc"], ["--run", bert, "a"]):
-        line = refused(call("predict", *arguments), "config.json", "not a run of train.py", "--model")
-        assert "delete the folder" not in line
-
-
-def test_a_folder_of_runs_is_refused(kept, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for named in (["--run", "results"], []):
-        refused(call("predict", *named, "a"), "no run is there")
-    shutil.copytree(kept.linear, "results/only")
-    refused(call("predict", "a"), "no run is there", "name the folder of one", "evaluate.py")
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [

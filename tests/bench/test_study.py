@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
-from conftest import call, write_bert, write_titles
+from conftest import call, spelled, write_bert, write_titles
 
 from studies import findings, study, summary
 from whichlayer.common import disk
@@ -17,13 +17,13 @@ def write_csv(path, pairs):
 
 
 def test_no_test_title_is_a_copy_of_one_in_training(tmp_path):
-    pairs = [(f"{'The' if i % 3 else 'the'} cake no {i // 2}{'!' * (i % 2)}", "ab"[i % 2]) for i in range(80)]
+    pairs = [(f"{'The' if i % 3 else 'the'} cake {spelled(i // 2)}{'!' * (i % 2)}", "ab"[i % 2]) for i in range(80)]
     training, test = study.share_titles(write_csv(tmp_path / "one.csv", pairs), None)
     assert sorted(training + test) == sorted(pairs) and 60 <= len(training) <= 61
     keys = [{splits.group_key(title) for title, _ in part} for part in (training, test)]
     assert not keys[0] & keys[1]
     # an official test file loses what is in training
-    official = write_csv(tmp_path / "one-test.csv", [("THE CAKE - no 3", "a"), ("another one", "b")])
+    official = write_csv(tmp_path / "one-test.csv", [("THE CAKE - d", "a"), ("another one", "b")])
     training, test = study.share_titles(tmp_path / "one.csv", official)
     assert len(training) == 80 and test == [("another one", "b")]
 

@@ -1,19 +1,14 @@
 """What all scripts share: tables that line up, commands to paste, texts that are safe to print, progress, locks."""
 
-import argparse
 import io
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from conftest import ROOT, call, write_titles
 
-from whichlayer.common import cli, disk
+from whichlayer.common import cli
 
 
 def test_columns_of_a_table_line_up_in_a_terminal():
@@ -61,21 +56,6 @@ def test_help_names_defaults_that_say_something():
     parser.add_argument("--labels", default=None, help="titles (default: all)")
     help = parser.format_help()
     assert "parts (default: 0)" in help and "which (default: cls mean)" in help and help.count("(default: ") == 3
-
-
-def test_numbers_out_of_range_are_refused_with_both_limits(capsys):
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--level", type=cli.number(float, 0, 1))
-    parser.add_argument("--rate", type=cli.number(float, 0))
-    parser.add_argument("--folds", type=cli.number(int, 2))
-    for option, value, words in (
-        ("--level", "nan", "number (0 to 1)"),
-        ("--rate", "inf", "number (at least 0)"),
-        ("--folds", "1", "whole number (at least 2)"),
-    ):
-        with pytest.raises(SystemExit):
-            parser.parse_args([option, value])
-        assert f"invalid {words} value" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -154,54 +134,3 @@ def test_answers_that_nobody_would_see_are_refused_where_standard_output_is_clos
         assert done.returncode == 0 and (tmp_path / "o.csv").exists()
     else:
         assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "output is closed" in done.stderr
-
-
-# --- signals, locks, git ------------------------------------------------------------------------------------------
-
-SCRIPT = """if True:
-    import signal, sys, time
-    sys.path.insert(0, {root!r})
-    from whichlayer.common import cli
-    arguments = cli.begin(lambda: cli.parser("").parse_args([]))
-    def work(_):
-        print("working", flush=True)
-        time.sleep(60)
-    if {importing}:
-        work(None)
-    cli.launch(work, arguments)
-"""
-
-
-@pytest.mark.parametrize("importing", [True, False])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_one_line_and_its_exit_code(importing, number):
-    code = SCRIPT.format(root=str(ROOT), importing=importing)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = {name: value for name, value in os.environ.items() if name != "WORLD_SIZE"}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) as process:
-        assert process.stdout.readline() == "working\n"
-        time.sleep(0.1)
-        process.send_signal(number)
-        errors = process.communicate(timeout=30)[1]
-    assert process.returncode == 128 + number
-    assert re.fullmatch(r"\S+: stopped[^\n]*\n", errors)
-    assert ("the same command goes on" in errors) != importing
-
-
-def test_two_writers_in_one_folder_are_refused(tmp_path):
-    busy = pytest.raises(cli.Problem, match="a training is running in this folder")
-    with disk.locked(tmp_path, "a training"), busy, disk.locked(tmp_path, "a training"):
-        raise AssertionError("nothing is done without the lock")
-
-
-def test_git_shows_nothing_of_what_the_scripts_leave_in_their_own_folders(tmp_path):
-    if not shutil.which("git"):
-        pytest.skip("git is not installed")
-    shutil.copy(ROOT / ".gitignore", tmp_path)
-    for place in ("results/.lock", "results/run/config.json", "features/.lock", "titles/youtube.csv"):
-        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / place).touch()
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    status = ["git", "status", "--porcelain", "--untracked-files=all"]
-    shown = subprocess.run(status, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    assert shown == "?? .gitignore\n"

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-import torch
 import transformers
-from conftest import call, write_titles, write_tokenizer
+from conftest import call, write_titles
 
 from whichlayer.encoder import encoder as encoders
 from whichlayer.encoder import store
@@ -52,22 +51,6 @@ def test_the_manifest_has_the_operations_for_the_titles_own_mean_length(tmp_path
     assert np.allclose(cost.flop, wanted, rtol=0, atol=1) and len(cost.flop) == 3
 
 
-def test_bert_base_takes_3_gflop_for_18_tokens(tmp_path):
-    """As a shape without values: it is counted before it is computed."""
-    config = transformers.BertConfig()
-    with torch.device("meta"):
-        model = transformers.BertModel(config)
-    info = store.EncoderInfo("bert-base", None, 12, 768, "", "")
-    tokenizer = write_tokenizer(tmp_path)
-    device = torch.device("meta")
-    encoder = encoders.Encoder("", info, tokenizer, model, device, torch.float32, 128, 2048)
-    encoder.blocks = list(model.encoder.layer)
-    encoder.operations = encoders.count_operations(encoder)
-    cost = encoders.cost(encoder, 18.5)
-    assert np.allclose(cost.flop, by_hand(config, 18.5), rtol=1e-9)
-    assert 3.1e9 < cost.flop[12] < 3.2e9
-
-
 def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_path, bert, titles, monkeypatch):
     class Broken(encoders.FlopCounterMode):
         def get_total_flops(self):
@@ -75,11 +58,3 @@ def test_an_encoder_whose_operations_cannot_be_counted_is_used_all_the_same(tmp_
 
     monkeypatch.setattr(encoders, "FlopCounterMode", Broken)
     assert cost_of(extracted(tmp_path / "f", bert, titles)) is None
-
-
-def test_what_predicts_counts_nothing(kept, monkeypatch):
-    """It would start half a second later."""
-    monkeypatch.setattr(encoders, "count_operations", lambda encoder: pytest.fail("operations were counted"))
-    result = call("predict", "--run", kept.linear, "Street food in Rome")
-    assert result.code == 0, result.err
-    assert result.out.count("\n") == 1

@@ -342,21 +342,9 @@ def test_of_a_huge_text_no_more_is_read_than_is_kept(load, monkeypatch):
     assert embedding.tokenise(encoder, [huge]).ids[0] == encoder.tokenizer(huge[:32]).input_ids
 
 
-def test_a_prefix_stands_before_every_title_and_counts_as_tokens(folder_of):
-    prefixed = encoders.load_encoder(folder_of("bert"), "cpu", "float32", 32, ("cls", "mean"), "query: ")
-    whole = [f"query: {title}" for title in TITLES]
-    got = features(prefixed, TITLES, poolings=("cls", "mean"))
-    wanted = truth(folder_of("bert"), whole, truncation=True, max_length=32)
-    assert all(close(got[key], wanted[key]) for key in got)
-    tokenised = embedding.tokenise(prefixed, TITLES)
-    lengths = [len(prefixed.tokenizer(title).input_ids) for title in whole]
-    assert tokenised.tokens == sum(min(length, 32) for length in lengths)
-    assert tokenised.cut == sum(length > 32 for length in lengths) == 2
-
-
 def test_a_prefix_is_kept_with_features_and_run_and_used_for_new_titles(tmp_path, folder_of):
     titles = write_titles(tmp_path / "titles.csv")
-    asked = ["--data", titles, "--model", folder_of("bert"), "--layers", "2", "--dtype", "float32", "--max-length", 32]
+    asked = ["--data", titles, "--model", folder_of("bert"), "--layers", "2", "--dtype", "float32", "--max-length", 8]
     found = {}
     for name, prefix in (("plain", []), ("prefixed", ["--prefix", "query: "])):
         assert call("extract", *asked, *prefix, "--out", tmp_path / name).code == 0
@@ -364,7 +352,8 @@ def test_a_prefix_is_kept_with_features_and_run_and_used_for_new_titles(tmp_path
         assert call("train", "--features", tmp_path / name, *train).code == 0
         (found[name],) = (path.parent for path in tmp_path.glob(f"r-{name}/*/config.json"))
     features = store.open_features(tmp_path / "prefixed")
-    wanted = truth(folder_of("bert"), [f"query: {title}" for title in features.titles()[0]])["cls", 2]
+    whole = [f"query: {title}" for title in features.titles()[0]]
+    wanted = truth(folder_of("bert"), whole, truncation=True, max_length=8)["cls", 2]
     assert close(features.read("cls", 2), wanted)
     refused(call("extract", *asked, "--out", tmp_path / "prefixed"), "another prefix")
 

@@ -1,15 +1,13 @@
 """Extraction: the features are transformers' own, titles are checked first, and what it prints and keeps is of use."""
 
-import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import call, refused, truth
+from conftest import call, truth
 
 import data
-import extract
 from whichlayer.common import windows
 from whichlayer.encoder import store
 
@@ -30,22 +28,6 @@ def test_features_equal_transformers_hidden_states(tmp_path, bert, titles, monke
             assert np.load(tmp_path / "f" / f"{pooling}-{layer:02d}.npy", mmap_mode="r").shape == (60, 24)
 
 
-@pytest.mark.parametrize(
-    "text, options, words",
-    [
-        ('title,category\na,b\n"open,c\n', [], ["row 2", "quote"]),
-        ("title,category\na,b\nc\n", [], ["row 2"]),
-        ("title,category\na,b\nc,d\n", ["--text-column", "name"], ["column 'name'"]),
-    ],
-    ids=["quote", "cells", "column"],
-)
-def test_titles_are_checked_before_the_encoder_is_loaded(tmp_path, monkeypatch, text, options, words):
-    monkeypatch.setattr(extract, "load_encoder", lambda *_: pytest.fail("the encoder was loaded"))
-    (tmp_path / "t.csv").write_text(text)
-    refused(call("extract", "--data", tmp_path / "t.csv", "--out", tmp_path / "f", *options), "t.csv", *words)
-    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
-
-
 def test_likely_mistakes_in_the_titles_are_said_and_nothing_is_changed(tmp_path, bert):
     titles = tmp_path / "t.csv"
     titles.write_text("title,category\nthe war,News\na song,news\nthe war,Music\npasta,Music\n")
@@ -61,16 +43,6 @@ def test_a_folder_is_kept_by_its_full_path(tmp_path, bert, titles, monkeypatch):
     result = call("extract", "--data", titles, "--model", "./own", "--out", tmp_path / "f")
     assert result.code == 0 and "from ./own in" in result.err, result.err
     assert store.open_features(tmp_path / "f").encoder.name == str(tmp_path / "models" / "own")
-
-
-@pytest.mark.parametrize("options", [["--pooling", "mean"], ["--layers", "-1", "-2"]], ids=["mean", "two layers"])
-def test_the_command_to_run_next_works_when_pasted(tmp_path, bert, titles, options):
-    result = call("extract", "--data", titles, "--model", bert, "--out", tmp_path / "it's mine", *options)
-    words = shlex.split(result.err.partition("Next: ")[2].splitlines()[0])  # as a shell reads it
-    assert words[1:] == ["train.py", "--features", str(tmp_path / "it's mine"), "--survey"]
-    result = call("train", *words[2:], "--results", tmp_path / "results", "--repeats", 1)
-    assert result.code == 0, result.err
-    assert len(list((tmp_path / "results").glob("*/config.json"))) >= 2  # layer 2, and layer 1
 
 
 def test_next_of_the_reports_titles_is_the_reports_head(tmp_path, bert, titles, monkeypatch):

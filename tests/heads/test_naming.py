@@ -40,25 +40,6 @@ def test_names_of_runs_show_every_option_that_is_not_the_default():
     assert len(names) == 3 + len(other)
 
 
-@pytest.mark.parametrize(
-    "poolings, options, words",
-    [
-        (["cls"], {}, "report's head"),
-        (["mean"], {}, "mean pooling"),
-        (
-            ["cls"],
-            {"standardize": True, "reduction": "none", "batch_size": 8},
-            "standardised, no reduction, batch size 8",
-        ),
-        (["cls"], {"head": "linear"}, "probe, [CLS]"),
-        (["cls", "mean"], {"head": "linear", "decide": "likeliest"}, "probe, [CLS] and mean, likeliest"),
-        (["mean"], {"head": "linear", "labels": 8, "seed": 3}, "probe, mean pooling"),
-    ],
-)
-def test_heads_in_words_name_what_is_unusual(poolings, options, words):
-    assert run_of([(pooling, 2) for pooling in poolings], **options).head == words
-
-
 @pytest.mark.parametrize("name", ["n" * 70, "題" * 70, "/".join("ab") + "é" * 200, "a b/c\\d:e*?\n"])
 def test_names_of_runs_fit_every_disk(name):
     columns = [("cls", layer) for layer in range(48, 0, -1)]

@@ -91,45 +91,6 @@ def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
     np.testing.assert_array_equal(folds, splits.make_folds(labels, groups, k, seed))
 
 
-@pytest.mark.parametrize(
-    "labels, groups, k, said",
-    [
-        # no two folds can do it
-        ([0, 1, 1, 2, 2, 0], [0, 0, 1, 1, 2, 2], 2, "category 'c2' has not enough titles"),
-        (
-            [0] * 9 + [1] * 4,
-            [*range(9), 10, 10, 11, 11],
-            3,
-            "category 'c1' has not enough titles of its own for --folds 3",
-        ),
-    ],
-)
-def test_a_category_that_cannot_be_in_every_fold_is_named(labels, groups, k, said):
-    with pytest.raises(cli.Problem, match=said):
-        splits.make_folds(np.array(labels), np.array(groups), k, 0, names=["c0", "c1", "c2"])
-
-
-@many
-@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 9)), min_size=1, max_size=40), st.integers(2, 4))
-def test_groups_are_dealt_as_one_would_deal_them(groups, k):
-    """One at a time, largest first, to the fold with fewest of the class, gives each fold as many."""
-    of_class = {}  # the sizes of its groups
-    for label, size in groups:
-        of_class.setdefault(label, []).append(size)
-    whole = set(of_class) == set(range(max(of_class) + 1))
-    if not whole or min(map(len, of_class.values())) < k:
-        return
-    sizes = [size for _, size in groups]
-    labels = np.repeat([label for label, _ in groups], sizes)
-    folds = splits.make_folds(labels, np.repeat(np.arange(len(groups)), sizes), k, 0)
-    for label, own in of_class.items():
-        held = [0] * k
-        for size in sorted(own, reverse=True):
-            held[held.index(min(held))] += size
-        counts = np.bincount(folds[labels == label], minlength=k)
-        assert sorted(counts.tolist()) == sorted(held)
-
-
 def test_folds_stay_those_of_earlier_versions():
     """Runs on the disk can be compared only while a seed gives the folds that it always gave."""
     labels, groups = titles(classes=(9, 6, 6), copies=2)

@@ -128,19 +128,3 @@ def test_an_epoch_shows_each_training_title_once(rows, folds, size):
         shown = np.concatenate([batch[:count] for batch, count in batches])
         assert sorted(shown) == draw.rows.tolist()
     assert not np.array_equal(numbers, stacking.epoch_batches(draws, options, 2)[0])
-
-
-@pytest.mark.parametrize("shift, factor", [(0, 1), (10, 1e-3)])  # the second: digits are easily lost
-def test_standardization_is_measured_on_the_training_titles_alone(shift, factor):
-    inputs = made_up(rows=60, standardize=True)
-    far_away = 100 * torch.from_numpy(inputs.folds[0] == 1)[:, None, None]
-    x = shift + factor * (inputs.x + far_away)
-    x[:, 0, 3] = -1234.567  # a constant one stays as it is
-    state, _ = stacking.stack(inputs.new_heads(), x, inputs.draws)
-    for head, draw in enumerate(inputs.draws):
-        own = x.double().numpy()[draw.rows]
-        np.testing.assert_allclose(state["mean"][head], own.mean(0), rtol=1e-5)
-        deviation = own.std(0)
-        deviation[0, 3] = 1
-        np.testing.assert_allclose(state["deviation"][head], deviation, rtol=1e-4)
-    assert np.isfinite(replace(inputs, x=x).train().probabilities).all()

@@ -86,21 +86,6 @@ def test_what_is_kept_predicts_as_scikit_learn_does(tmp_path, script, classes):
     assert metrics.macro_f1(truth, found[:60].argmax(1), classes) > 0.8
 
 
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("हिन्दी की किताब", "हिन्दी|की|किताब|हिन्दी की|की किताब"),
-        ("เที่ยว น้ำตก", "เที่ยว|น้ำตก|เที่ยว น้ำตก"),
-        ("Snake_case, it's", "snake_case|it|s|snake_case it|it s"),
-        ("cafe\u0301 ❤️ ok", "cafe\u0301|ok|cafe\u0301 ok"),
-    ],
-    ids=["hindi", "thai", "english", "marks"],
-)
-def test_a_word_keeps_its_marks(text, expected):
-    found = [term[1:] for term in words.terms_in(text) if term[0] == words.WORD]
-    assert found == expected.split("|")
-
-
 def test_a_title_has_the_same_probabilities_whatever_stands_beside_it():
     """In any order, alone, and where several threads ask at once."""
     titles, labels = sentences("chinese")

@@ -81,18 +81,6 @@ def test_words_decide_by_titles_that_they_learn_from_but_that_were_held_out():
     assert not computed(titles, of_titles(UNEQUAL), labels=8)[1].any()
 
 
-def test_held_out_titles_change_nothing_of_the_decision_of_words():
-    """One fold's titles get the labels that words find likeliest: on these, no other decision is better."""
-    titles = worded(UNEQUAL)
-    table = of_titles(UNEQUAL)
-    probabilities, before, _ = computed(titles, table)
-    held_out = table.folds[0] == 1
-    table.labels = np.where(held_out, probabilities[0].argmax(1), UNEQUAL)
-    _, after, _ = computed(titles, table)
-    assert abs(before[0, 1]).max() > 0.1
-    np.testing.assert_array_equal(after[0, 1], before[0, 1])
-
-
 # --- where they are kept ------------------------------------------------------------------------------------------
 
 

@@ -149,13 +149,6 @@ def test_of_many_categories_the_worst_are_shown(tmp_path):
     assert len(rows) == 20 and [row["Category"] for row in rows[:2]] == ["c7", "c8"]
 
 
-def test_that_categories_have_too_few_titles_is_said(tmp_path):
-    labels = np.where(np.arange(300) < 3, 2, np.arange(300) % 2)
-    write_run(tmp_path, labels, labels)
-    said = "Too few titles for intervals that hold in 1 of 3 categories, such as c2."
-    assert said in unwrapped(evaluate(tmp_path))
-
-
 # --- baselines ----------------------------------------------------------------------------------------------------
 
 
@@ -172,35 +165,17 @@ def test_baselines_on_the_same_folds_are_kept_for_later(results, tmp_path):
     assert evaluate(results) == evaluate(results, "--baselines") == first  # no features, and no fitting again
 
 
-# a title of emoji has no word, but characters; and copies of one another are all in one fold, numbers modulo 5
-EMOJI = ["🎉🍕🎨"[i % 3] * (1 + i // 4) for i in range(60)], np.arange(60) % 3, (1.0, 1.0)
-COPIES = np.where(np.arange(60) % 5 == 0, 2, np.arange(60) % 2)
-ONE_FOLD = ["the same" if k == 2 else f"title {i} of {k}" for i, k in enumerate(COPIES)], COPIES, (0, 0.6667)
-
-
-@pytest.mark.parametrize("titles, labels, limits", [EMOJI, ONE_FOLD], ids=["no words", "a class in no training fold"])
-def test_baselines_of_odd_titles(tmp_path, titles, labels, limits):
+def test_words_of_a_category_that_is_in_one_fold_only(tmp_path):
+    """Copies of one another are all in one fold, numbers modulo 5: no words learn from them what they score."""
+    labels = np.where(np.arange(60) % 5 == 0, 2, np.arange(60) % 2)
+    titles = ["the same" if label == 2 else f"title {i} of {label}" for i, label in enumerate(labels)]
     features = write_features(tmp_path / "f", titles, [f"c{label}" for label in labels])
     write_run(tmp_path / "r", labels, of_class(labels, 0.2, 1), features=features)
     (row,) = [row for row in tables(evaluate(tmp_path / "r", "--baselines"))[0] if row["Head"] == "TF-IDF"]
-    assert limits[0] <= float(row[SCORE]) <= limits[1]
+    assert float(row[SCORE]) <= 0.6667
 
 
 # --- how many labels ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ({8: 0.4, 16: 0.6, 32: 0.2, None: 0.5}, "TF-IDF is significantly behind {} with 16 and all labels."),
-        ({8: 0.4, 16: 0.3, 32: 0.2, None: 0.1}, "TF-IDF is significantly behind {} with no number of labels."),
-        ({}, None),
-    ],
-)
-def test_with_how_many_labels_words_are_behind(tmp_path, words, said):
-    label_curve(tmp_path, {8: 0.4, 16: 0.3, 32: 0.2, None: 0.1}, words)
-    text = unwrapped(evaluate(tmp_path))
-    assert "behind" not in text if said is None else said.format("layer 1 (probe, [CLS])") in text
 
 
 def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
@@ -213,16 +188,6 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     assert one["Labels a category"] == "layer 1 (probe, [CLS])" and one["32"] == two["all"] == ""
     assert one["8"] == f"{f1_score(THREE, of_class(THREE, 0.5, 1), average='macro'):.4f}"
     assert words["Labels a category"] == "TF-IDF" and "" not in words.values()
-
-
-def test_whether_the_curve_still_rises_at_its_end(tmp_path):
-    label_curve(tmp_path / "rises", {8: 0.5, 16: 0.3, None: 0.1})
-    said = r"The step from 16 to all labels brought \+0\.[12]\d+ \(.*; significantly better\)"
-    assert re.search(said, unwrapped(evaluate(tmp_path / "rises")))
-    label_curve(tmp_path / "flat", {8: 0.5, 16: 0.1, 32: 0.1})
-    text = evaluate(tmp_path / "flat")
-    assert "+0.0000 (+0.0000 to +0.0000; not significant)" in unwrapped(text)
-    assert "Nothing here was trained on all titles" in text and "Recommended" not in text
 
 
 # --- files, commands, terminals -----------------------------------------------------------------------------------
@@ -307,28 +272,18 @@ def test_damaged_runs_are_refused_by_name(tmp_path):
     path.write_text(text.replace('"macro_f1": 1', '"macro_f1": 0', 1))
     refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
     path.write_text(text)
-    rewrite(run, lambda config: config["results"].pop("fold_macro_f1"))
-    refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
-    path.write_text(text)
+    # whose checksums fit: something is missing, of another kind, or of an earlier version
+    for change, words in (
+        (lambda config: config["results"].pop("fold_macro_f1"), "edited or damaged"),
+        (lambda config: config.update(encoder="x"), "edited or damaged"),
+        (lambda config: config.update(format=3), "format 3"),
+    ):
+        rewrite(run, change)
+        refused(call("evaluate", "--results", tmp_path), str(run), words)
+        refused(call("predict", "--run", run, "a title"), str(run), words)
+        path.write_text(text)
     np.save(run / "probabilities.npy", np.zeros((1, 600, 3), np.float32))
     refused(call("evaluate", "--results", tmp_path), "probabilities.npy", "make it again")
-
-
-@pytest.mark.parametrize(
-    "part, key, value",
-    [("results", "temperature", "x"), (None, "classes", 5), (None, "encoder", "x"), ("encoder", "layers", None)],
-)
-def test_values_of_a_wrong_kind_are_refused_where_a_run_is_opened(tmp_path, part, key, value):
-    run = write_run(tmp_path, THREE, THREE)
-    rewrite(run, lambda config: (config[part] if part else config).update({key: value}))
-    refused(call("evaluate", "--results", tmp_path), str(run), "edited or damaged")
-    refused(call("predict", "--run", run, "a title"), str(run), "edited or damaged")
-
-
-def test_runs_of_other_labels_have_a_table_of_their_own(tmp_path):
-    write_run(tmp_path, THREE, THREE)
-    write_run(tmp_path, (THREE + 1) % 3, THREE, layers=(2,))
-    assert evaluate(tmp_path).count("\n## ") == 1
 
 
 def test_what_is_no_run_is_no_row_and_costs_no_table(results):

@@ -108,17 +108,6 @@ def test_many_layers_heads_and_categories(tmp_path):
     assert 8 < len(confused.patches) <= 10  # nine of ten titles are right
 
 
-def test_two_encoders_have_colours_of_their_own_over_their_layers(tmp_path):
-    for name, depth in (("small", 6), ("large", 12)):
-        for layer in (depth, depth // 2):
-            encoder = {"encoder": {"name": name, "weights": name}, "depth": depth, "layers": (layer,)}
-            write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, layer), **encoder)
-    axes = draw(tmp_path)[2].axes[0]
-    assert {line.get_label()[:6] for line in axes.lines} == {"small,", "large,"}
-    assert len({line.get_color() for line in axes.lines}) == 2
-    assert shown(axes.get_xticklabels()) == ["3", "6", "12"]
-
-
 def test_a_line_for_each_layer_and_head_by_labels(tmp_path):
     for layer in range(1, 13):
         shares = {8: 0.4, 32: 0.2, None: 0.1} if layer > 1 else {8: 0.5, None: 0.3}
@@ -173,11 +162,3 @@ def test_the_same_table_gives_the_same_bytes_whatever_the_users_settings(tmp_pat
         seen.append([path.read_bytes() for path in sorted(tmp_path.glob(f"*.{kind}"))])
         matplotlib.rcParams.update({"font.size": 20, "axes.facecolor": "red"})
     assert seen[0] == seen[1] and [data[:4] for data in seen[0]] == [start] * len(sizes)
-
-
-def test_many_long_names_in_a_legend_leave_the_panels_room(tmp_path):
-    for number in range(24):
-        options = {"encoder": {"name": "W" * 70, "weights": "w"}, "hidden": 100 + number, "standardize": True}
-        write_run(tmp_path, THREE, guesses(THREE, 3, 0.9, number), layers=(2,), **options)
-    drawn = draw(tmp_path)[2]
-    assert drawn.axes[0].get_window_extent().height > 300 and len(drawn.legends[0].get_texts()) == 24

@@ -2,9 +2,7 @@
 
 import csv
 import re
-import time
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +13,6 @@ from test_predict import changed, read, with_offsets
 
 import predict
 from whichlayer.heads import runs
-from whichlayer.report import score
 from whichlayer.scores import comparison
 
 NAMES = ["art", "food", "travel"]
@@ -107,15 +104,6 @@ def test_predictions_are_written_beside_the_score(kept, mixed, tmp_path):
     assert [row[2] for row in read(tmp_path / "o.csv")[1:]] == mixed.prediction.tolist()
 
 
-def test_a_file_in_which_all_is_right_has_no_confused_pairs(kept, tmp_path):
-    titles = [f"how to see rome and egypt {letter}" for letter in "abcdefghijklmnopqrst"]
-    named = predict.table(predict.load(kept.words), titles).prediction
-    text = ask(kept.words, write_file(tmp_path / "t.csv", zip(titles, named, strict=True)))
-    assert "Most confused" not in text and tables(text)[0][0]["Accuracy"] == "1.0000"
-    low = tables(text)[0][0]["95% interval"].split("–")[0]
-    assert "0.5" < low < "0.99"  # 20 right answers do not show that all are
-
-
 def test_several_runs_are_scored_like_one(kept, mixed, tmp_path):
     own = [kept.linear, kept.words]
     done = call("predict", "--run", *own, "--csv", tmp_path / "test.csv", "--label-column", "label")
@@ -195,26 +183,6 @@ def test_a_test_file_that_lacks_something_is_refused(kept, tmp_path, rows, words
     refused(call(*asked, "label"), "test.csv", words)
     refused(call(*asked, "kind"), "'kind'")
     refused(call(*asked, "title"), "--label-column")
-
-
-def test_forty_thousand_labels_are_scored_at_once_and_right(kept):
-    """A column of numbers, say, in which few labels are known: a matrix of all pairs would have 1.6 billion cells."""
-    random = np.random.default_rng(0)
-    count = 40_000
-    labels = [f"id {i}" for i in range(count)]
-    for i in range(400):
-        labels[i] = NAMES[i % 3]
-    chances = random.dirichlet(np.ones(3), count)
-    window = SimpleNamespace(probabilities=chances, named=chances.argmax(1))
-    titles = [f"title {i}" for i in range(count)]
-    started = time.process_time()
-    text = score.report([runs.open_run(kept.linear)], titles, labels, window, set())
-    assert time.process_time() - started < 10
-    predicted = np.array(NAMES)[chances.argmax(1)]
-    row = tables(text)[0][0]
-    assert row["Accuracy"] == f"{np.mean(np.array(labels) == predicted):.4f}"
-    assert row["Macro-F1"] == f"{f1_score(labels, predicted, average='macro', zero_division=0):.4f}"
-    assert len(tables(text)[1]) == 20 and len(text) < 10_000
 
 
 # --- only what is likely enough -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from conftest import call, refused
 from pages import evaluate, of_class
 from sklearn.metrics import log_loss
-from synthetic import chances, combined, write_baseline, write_features, write_offsets, write_run
+from synthetic import combined, write_baseline, write_features, write_offsets, write_run
 
 
 def suspects(path):
@@ -59,21 +59,6 @@ def test_suspects_are_what_the_surest_row_contradicts_least_likely_first(tmp_pat
         i = int(row["row"]) - 1
         assert (row["title"], row["label"], row["predicted"]) == (f"title {i}", f"c{labels[i]}", f"c{named[i]}")
         assert float(row["probability_of_label"]) == pytest.approx(mean[i, labels[i]], abs=1e-4)
-
-
-def test_suspects_are_not_blurred_by_what_knows_little(tmp_path):
-    """A row that is right in 95% of the titles stands beside rows, and words, that hardly know anything."""
-    labels = np.arange(400) % 2
-    features = features_of(tmp_path, labels)
-    knowing = of_class(labels, 0.05, 1)
-    run = write_run(tmp_path / "r", labels, knowing, layers=(2,), features=features)
-    for number, pooling in enumerate(("cls", "mean")):
-        unsure = chances(of_class(labels, 0.45, number), 2, 0.55)
-        write_run(tmp_path / "r", labels, unsure, poolings=(pooling,), features=features)
-    write_baseline(run, "tfidf", chances(of_class(labels, 0.45, 9), 2, 0.55))
-    done = call("evaluate", "--results", tmp_path / "r", "--suspects", tmp_path / "s.csv")
-    assert "by layer 2 (report's head" in done.err
-    assert {int(row["row"]) - 1 for row in suspects(tmp_path / "s.csv")} == set(np.flatnonzero(knowing != labels))
 
 
 def test_suspects_replace_no_file_but_older_suspects(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as scikit
-from synthetic import drawn, pooled
+from synthetic import drawn
 
 from whichlayer.scores import comparison, metrics
 
@@ -167,15 +167,6 @@ def test_titles_needed_are_enough_and_not_many_more():
     assert loss_bound(int(1.1 * needed), 0.032)[0] < 0.01 < loss_bound(int(needed / 1.1), 0.032)[0]
     bound, needed = loss_bound(1000, 0.06)  # worse by more than the margin; that is what more titles would settle
     assert needed and loss_bound(needed, 0.06)[0] > 0.01
-    unknown = np.zeros(1)
-    noisy = comparison.Comparison(
-        *[unknown] * 4,
-        corrected=0.0,
-        losses=np.zeros((1, 2)),
-        titles_part=np.full((1, 2), 1e-5),
-        repeats_part=np.full((1, 2), 1e-3),
-    )
-    assert noisy.titles_needed(0, 0.01, 1000) is None  # repeats differ too much for any number of titles
 
 
 def test_log_loss_is_scikit_learns_and_finite_at_zero():
@@ -183,12 +174,3 @@ def test_log_loss_is_scikit_learns_and_finite_at_zero():
     expected = scikit.log_loss(labels, probabilities, labels=range(4))
     assert metrics.log_loss(labels, probabilities) == pytest.approx(expected)
     assert metrics.log_loss([0, 1], np.eye(2)[[1, 1]]) == pytest.approx(-np.log(metrics.TINY) / 2)
-
-
-def test_calibration_error_is_the_sum_over_bins():
-    labels, probabilities = drawn(np.random.default_rng(1), 3000)
-    sure, right = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.digitize(sure, np.arange(1, 15) / 15)
-    by_hand = sum(abs((right - sure)[bins == i].sum()) for i in range(15)) / 3000
-    assert metrics.expected_calibration_error(labels, probabilities) == pytest.approx(by_hand)
-    assert by_hand < 0.03 < metrics.expected_calibration_error(labels, pooled([probabilities], [2]))

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, call, shell, write_bert, write_titles
+from conftest import ROOT, call, shell, write_titles
 from pages import tables
 
 import data
@@ -48,22 +48,6 @@ def test_the_three_commands_letter_by_letter(report):
     assert table.code == 0 and "**Recommended: " in table.out, table.err
     assert column(table.out, "Layers") == sorted(["12", "11", "10", "9", "12, 11", "12, 11, 10, 9"])
     assert "F1-macro, last epoch" in tables(table.out)[0][0]
-
-
-def test_two_encoders_in_one_survey_and_one_table(tmp_path, bert, titles, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    other = write_bert(tmp_path / "other", layers=3, seed=1)
-    for model, poolings, out in ((bert, ("cls", "mean"), "f"), (other, ("mean",), "f-2")):
-        assert call("extract", "--data", titles, "--model", model, "--pooling", *poolings, "--out", out).code == 0
-    survey = ("train", "--survey", "--features", "f", "f-2", "--repeats", "1")
-    first = call(*survey)
-    # 2 layers with each pooling, both with mean pooling, and all with both; 3 layers, and all of them
-    assert first.code == 0 and "10 of 10 runs trained" in first.err, first.err
-    again = call(*survey)
-    assert again.err.count("trained already (macro-F1 0.") == 10 and "0 of 10 runs" in again.err, again.err
-    table = call("evaluate")
-    assert table.code == 0 and table.out.count("**Recommended: ") == 1, table.err
-    assert len(column(table.out, "Encoder")) == 10
 
 
 def comparable(path):
