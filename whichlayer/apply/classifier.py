@@ -15,7 +15,7 @@ import data
 from whichlayer.common import cli, windows
 from whichlayer.heads import runs
 from whichlayer.reading import tables
-from whichlayer.scores import calibration, decision
+from whichlayer.scores import calibration, decision, metrics
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Window:
     @property
     def sure(self):
         """(titles,) float64: the probability of the category that is named."""
-        return np.take_along_axis(self.probabilities, self.named[:, None], 1)[:, 0]
+        return metrics.of_each(self.probabilities, self.named)
 
 
 def predict(classifier, batches):
