@@ -164,7 +164,7 @@ def score_file(args, chosen):
     training = training_keys(own, args.features)
     table = tables.open_table(args.csv, columns)
     style = output.style_of(args, table, own[0].classes) if args.out else None
-    rows = list(itertools.chain.from_iterable(table.blocks))
+    rows = list(table.rows)
     titles, labels = ([row[place] for row in rows] for place in table.places)
 
     classifier = load_chosen(chosen, args.model, args.device, args.dtype)

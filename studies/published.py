@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from whichlayer.apply import classifier, frozen
+from whichlayer.apply import chosen, frozen
 from whichlayer.common import cli, disk
 from whichlayer.common.windows import batches_of
 from whichlayer.encoder import loading
@@ -149,9 +149,9 @@ def predict_all(folders, model, titles):
     ready = frozen.load(own, model, "auto", None)
     named = [[] for _ in own]
     for _, batch in batches_of(titles, 4096):
-        values, _ = frozen.judge(ready, frozen.prepare(ready, batch))
+        values, _ = ready.judge(ready.prepare(batch))
         for windows, run, probabilities in zip(named, own, values, strict=True):
-            numbers = decision.decide(probabilities, classifier.offsets_of([run], [1.0]))
+            numbers = decision.decide(probabilities, chosen.offsets_of([run], [1.0]))
             windows.append(np.array(run.classes)[numbers])
     return np.stack([np.concatenate(windows) for windows in named])
 

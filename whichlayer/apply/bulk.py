@@ -118,17 +118,10 @@ def predict_windows(classifier, table, style, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     done = windows.recorded(work).keys()
 
-    def batches():
-        """Yield ((number, rows), titles) of the windows that are ours and left: shared by their number, as a
-        process that starts late would find others recorded already.
-        """
-        for number, rows in enumerate(table.blocks):
-            if number % windows.WORLD == windows.RANK and number not in done:
-                yield (number, rows), [row[table.places[0]] for row in rows]
-
+    left = ((own, [row[table.places[0]] for row in own[1]]) for own in windows.own(table.rows, done))
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
     with bar, windows.log_of(work) as log:
-        for (number, rows), window in predict(classifier, batches()):
+        for (number, rows), window in predict(classifier, left):
             part = part_of(work, number)
             with disk.atomic(part) as file:
                 file.write(output.csv_rows(rows, window, style))

@@ -2,5 +2,5 @@
 
 baselines: what words alone reach. rows: runs as rows. answer: combinations, and the row that is recommended.
 recommendation, page, layout: what is printed. pictures: what is drawn. suspects: labels that may be wrong.
-score: a test file.
+score: a test file. card: the model card of what is kept.
 """
