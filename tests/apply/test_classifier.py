@@ -20,7 +20,7 @@ from synthetic import combined, pooled, write_run
 from test_predict import TITLES, by_hand, changed, read, with_offsets
 
 import predict
-from whichlayer.apply import classifier
+from whichlayer.apply import chosen
 from whichlayer.common import cli
 from whichlayer.heads import runs
 
@@ -94,7 +94,7 @@ def test_a_run_that_says_nothing_is_named(tmp_path):
         own.append(runs.open_run(write_run(tmp_path / name, labels, of_class(labels, wrong, 1))))
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        assert (classifier.exponents_of(own) > 0).tolist() == [True, False]
+        assert (chosen.exponents_of(own) > 0).tolist() == [True, False]
     assert said.getvalue() == f"{own[1].folder}: adds nothing to what the others say\n"
 
 

@@ -8,7 +8,6 @@ whole. In the end, the first process joins them: OUT is what one call that was n
 import contextlib
 import os
 import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +75,7 @@ def predict_file(args, chosen):
 
 def workplace(out):
     """The folder of an unfinished prediction, beside the file that it is to become."""
-    out = Path(out).resolve()
+    out = out.resolve()
     return out.with_name(f".{out.name}.unfinished")
 
 

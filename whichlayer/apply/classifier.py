@@ -93,9 +93,8 @@ def by_encoder(own):
     shared = {}
     for run in own:
         if run.encoder:
-            made = run.settings
-            key = (run.encoder.weights, run.encoder.tokenizer, made.prefix, made.max_length, made.dtype, made.store)
-            shared.setdefault(key, []).append(run)
+            # runs that are combined are of the same titles
+            shared.setdefault(run.features, []).append(run)
     return list(shared.values())
 
 

@@ -49,7 +49,7 @@ def write(path, table, answer, features):
     row = choose(table, answer)
     judged = judge(row.runs, table)
     predicted = judged.named
-    titles, names = runs.features_of(table.everything[0].run, features).titles()
+    titles, names = runs.features_of(table.trained[0].run, features).titles()
     # a table of the titles whose label is contradicted
     rows = range(1, len(titles) + 1)
     named = np.array(table.classes, dtype=object)[predicted]
