@@ -148,36 +148,6 @@ def test_few_titles_that_rows_agree_on_do_not_show_that_rows_are_equal(times, le
     assert least < comparison.compare(rows, 0).loss_bound[1] < most
 
 
-def test_titles_needed_are_enough_and_not_many_more():
-    random = np.random.default_rng(6)
-
-    def loss_bound(titles, second):
-        labels = np.arange(titles) % 4
-        wrong = (labels + 1) % 4
-        rare = (
-            random.permutation(np.arange(titles) < 0.03 * titles),
-            random.permutation(np.arange(titles) < second * titles),
-        )
-        rows = [comparison.influence(labels, [np.where(r, wrong, labels)], 4) for r in rare]
-        result = comparison.compare(rows, 0)
-        return result.loss_bound[1], result.titles_needed(1, 0.01, titles)
-
-    bound, needed = loss_bound(1000, 0.032)
-    assert bound > 0.01 and 1500 < needed < 5000
-    assert loss_bound(int(1.1 * needed), 0.032)[0] < 0.01 < loss_bound(int(needed / 1.1), 0.032)[0]
-    bound, needed = loss_bound(1000, 0.06)  # worse by more than the margin; that is what more titles would settle
-    assert needed and loss_bound(needed, 0.06)[0] > 0.01
-    unknown = np.zeros(1)
-    noisy = comparison.Comparison(
-        *[unknown] * 4,
-        corrected=0.0,
-        losses=np.zeros((1, 2)),
-        titles_part=np.full((1, 2), 1e-5),
-        repeats_part=np.full((1, 2), 1e-3),
-    )
-    assert noisy.titles_needed(0, 0.01, 1000) is None  # repeats differ too much for any number of titles
-
-
 def test_log_loss_is_scikit_learns_and_finite_at_zero():
     labels, probabilities = drawn(np.random.default_rng(0), 500)
     expected = scikit.log_loss(labels, probabilities, labels=range(4))

@@ -16,7 +16,6 @@ CHEAPER = (
     "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
     "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
-TITLES_NEEDED = "About {titles:,} titles would show whether {name} is."
 LEFT_OUT = "Not shown to beat chance, and left out: {row.name}, macro-F1 {row.value:.4f}."
 CORRECTED = "The best of {rows} rows, optimism-corrected: {value:.4f}."
 WORDS = "Words alone (TF-IDF) reach {value:.4f}; against them, {name} has {difference}."
@@ -30,8 +29,6 @@ def paragraph(table, answer):
         return NONE
     row = answer.recommended
     sentences = [RECOMMENDED.format(row=row, why=reason(answer))]
-    if row is answer.best:
-        sentences += titles_needed(table, answer)
     for each in table.rows:
         if each.value > answer.best_of_encoder.value:
             sentences.append(LEFT_OUT.format(row=each))
@@ -63,19 +60,6 @@ def reason(answer):
             share=row.expense / max(answer.best.expense, 1),
         )
     return NONE_INFERIOR.format(margin=answer.margin)
-
-
-def titles_needed(table, answer):
-    """A sentence, in a list, on the cheaper row that the fewest titles would show to be
-    non-inferior; or none.
-    """
-    needed = []
-    for number, row in enumerate(answer.compared):
-        is_close = answer.best.value - row.value < answer.margin
-        if is_close and row.cost < answer.best.cost and row.run.baseline != "majority":
-            titles = answer.comparison.titles_needed(number, answer.margin, table.data.rows)
-            needed += [(titles, row.name)] if titles else []
-    return [TITLES_NEEDED.format(titles=titles, name=name) for titles, name in sorted(needed)[:1]]
 
 
 def words(answer):

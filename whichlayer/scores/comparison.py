@@ -234,30 +234,11 @@ class Comparison:
     high: np.ndarray
     loss_bound: np.ndarray  # (rows,): what a row loses at most against any candidate, with one-sided confidence
     corrected: float  # macro-F1 of the best row, less what it owes to having been chosen
-    losses: np.ndarray  # (rows, candidates): macro-F1 of the candidate less that of the row
-    titles_part: np.ndarray  # (rows, candidates): critical value² · variance of the loss by the choice of titles
-    repeats_part: np.ndarray  # (rows, candidates): the same, by the choice of repeats
 
     @property
     def significant(self):
         """Whether the interval leaves out 0: (rows,) bool."""
         return (self.low > 0) | (self.high < 0)
-
-    def titles_needed(self, row, margin, titles):
-        """How many titles like these would show whether a row loses at most the margin, an int.
-
-        row: its number; titles: how many there are. None if no number of titles would: their part
-        of the variance shrinks with their number, the repeats' part does not.
-        """
-        away = self.losses[row] - margin
-        # one candidate that is better by more than the margin is enough to show that the row loses more
-        against = [away.argmax()] if away.max() > 0 else slice(None)
-        room = (away**2 - self.repeats_part[row])[against]
-        if (room <= 0).any():
-            return None
-        needed = max(titles, titles * (self.titles_part[row][against] / room).max())
-        digits = 10 ** (int(np.log10(needed)) - 1)
-        return int(np.ceil(needed / digits) * digits)
 
 
 def compare(rows, best, candidates=None):
@@ -275,7 +256,8 @@ def compare(rows, best, candidates=None):
     repeated = careful_repeats_variance(rows)
     titles_variance = pair_variances(titles)
     repeats_variance = np.where(titles_variance > 0, np.add.outer(repeated, repeated), 0)
-    error = np.sqrt(titles_variance + repeats_variance)
+    variance = titles_variance + repeats_variance
+    error = np.sqrt(variance)
 
     # what differs by more than chance would let any of the rows differ
     draws = gaussian_draws(titles + np.diag(repeated))
@@ -284,21 +266,16 @@ def compare(rows, best, candidates=None):
 
     # What a row may lose. Few titles that two rows agree on do not show that they always do: the variance of one
     # title is added.
-    one_title = rows[best].sizes.one_title ** 2
-    titles_part = one_sided**2 * (titles_variance + (1 - np.eye(len(rows))) * one_title)[:, chosen]
-    repeats_part = one_sided**2 * repeats_variance[:, chosen]
-    losses = value[chosen] - value[:, None]
+    one_title = (1 - np.eye(len(rows))) * rows[best].sizes.one_title ** 2
+    losses = value - value[:, None] + one_sided * np.sqrt(variance + one_title)
 
     shared = np.array([row.shared_variance for row in rows])
     return Comparison(
         difference=difference,
         low=difference - half,
         high=difference + half,
-        loss_bound=(losses + np.sqrt(titles_part + repeats_part)).max(1),
+        loss_bound=losses[:, chosen].max(1),
         corrected=corrected_best(value[chosen], gaussian_draws(titles + np.diag(shared))[:, chosen]),
-        losses=losses,
-        titles_part=titles_part,
-        repeats_part=repeats_part,
     )
 
 
