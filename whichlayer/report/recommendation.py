@@ -16,6 +16,7 @@ CHEAPER = (
     "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
     "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
+USUAL = "Against {name}, which needs no survey, it has {difference}."
 LEFT_OUT = "Not shown to beat chance, and left out: {row.name}, macro-F1 {row.value:.4f}."
 CORRECTED = "The best of {rows} rows, optimism-corrected: {value:.4f}."
 WORDS = "Words alone (TF-IDF) reach {value:.4f}; against them, {name} has {difference}."
@@ -29,6 +30,9 @@ def paragraph(table, answer):
         return NONE
     row = answer.recommended
     sentences = [RECOMMENDED.format(row=row, why=reason(answer))]
+    for each in answer.compared:
+        if is_usual(each) and each is not row:
+            sentences.append(USUAL.format(name=each.name, difference=difference(each, row)))
     for each in table.rows:
         if each.value > answer.best_of_encoder.value:
             sentences.append(LEFT_OUT.format(row=each))
@@ -60,6 +64,12 @@ def reason(answer):
             share=row.expense / max(answer.best.expense, 1),
         )
     return NONE_INFERIOR.format(margin=answer.margin)
+
+
+def is_usual(row):
+    """Whether a row is what to take without a survey: the mean of the last four layers, with words."""
+    last = [("mean", row.run.encoder.layers - back) for back in range(4)] if len(row.runs) > 1 else None
+    return row.run.columns == last
 
 
 def words(answer):
