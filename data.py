@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from whichlayer.common import cli, disk
-from whichlayer.reading import tables
+from whichlayer.common import cli, disk, windows
+from whichlayer.reading import formats, tables
 
 HERE = Path(__file__).resolve().parent
 YOUTUBE_SHA256 = "97ae8e26fa727faabbb9713b0b6eaeacd71e119eddfa5803e9e9c8865403aada"
@@ -103,7 +103,8 @@ def copy_titles(path, text_column, label_column, out, group_column=None, least=2
         out.write(text)
 
     write([("title", "label", "group")[: len(columns)]])
-    for block in tables.open_table(path, columns, others=False).blocks:
+    table = tables.open_table(path, columns, others=False)
+    for _, block in windows.batches_of(table.rows, windows.WINDOW):
         rows = [(title, " ".join(label.split()), *group) for title, label, *group in block]
         write(rows)
         for title, name, *_ in rows:
@@ -136,23 +137,10 @@ def similar_names(names):
     """Sentences on the first three sets of categories that may be meant as one."""
     alike = {}
     for name in names:
-        alike.setdefault(spelling(name), []).append(name)
-    several = [same for same in alike.values() if len(same) > 1]
-    notes = []
-    for same in several[:3]:
-        # what is not seen is escaped, as that may be what differs
-        named = cli.listing([repr(name[:60]) for name in same[:3]])
-        notes.append(f"categories {named} differ only by how they are written")
-    return notes
-
-
-def spelling(name):
-    """A name without what may make two of one: case, how accents are encoded, characters that are
-    not seen.
-    """
-    composed = unicodedata.normalize("NFC", name).casefold()
-    # zero-width spaces, joiners, marks of direction and their like
-    return "".join(c for c in composed if unicodedata.category(c) not in ("Cf", "Cc"))
+        alike.setdefault(formats.folded(name).casefold(), []).append(name)
+    # what is not seen is escaped, as that may be what differs
+    named = [cli.listing([repr(name[:60]) for name in same[:3]]) for same in alike.values() if len(same) > 1]
+    return [f"categories {names} differ only by how they are written" for names in named[:3]]
 
 
 def ambiguous_titles(hashes, labels):

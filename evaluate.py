@@ -112,7 +112,7 @@ def check_outputs(args, tables):
             pictures.check_path(numbered(args.plot, number))
         if args.suspects:
             suspects.check_path(numbered(args.suspects, number))
-            runs.features_of(table.everything[0].run, args.features)
+            runs.features_of(table.trained[0].run, args.features)
 
 
 def numbered(path, number):
@@ -127,10 +127,10 @@ def recommend(args, table, row, is_first):
     place = [run.folder for run in row.runs]
     if is_first:
         own = chosen.combine(row.runs)
-        chosen.write(args.results, own, table.title)
+        chosen.write(args.results, own)
         place = args.results
         if args.keep:
-            chosen.keep(args.keep, own, table.title, card.card(table, row))
+            chosen.keep(args.keep, own, card.card(table, row))
             place = args.keep
     return cli.command("predict.py", "a title of your own", run=(place, "results"))
 

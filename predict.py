@@ -28,7 +28,7 @@ def parse_arguments(argv=None):
     names = "where the encoder is found, of several encoders each (default: the names in the runs)"
     add("--model", nargs="+", type=cli.place, metavar="NAME", help=names)
     add("--csv", type=cli.place, metavar="IN", help="read titles from a CSV, TSV, JSON or Parquet file")
-    add("--out", type=cli.place, metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN")
+    add("--out", type=cli.path, metavar="OUT.csv", help="with --csv: the file to write, with all columns of IN")
     add("--text-column", metavar="NAME", help="with --csv: column of the titles (default: title)")
     add("--label-column", metavar="NAME", help="with --csv: column of the true categories, to score the predictions")
     features = "for --label-column: the run's features, if they have moved"
@@ -51,7 +51,6 @@ import io
 import itertools
 import os
 import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -102,7 +101,7 @@ def check_arguments(args):
         args.csv = data.find_titles(args.csv)
     if args.out:
         cli.check_output("--out", args.out, (".csv", ".tsv"))
-        if Path(args.out).exists() and os.path.samefile(args.csv, args.out):
+        if args.out.exists() and args.out.samefile(args.csv):
             raise cli.Problem(f"--out {args.out}: this is the input file; choose another name")
 
 
@@ -164,7 +163,7 @@ def score_file(args, chosen):
     training = training_keys(own, args.features)
     table = tables.open_table(args.csv, columns)
     style = output.style_of(args, table, own[0].classes) if args.out else None
-    rows = list(itertools.chain.from_iterable(table.blocks))
+    rows = list(table.rows)
     titles, labels = ([row[place] for row in rows] for place in table.places)
 
     classifier = load_chosen(chosen, args.model, args.device, args.dtype)

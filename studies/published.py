@@ -149,7 +149,7 @@ def predict_all(folders, model, titles):
     ready = frozen.load(own, model, "auto", None)
     named = [[] for _ in own]
     for _, batch in batches_of(titles, 4096):
-        values, _ = frozen.judge(ready, frozen.prepare(ready, batch))
+        values, _ = ready.judge(ready.prepare(batch))
         for windows, run, probabilities in zip(named, own, values, strict=True):
             numbers = decision.decide(probabilities, chosen.offsets_of([run], [1.0]))
             windows.append(np.array(run.classes)[numbers])

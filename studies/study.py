@@ -119,7 +119,7 @@ def probabilities_of(own, titles):
         with cli.progress(len(titles), " titles", "score") as bar:
             for start in range(0, len(titles), WINDOW):
                 part = titles[start : start + WINDOW]
-                windows.append(frozen.judge(loaded, frozen.prepare(loaded, part))[0])
+                windows.append(loaded.judge(loaded.prepare(part))[0])
                 bar.update(len(part))
         for run, values in zip(members, zip(*windows, strict=True), strict=True):
             found[run.folder] = np.concatenate(values)

@@ -33,8 +33,8 @@ def tables(text):
 
 
 def recommendation(text):
-    """What a page recommends, on one line: the second paragraph below the heading, from its first bold word on."""
-    return unwrapped("**" + text.split("\n\n")[2].partition("**")[2])
+    """What a page recommends, on one line: that paragraph."""
+    return unwrapped("**Recommended" + text.partition("**Recommended")[2].partition("\n\n")[0])
 
 
 def of_class(labels, share, seed):

@@ -6,13 +6,13 @@ from killing import die_at, forked, torchrun
 
 import predict
 from whichlayer.apply import bulk
-from whichlayer.reading import tables
+from whichlayer.common import windows
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Windows of 13 titles."""
-    monkeypatch.setattr(tables, "WINDOW", 13)
+    monkeypatch.setattr(windows, "WINDOW", 13)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def stopped(ask, tmp_path, whole, monkeypatch):
 
 
 def test_a_prediction_killed_at_any_step_ends_with_the_same_bytes(kept, tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "WINDOW", 40)
+    monkeypatch.setattr(windows, "WINDOW", 40)
     out = tmp_path / "out.csv"
     given = ["--run", kept.words, "--csv", kept.titles, "--out", out]
     assert forked(predict, given).code == 0

@@ -14,7 +14,7 @@ from killing import die_at, forked
 
 import predict
 from whichlayer.apply import bulk, frozen
-from whichlayer.reading import tables
+from whichlayer.common import windows
 
 
 def drill(kills, rows=20_000, window=200):
@@ -30,7 +30,7 @@ def drill(kills, rows=20_000, window=200):
     many = write_titles(scratch / "many.csv", rows=rows)
     loaded = frozen.load_encoder(encoder, "cpu", "float32", 128, ("cls",))
     frozen.load_encoder = lambda *_: loaded
-    tables.WINDOW = window
+    windows.WINDOW = window
     given = ["--run", run, "--csv", many, "--out"]
     assert forked(predict, [*given, scratch / "whole.csv"]).code == 0
     whole = (scratch / "whole.csv").read_bytes()

@@ -31,7 +31,7 @@ def save(folder, content, name="titles.csv"):
 def read(path, columns=("title", "category"), others=True):
     """The header and the cells of all rows of a table."""
     table = tables.open_table(path, columns, others)
-    rows = [list(row) for block in table.blocks for row in block]
+    rows = list(map(list, table.rows))
     assert all(isinstance(cell, str) for row in rows for cell in row)
     return table.header, rows
 

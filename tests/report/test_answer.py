@@ -189,6 +189,23 @@ def test_the_combination_of_the_table_is_that_of_other_folds_by_a_plain_loop(tmp
     assert line["F1-macro"] == f"{both.figures.macro_f1:.4f}" and line["Layers"] == "1"
 
 
+def test_what_is_recommended_is_compared_with_the_last_four_layers_and_words(tmp_path):
+    """Words alone are recommended where nearly any loss is none, the four layers with words where none is."""
+    options = {"depth": 5, "head": "linear", "poolings": ("mean",)}
+    four = write_run(tmp_path, THREE, unsure_of(0), layers=(5, 4, 3, 2), **options)
+    write_baseline(four, "tfidf", unsure_of(1))
+    text = evaluate(tmp_path, "--margin", 0.9)
+    values = {row["Head"]: float(row["F1-macro"]) for row in tables(text)[0]}
+    said = recommendation(text)
+    assert said.startswith("**Recommended: TF-IDF**")
+    found = re.search(r"Against layers 5, 4, 3, 2 \(probe, mean pooling \+ TF-IDF\), which .* has (-0\.\d+) \(", said)
+    lost = values["probe, mean pooling + TF-IDF"] - values["TF-IDF"]
+    assert -float(found[1]) == pytest.approx(lost, abs=2e-4)
+    # of itself nothing is said
+    said = recommendation(evaluate(tmp_path, "--margin", 0))
+    assert said.startswith("**Recommended: layers 5, 4, 3, 2 (probe, mean pooling + TF-IDF)**") and "survey" not in said
+
+
 def test_words_that_add_nothing_have_no_combination(tmp_path):
     """What they name is the opposite of the truth."""
     labels = np.arange(200) % 2

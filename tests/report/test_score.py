@@ -172,8 +172,8 @@ def test_labels_that_the_run_does_not_know_are_refused_before_an_encoder_is_load
 def test_labels_that_are_only_written_otherwise_are_said_to_be(kept, tmp_path, labels):
     write_file(tmp_path / "t.csv", [(f"how to see rome {i}", labels[i % 2]) for i in range(40)])
     done = call("predict", "--run", kept.linear, "--csv", tmp_path / "t.csv", "--label-column", "label")
-    words = ["differ only by how they are written", "'art', 'food', 'travel'", *map(repr, sorted(labels))]
-    assert "another --label-column" not in refused(done, *words)
+    words = ["write them as there", "'art', 'food', 'travel'", *map(repr, sorted(labels))]
+    refused(done, *words)
 
 
 @pytest.mark.parametrize("rows, words", [("", "0 rows"), ("a,b\n ,b\n", "row 2"), ("a\n", "row 1")])

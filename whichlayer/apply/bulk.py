@@ -8,7 +8,6 @@ whole. In the end, the first process joins them: OUT is what one call that was n
 import contextlib
 import os
 import shutil
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +75,7 @@ def predict_file(args, chosen):
 
 def workplace(out):
     """The folder of an unfinished prediction, beside the file that it is to become."""
-    out = Path(out).resolve()
+    out = out.resolve()
     return out.with_name(f".{out.name}.unfinished")
 
 
@@ -118,17 +117,10 @@ def predict_windows(classifier, table, style, work):
     """Predict this process's share of the windows that are left, writing and recording each."""
     done = windows.recorded(work).keys()
 
-    def batches():
-        """Yield ((number, rows), titles) of the windows that are ours and left: shared by their number, as a
-        process that starts late would find others recorded already.
-        """
-        for number, rows in enumerate(table.blocks):
-            if number % windows.WORLD == windows.RANK and number not in done:
-                yield (number, rows), [row[table.places[0]] for row in rows]
-
+    left = ((own, [row[table.places[0]] for row in own[1]]) for own in windows.own(table.rows, done))
     bar = cli.progress(None, " titles", desc="predict", initial=total(work).titles)
     with bar, windows.log_of(work) as log:
-        for (number, rows), window in predict(classifier, batches()):
+        for (number, rows), window in predict(classifier, left):
             part = part_of(work, number)
             with disk.atomic(part) as file:
                 file.write(output.csv_rows(rows, window, style))

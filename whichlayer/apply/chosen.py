@@ -39,8 +39,6 @@ class Recommended:
     configs: list[str]  # sha256 of each one's config.json
     exponents: list[float]
     offsets: list[float]
-    title: str  # of the table in which they were recommended
-    at: str
 
 
 def choose(folders):
@@ -105,12 +103,11 @@ def offsets_of(own, exponents):
 # --- recommendations ------------------------------------------------------------------------------
 
 
-def write(folder, chosen, title):
-    """Write recommended.json beside Chosen runs. title: of their table."""
+def write(folder, chosen):
+    """Write recommended.json beside Chosen runs."""
     names = [run.folder.name for run in chosen.runs]
     configs = [disk.sha256(folder / name / "config.json") for name in names]
-    content = Recommended(FORMAT, names, configs, chosen.exponents, chosen.offsets, title, disk.now())
-    disk.write_json(folder / FILE, content)
+    disk.write_json(folder / FILE, Recommended(FORMAT, names, configs, chosen.exponents, chosen.offsets))
 
 
 def forget(folder):
@@ -137,13 +134,12 @@ def read(folder):
 
 def check_keep(folder):
     """Refuse to put a classifier where something else is."""
-    folder = Path(folder)
     is_kept = (folder / FILE).exists() and not any(folder.glob("*/labels.npy"))
     if folder.is_file() or (any(folder.glob("*")) and not is_kept):
         raise cli.Problem(f"--keep {folder}: something else is there; name a new folder")
 
 
-def keep(folder, chosen, title, card):
+def keep(folder, chosen, card):
     """Write Chosen runs into a folder of their own, in place of one that was kept before. card: the
     text of its README.md.
     """
@@ -159,5 +155,5 @@ def keep(folder, chosen, title, card):
             made = replace(run.made, command="evaluate.py --keep", features=Path(run.made.features).name)
             disk.write_json(own / "config.json", replace(run, contents=contents, made=made))
             kept.append(runs.open_run(own))
-        write(new, replace(chosen, runs=kept), title)
+        write(new, replace(chosen, runs=kept))
         (new / "README.md").write_text(card, encoding="utf-8")

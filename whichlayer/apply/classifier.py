@@ -5,25 +5,30 @@ and no torch. The probabilities of the runs become one, and calibrated, by a log
 exponents fit what they said out of fold (chosen.py).
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 import data
 from whichlayer.common import cli, windows
-from whichlayer.heads import runs
+from whichlayer.heads import runs, words
 from whichlayer.reading import tables
-from whichlayer.scores import calibration, decision
+from whichlayer.scores import calibration, decision, metrics
 
 
 @dataclass
-class Part:
-    """What gives probabilities for titles: an encoder with the heads of its runs, or words."""
+class ByWords:
+    """What gives probabilities for titles by their words, like frozen.Frozen with an encoder."""
 
-    prepare: Callable  # from a list of titles to what `judge` takes; called in another thread
-    judge: Callable  # from that to ([(titles, classes) of each run], number of titles that are cut)
+    fitted: words.Words
+
+    def prepare(self, titles):
+        """What `judge` takes; called in another thread."""
+        return titles
+
+    def judge(self, titles):
+        """([(titles, classes) of each run], number of titles that are cut)."""
+        return [words.probabilities(self.fitted, titles)], 0
 
 
 @dataclass
@@ -34,7 +39,7 @@ class Classifier:
     """
 
     runs: list[runs.Run]  # in the order of their probabilities: those of the first part come first
-    parts: list[Part]
+    parts: list  # of ByWords and frozen.Frozen
     exponents: list[float]  # (runs,), of their probabilities in the pool
     offsets: list[float]  # (classes,) of the decision by the probabilities that come out
 
@@ -63,15 +68,12 @@ def load(chosen, name=None, device="auto", dtype=None):
         raise cli.Problem(f"--model names {len(names)}, but the runs need {cli.count(len(shared), 'encoder')}")
 
     own = [run for run in chosen.runs if run.baseline]
-    parts = [words_part(run) for run in own]
+    parts = [ByWords(words.read(run)) for run in own]
     for members, place in zip(shared, names, strict=True):
         # torch takes a second or two, which words do not need
         from whichlayer.apply import frozen
 
-        loaded = frozen.load(members, place, device, dtype)
-        prepare = functools.partial(frozen.prepare, loaded)
-        judge = functools.partial(frozen.judge, loaded)
-        parts.append(Part(prepare, judge))
+        parts.append(frozen.load(members, place, device, dtype))
         own += members
     exponents = [chosen.exponents[chosen.runs.index(run)] for run in own]
     return Classifier(own, parts, exponents, chosen.offsets)
@@ -91,22 +93,9 @@ def by_encoder(own):
     shared = {}
     for run in own:
         if run.encoder:
-            made = run.settings
-            key = (run.encoder.weights, run.encoder.tokenizer, made.prefix, made.max_length, made.dtype, made.store)
-            shared.setdefault(key, []).append(run)
+            # runs that are combined are of the same titles
+            shared.setdefault(run.features, []).append(run)
     return list(shared.values())
-
-
-def words_part(run):
-    """The Part of a run of words."""
-    from whichlayer.heads import words
-
-    fitted = words.read(run)
-
-    def judge(titles):
-        return [words.probabilities(fitted, titles)], 0
-
-    return Part(prepare=list, judge=judge)
 
 
 # --- from titles to probabilities -----------------------------------------------------------------
@@ -129,7 +118,7 @@ class Window:
     @property
     def sure(self):
         """(titles,) float64: the probability of the category that is named."""
-        return np.take_along_axis(self.probabilities, self.named[:, None], 1)[:, 0]
+        return metrics.of_each(self.probabilities, self.named)
 
 
 def predict(classifier, batches):

@@ -44,6 +44,21 @@ class Frozen:
     alone: ThreadPoolExecutor  # of one thread that torch gives no others, for few tokens
     process: int  # that loaded it
 
+    def prepare(self, titles):
+        """The embedding.Tokenised of some titles."""
+        with self.reading:
+            return tokenise(self.encoder, titles)
+
+    def judge(self, tokenised):
+        """What each run says of Tokenised titles: ([(titles, classes) float32, …], titles that are cut)."""
+        tokens = sum(map(len, tokenised.ids))
+        if self.process != os.getpid():
+            # threads stay behind in a fork, and would be waited for without end
+            torch.set_num_threads(1)
+        elif tokens * self.encoder.info.hidden**2 < FEW:
+            return self.alone.submit(compute, self, tokenised).result()
+        return compute(self, tokenised)
+
 
 def load(own, name, device, dtype):
     """The Frozen of runs that share an encoder and its settings. What does not fit is a
@@ -95,25 +110,8 @@ def poolings_of(own):
     return sorted({pooling for run in own for pooling in run.poolings})
 
 
-def prepare(frozen, titles):
-    """The embedding.Tokenised of some titles."""
-    with frozen.reading:
-        return tokenise(frozen.encoder, titles)
-
-
-def judge(frozen, tokenised):
-    """What each run says of Tokenised titles: ([(titles, classes) float32, …], titles that are cut)."""
-    tokens = sum(map(len, tokenised.ids))
-    if frozen.process != os.getpid():
-        # threads stay behind in a fork, and would be waited for without end
-        torch.set_num_threads(1)
-    elif tokens * frozen.encoder.info.hidden**2 < FEW:
-        return frozen.alone.submit(compute, frozen, tokenised).result()
-    return compute(frozen, tokenised)
-
-
 def compute(frozen, tokenised):
-    """What `judge` gives, computed in the thread that calls."""
+    """What Frozen.judge gives, computed in the thread that calls."""
     own = [heads.run for heads in frozen.heads]
     layers = sorted({layer for run in own for layer in run.layers})
     # the heads' modules, too, hold the values of one call

@@ -69,7 +69,7 @@ def style_of(args, table, classes):
         wrong = f"rename its column {cli.quote(taken[0])}; predictions would add one of that name"
         raise cli.Problem(f"{args.csv}: {wrong}")
     style.delimiter = "," if table.form.delimiter == "\t" else table.form.delimiter
-    if args.out.lower().endswith(".tsv"):
+    if args.out.suffix.lower() == ".tsv":
         style.delimiter = "\t"
     mark = b"\xef\xbb\xbf" if table.form.mark else b""
     style.header = mark + tables.as_csv([table.header + added], style.delimiter)

@@ -194,7 +194,6 @@ def check_standard_output():
 
 def check_output(option, path, endings):
     """Refuse to write where that cannot work, or would replace what is no plain file."""
-    path = Path(path)
     if path.suffix.lower() not in endings:
         raise Problem(f"{option} {path}: the name must end in {' or '.join(endings)}")
     if not path.resolve().parent.is_dir() or (path.exists() and not path.is_file()):

@@ -25,7 +25,7 @@ HEAD = 1 << 20
 FIRST_OBJECTS = 1 << 15
 # rows of Parquet that are in memory together
 BATCH = 4096
-# a byte order mark in the middle keeps quotes from enclosing a name
+# what may stand around the first name where files were joined: a byte order mark keeps quotes from enclosing it
 AROUND = '\ufeff" '
 OPENERS = {b"\x1f\x8b": gzip.open, b"BZh9": bz2.open, b"\xfd7zXZ\0": lzma.open}
 # what a Macintosh adds to an archive, and folders
@@ -128,7 +128,7 @@ def form_of(text, columns):
 
 
 def folded(name):
-    """A column's name without what is not seen: how accents are encoded, which spaces there are."""
+    """A name without what is not seen: how accents are encoded, which spaces there are."""
     seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
     return " ".join(seen.split())
 
@@ -167,15 +167,10 @@ def check_row(place, cells, header, may_be_rows):
     """
     if len(cells) != len(header):
         raise cli.Problem(f"{place} has {len(cells)}, not {len(header)} cells; look for a missing quote")
-    if bare(cells) == bare(header) and len(header) > 1:
+    if cells[1:] == header[1:] and cells[0].strip(AROUND) == header[0] and len(header) > 1:
         raise cli.Problem(f"{place} names the columns again; two files seem to have been joined: delete that line")
     if may_be_rows and any(re.search("[\t|]", cell) and re.search("[\r\n]", cell) for cell in cells):
         raise cli.Problem(f"{place} runs over lines that may be rows; look for a missing quote")
-
-
-def bare(cells):
-    """Cells without what may stand around names where files were joined."""
-    return [cell.strip(AROUND) for cell in cells]
 
 
 def picked(rows, places):

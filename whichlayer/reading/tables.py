@@ -4,7 +4,6 @@ import contextlib
 import csv
 import errno
 import io
-import itertools
 import json
 import lzma
 import math
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whichlayer.common import cli, disk
-from whichlayer.common.windows import WINDOW
+from whichlayer.common.windows import WINDOW, batches_of
 from whichlayer.reading import formats
 
 # what reading a damaged file may raise; an OSError with a number is the system's
@@ -32,7 +31,7 @@ class Table:
     header: list[str]  # names of the columns, as they are written
     places: list[int]  # of the columns that were asked for
     form: formats.Form
-    blocks: Iterator  # lists of WINDOW rows, the last one of fewer; a row is a tuple of str
+    rows: Iterator  # tuples of str
 
 
 def open_table(path, columns, others=True):
@@ -54,7 +53,7 @@ def open_table(path, columns, others=True):
         kept = list(range(len(source.header))) if others else places
         header = [source.header[place] for place in kept]
         places = list(map(kept.index, places))
-        return Table(header, places, source.form, blocks_of(path, source.rows(kept), header, places))
+        return Table(header, places, source.form, rows_of(path, source.rows(kept), header, places))
 
 
 def check_header(header):
@@ -79,15 +78,14 @@ def place_of(column, header):
     return names.index(name)
 
 
-def blocks_of(path, rows, header, places):
-    """Yield lists of rows whose cells are texts; blank lines are no rows."""
-    first = 1
+def rows_of(path, rows, header, places):
+    """Yield the rows with texts as cells, which are checked column by column, some rows at a time."""
     with reported(path):
-        while block := list(itertools.islice(rows, WINDOW)):
+        for number, block in batches_of(rows, WINDOW):
+            first = number * WINDOW + 1
             columns = zip(*block, strict=True)
             checked = [texts_of(cells, header[i], first, i in places) for i, cells in enumerate(columns)]
-            yield list(zip(*checked, strict=True))
-            first += len(block)
+            yield from zip(*checked, strict=True)
 
 
 def texts_of(cells, name, first, is_asked):

@@ -23,7 +23,7 @@ def add(table, tables, results, features):
         wanted += [(kind, size) for size in [None, *(sizes if baseline.reads else [])]]
     missing = [each for each in wanted if each not in there]
     if missing:
-        opened = runs.features_of(table.everything[0].run, features)
+        opened = runs.features_of(table.trained[0].run, features)
         counts = words.count(opened.titles()[0], table.labels)
         for kind, size in missing:
             make(kind, size, table, tables, counts, results, opened.folder.resolve())

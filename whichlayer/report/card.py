@@ -17,8 +17,7 @@ GOOD = (
     "error {figures.calibration_error:.4f}: of titles that the heads had not seen, nor a copy of them. New titles of "
     "another kind are another matter: `--csv FILE --label-column NAME` scores a test file."
 )
-USE = '    python predict.py --run FOLDER "a title of your own"'
-MADE_BY = "It needs whichlayer {version}, whose scripts made it."
+USE = ["The scripts of whichlayer apply it:", '    python predict.py --run FOLDER "a title of your own"']
 
 
 def card(table, row):
@@ -34,8 +33,7 @@ def card(table, row):
         TRAINED.format(titles=titles, sha256=table.data.sha256, made=run.made, versions=versions),
         ENCODER.format(encoder=run.encoder) if run.encoder else "",
         GOOD.format(row=row, low=low, high=high, figures=row.figures),
-        MADE_BY.format(version=cli.VERSION),
-        USE,
+        *USE,
         *page.details(table, row),
     ]
     return layout.join(parts) + "\n"

@@ -71,14 +71,16 @@ def size_name(size):
     return f"{size:,}" if size else "all"
 
 
-def category_table(names, scores, titles):
-    """F1, precision and recall of each category, the worst ones first, and how many titles it has.
+def category_table(names, labels, scores):
+    """F1, precision and recall of each category that has titles, the worst ones first, and how many
+    it has.
 
-    names: of the categories; scores: (3, categories), as comparison.Influence has them; titles:
-    (categories,) int.
+    names: of the categories; labels: (titles,) int; scores: (3, categories), as comparison.Influence
+    has them.
     """
+    titles = np.bincount(labels)
     lines = []
-    for number in np.argsort(scores[0], kind="stable")[:SHOWN]:
+    for number in sorted(np.flatnonzero(titles), key=scores[0].item)[:SHOWN]:
         cells = [f"{value:.4f}" for value in scores[:, number]]
         lines.append([cli.escape_markdown(names[number]), *cells, f"{titles[number]:,}"])
     return cli.markdown([":Category", "F1", "Precision", "Recall", "Titles"], lines)

@@ -1,7 +1,5 @@
 """What evaluate.py prints of a table: the recommendation and the tables, as markdown."""
 
-import numpy as np
-
 from whichlayer.common import cli
 from whichlayer.heads import runs, words
 from whichlayer.report import answer as answers
@@ -110,11 +108,10 @@ def details(table, row):
     """How good a row is by category, and from which probability on its answers may be accepted: a
     list of paragraphs.
     """
-    titles = np.bincount(table.labels, minlength=len(table.classes))
     found = thresholds.of_judged(judge(row.runs, table), table.labels, table.folds)
     return [
         CATEGORIES.format(name=row.name, shown=layout.SHOWN),
-        layout.category_table(table.classes, row.influence.scores, titles),
+        layout.category_table(table.classes, table.labels, row.influence.scores),
         THRESHOLDS,
         layout.threshold_table(found),
     ]

@@ -17,6 +17,7 @@ CHEAPER = (
     "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
 TITLES_NEEDED = "About {titles:,} titles would show whether {name} is."
+USUAL = "Against {name}, which needs no survey, it has {difference}."
 LEFT_OUT = "Not shown to beat chance, and left out: {row.name}, macro-F1 {row.value:.4f}."
 CORRECTED = "The best of {rows} rows, optimism-corrected: {value:.4f}."
 WORDS = "Words alone (TF-IDF) reach {value:.4f}; against them, {name} has {difference}."
@@ -32,6 +33,9 @@ def paragraph(table, answer):
     sentences = [RECOMMENDED.format(row=row, why=reason(answer))]
     if row is answer.best:
         sentences += titles_needed(table, answer)
+    for each in answer.compared:
+        if is_usual(each) and each is not row:
+            sentences.append(USUAL.format(name=each.name, difference=difference(each, row)))
     for each in table.rows:
         if each.value > answer.best_of_encoder.value:
             sentences.append(LEFT_OUT.format(row=each))
@@ -76,6 +80,12 @@ def titles_needed(table, answer):
             titles = answer.comparison.titles_needed(number, answer.margin, table.data.rows)
             needed += [(titles, row.name)] if titles else []
     return [TITLES_NEEDED.format(titles=titles, name=name) for titles, name in sorted(needed)[:1]]
+
+
+def is_usual(row):
+    """Whether a row is what to take without a survey: the mean of the last four layers, with words."""
+    last = [("mean", row.run.encoder.layers - back) for back in range(4)] if len(row.runs) > 1 else None
+    return row.run.columns == last
 
 
 def words(answer):

@@ -64,10 +64,6 @@ class Table:
         return self.rows + self.learning_curve
 
     @property
-    def everything(self):
-        return self.trained + self.baselines
-
-    @property
     def title(self):
         """Its encoders and titles, as a heading says it."""
         return f"{cli.listing(self.encoders.values())} on {self.data.name}"
@@ -181,7 +177,7 @@ def curves(table):
     """
     names = {row.name for row in table.learning_curve}
     lines = {}
-    for row in table.everything:
+    for row in table.trained + table.baselines:
         if row.name in names or row.run.baseline == "tfidf":
             lines.setdefault(row.name, {})[row.run.labels_per_category] = row
     return lines

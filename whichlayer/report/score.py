@@ -56,15 +56,11 @@ class Test:
 
 def check_labels(where, labels, classes):
     """Refuse labels of which none is one of the run's classes. where: they stand, in words."""
-    if set(labels) & set(classes):
-        return
-    remedy = "name another --label-column"
-    if set(map(splits.group_key, labels)) & set(map(splits.group_key, classes)):
-        remedy = "they differ only by how they are written: write them as in the run"
-    # what is not seen is escaped, as that may be what differs
-    there, known = (", ".join(repr(name[:60]) for name in list(names)[:3]) for names in (labels, classes))
-    wrong = f"none of its labels is known to the run: it holds {there}, in the run they are {known}"
-    raise cli.Problem(f"{where}: {wrong}; {remedy}")
+    if not set(labels) & set(classes):
+        # what is not seen is escaped, as that may be what differs
+        there, known = (", ".join(repr(name[:60]) for name in list(names)[:3]) for names in (labels, classes))
+        wrong = f"none of its labels is known to the run: it holds {there}, in the run they are {known}"
+        raise cli.Problem(f"{where}: {wrong}; write them as there, or name another --label-column")
 
 
 def report(own, titles, labels, window, training, least=None):
@@ -108,7 +104,8 @@ def report(own, titles, labels, window, training, least=None):
     parts.append(NEW if is_mixed else "")
     if least:
         parts.append(answered(test, least))
-    parts += by_category(test)
+    parts.append(BY_CATEGORY.format(shown=SHOWN))
+    parts.append(category_table(names, test.labels, test.influence.scores))
     parts.append(confused(test))
     return join(parts)
 
@@ -131,8 +128,7 @@ def figures(test, name):
 
 def answered(test, least):
     """How many of the titles get an answer, and how many of these are right: a sentence."""
-    sure = np.take_along_axis(test.probabilities, test.predicted[:, None], 1)[:, 0]
-    accepted = sure >= least
+    accepted = metrics.of_each(test.probabilities, test.predicted) >= least
     if not accepted.any():
         return NOTHING_ANSWERED.format(least=least)
     right = (test.labels == test.predicted)[accepted]
@@ -157,16 +153,6 @@ def cautions(test, scarce):
             shown = names[:8] + ["…"] * (len(names) > 8)
             sentences.append(template.format(names=cli.escape_markdown(", ".join(shown))))
     return sentences
-
-
-def by_category(test):
-    """F1, precision and recall of the categories, in a list with what stands above it."""
-    titles = np.bincount(test.labels, minlength=len(test.names))
-    # what neither occurs nor is named has no F1
-    occurs = np.flatnonzero(titles + np.bincount(test.predicted, minlength=len(test.names)))
-    names = [test.names[number] for number in occurs]
-    table = category_table(names, test.influence.scores[:, occurs], titles[occurs])
-    return [BY_CATEGORY.format(shown=SHOWN), table]
 
 
 def confused(test):

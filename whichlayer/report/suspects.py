@@ -6,6 +6,7 @@ from whichlayer.common import cli, disk
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
 from whichlayer.report.rows import judge
+from whichlayer.scores import metrics
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
 
@@ -47,14 +48,13 @@ def write(path, table, answer, features):
 
     row = choose(table, answer)
     judged = judge(row.runs, table)
-    probabilities = judged.probabilities
     predicted = judged.named
-    titles, names = runs.features_of(table.everything[0].run, features).titles()
+    titles, names = runs.features_of(table.trained[0].run, features).titles()
     # a table of the titles whose label is contradicted
-    rows = np.arange(len(titles))
+    rows = range(1, len(titles) + 1)
     named = np.array(table.classes, dtype=object)[predicted]
-    sure = (probabilities[rows, table.labels], probabilities[rows, predicted])
-    frame = pd.DataFrame(dict(zip(COLUMNS, (rows + 1, titles, names, named, *sure), strict=True)))
+    sure = [metrics.of_each(judged.probabilities, each) for each in (table.labels, predicted)]
+    frame = pd.DataFrame(dict(zip(COLUMNS, (rows, titles, names, named, *sure), strict=True)))
     frame = frame[predicted != table.labels]
     frame = frame.sort_values("probability_of_label", kind="stable").round(4)
     # and as a file

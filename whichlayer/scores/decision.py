@@ -39,21 +39,18 @@ def choose_offsets(labels, probabilities, learned, classes):
     labels: (titles,) int; probabilities: (titles, classes), of held-out titles; learned: the labels
     of all titles that the head learns from, which the prior is counted on.
     """
-    # the likeliest comes first, and stays where nothing is better
-    best = None
-    highest = -1.0
-    for tau in TAUS:
-        offsets = offsets_of(tau, learned, classes)
-        reached = metrics.macro_f1(labels, decide(probabilities, offsets), classes)
-        if reached > highest + 1e-9:
-            best = offsets
-            highest = reached
-    return best
+
+    def reached(offsets):
+        """Macro-F1, without its rounding errors."""
+        return round(metrics.macro_f1(labels, decide(probabilities, offsets), classes), 9)
+
+    # of equal ones, max takes the first
+    return max([offsets_of(tau, learned, classes) for tau in TAUS], key=reached)
 
 
 def predictions(probabilities, folds, offsets=None):
     """The category that is named for each title in each repeat, (repeats, titles) ints."""
     if offsets is None:
-        return np.stack([repeat.argmax(1) for repeat in probabilities])
+        return probabilities.argmax(2)
     parts = zip(probabilities, offsets, folds, strict=True)
     return np.stack([decide(repeat, own[fold_of]) for repeat, own, fold_of in parts])

@@ -86,11 +86,16 @@ def score(labels, predictions, folds, classes):
 # --- probabilities --------------------------------------------------------------------------------
 
 
+def of_each(probabilities, classes):
+    """The probability of a class of each title, (n,); probabilities: (n, classes); classes: (n,) int."""
+    return probabilities[np.arange(len(classes)), classes]
+
+
 def log_loss(labels, probabilities):
     """Mean of -log of the probability of the true class, in nats; labels (n,), probabilities (n,
     classes).
     """
-    own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    own = of_each(probabilities, labels).astype(np.float64)
     # never -0.0
     return float(0.0 - np.log(np.maximum(own, TINY)).mean())
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from whichlayer.scores import metrics
+
 WANTED = (0.9, 0.95, 0.98, 0.99)
 
 
@@ -29,7 +31,7 @@ def of_judged(judged, labels, folds):
     labels: (titles,) int; folds: (repeats, titles) int.
     """
     named = judged.named
-    sure = np.take_along_axis(judged.probabilities, named[:, None], 1)[:, 0]
+    sure = metrics.of_each(judged.probabilities, named)
     return [find(sure, named == labels, folds[0], wanted) for wanted in WANTED]
 
 
