@@ -1,5 +1,6 @@
 """What tests read of a page of evaluate.py, and predictions of which the truth is known."""
 
+import json
 import re
 
 import numpy as np
@@ -35,6 +36,11 @@ def tables(text):
 def recommendation(text):
     """What a page recommends, on one line: that paragraph."""
     return unwrapped("**Recommended" + text.partition("**Recommended")[2].partition("\n\n")[0])
+
+
+def recommended(results):
+    """The names of the runs that were recommended last in a folder of results."""
+    return json.loads((results / "recommended.json").read_text(encoding="utf-8"))["runs"]
 
 
 def of_class(labels, share, seed):
