@@ -189,20 +189,6 @@ def test_baselines_of_odd_titles(tmp_path, titles, labels, limits):
 # --- how many labels ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        ({8: 0.4, 16: 0.6, 32: 0.2, None: 0.5}, "TF-IDF is significantly behind {} with 16 and all labels."),
-        ({8: 0.4, 16: 0.3, 32: 0.2, None: 0.1}, "TF-IDF is significantly behind {} with no number of labels."),
-        ({}, None),
-    ],
-)
-def test_with_how_many_labels_words_are_behind(tmp_path, words, said):
-    label_curve(tmp_path, {8: 0.4, 16: 0.3, 32: 0.2, None: 0.1}, words)
-    text = unwrapped(evaluate(tmp_path))
-    assert "behind" not in text if said is None else said.format("layer 1 (probe, [CLS])") in text
-
-
 def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
     label_curve(tmp_path, {8: 0.5, None: 0.1}, layers=(1,))
     label_curve(tmp_path, {8: 0.4, 32: 0.2}, {8: 0.6, 32: 0.1, None: 0.05}, layers=(2,))
@@ -217,7 +203,9 @@ def test_a_line_for_each_layer_and_a_column_for_each_size(tmp_path):
 
 def test_whether_the_curve_still_rises_at_its_end(tmp_path):
     label_curve(tmp_path / "rises", {8: 0.5, 16: 0.3, None: 0.1})
-    said = r"The step from 16 to all labels brought \+0\.[12]\d+ \(.*; significantly better\)"
+    said = (
+        r"layer 1 \(probe, \[CLS\]\): the step from 16 to all labels brought \+0\.[12]\d+ \(.*; significantly better\)"
+    )
     assert re.search(said, unwrapped(evaluate(tmp_path / "rises")))
     label_curve(tmp_path / "flat", {8: 0.5, 16: 0.1, 32: 0.1})
     text = evaluate(tmp_path / "flat")
