@@ -34,7 +34,7 @@ def parse_arguments(argv=None):
     features = "for --label-column: the run's features, if they have moved"
     add("--features", type=cli.place, metavar="FOLDER", help=features)
     least = "name no category whose probability is lower; evaluate.py says how far that can be trusted"
-    add("--at-least", type=cli.number(float, 0, 1), metavar="P", help=least)
+    add("--at-least", type=cli.number(float, 0, 1), default=0, metavar="P", help=least)
     top = "give the N likeliest categories only (default: one as text, else all)"
     add("--top", type=cli.number(int, 1), metavar="N", help=top)
     add("--format", choices=("text", "jsonl"), default="text", help="of what is printed")
@@ -112,7 +112,7 @@ def predict_typed(args, chosen):
     """Print predictions of titles that are arguments or lines of standard input: a bulk.Outcome."""
     classifier = load_chosen(chosen, args.model, args.device, args.dtype)
     top = args.top or (1 if args.format == "text" else None)
-    style = output.Style(chosen.runs[0].classes, top, args.at_least or 0.0)
+    style = output.Style(chosen.runs[0].classes, top, args.at_least)
     outcomes = []
     for _, window in predict(classifier, typed(args.titles)):
         for line in output.lines(window, args.format, style):
@@ -174,7 +174,7 @@ def score_file(args, chosen):
             file.write(style.header + output.csv_rows(rows, whole, style))
     labels = [" ".join(label.split()) for label in labels]
     print(score.report(own, titles, labels, whole, training, args.at_least))
-    return bulk.outcome_of(whole, args.at_least or 0.0)
+    return bulk.outcome_of(whole, args.at_least)
 
 
 def training_keys(own, folder):
@@ -236,7 +236,7 @@ def predict_all(classifier, titles, shown=True):
             parts.append(window)
             bar.update(len(window.titles))
     return Window(
-        titles=[title for part in parts for title in part.titles],
+        titles=titles,
         probabilities=np.concatenate([part.probabilities for part in parts]),
         named=np.concatenate([part.named for part in parts]),
         cut=sum(part.cut for part in parts),

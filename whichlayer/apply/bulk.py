@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 def outcome_of(window, least):
     """The Outcome of a classifier.Window."""
-    blank = np.count_nonzero(~window.has_text)
+    blank = np.count_nonzero(np.isnan(window.sure))
     unsure = np.count_nonzero(window.sure < least)
     return Outcome(len(window.titles), window.cut, blank, unsure)
 

@@ -68,9 +68,8 @@ def check_together(own):
     for run in own:
         other = seen.setdefault(frozenset(run.contents.items()), run)
         if (run.classes, run.task) != (own[0].classes, own[0].task):
-            older = min(own[0], run, key=lambda each: each.made.at)
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
-            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; the older one is {older.folder}")
+            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train both anew on the same titles")
         if other is not run:
             twice = "are the same run, or copies of it, which would count twice; name one of them"
             raise cli.Problem(f"--run: {other.folder} and {run.folder} {twice}")

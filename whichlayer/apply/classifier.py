@@ -111,13 +111,8 @@ class Window:
     cut: int  # titles that are longer than the encoder reads
 
     @property
-    def has_text(self):
-        """(titles,) bool."""
-        return ~np.isnan(self.probabilities[:, 0])
-
-    @property
     def sure(self):
-        """(titles,) float64: the probability of the category that is named."""
+        """(titles,) float64: the probability of the category that is named, not-a-number without text."""
         return metrics.of_each(self.probabilities, self.named)
 
 

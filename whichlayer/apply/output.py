@@ -62,7 +62,7 @@ def style_of(args, table, classes):
     """The Style of args.out: with the delimiter and the byte order mark of the table that is read,
     but tabs in .tsv only. A table with a column of predictions is a Problem.
     """
-    style = Style(classes, args.top, args.at_least or 0.0)
+    style = Style(classes, args.top, args.at_least)
     added = list(columns(classes, np.empty((0, len(classes))), [], args.top))
     taken = sorted(set(table.header) & set(added))
     if taken:

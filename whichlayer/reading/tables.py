@@ -48,21 +48,14 @@ def open_table(path, columns, others=True):
             raise cli.Problem("this is a folder without *.parquet files in it")
         is_parquet = path.is_dir() or formats.first_bytes(path).startswith(b"PAR1")
         source = formats.open_parquet(parts) if is_parquet else formats.open_text(path, columns)
-        check_header(source.header)
+        wrong = fault("".join(source.header))
+        if wrong:
+            raise cli.Problem(f"the header holds {wrong}; save the file as CSV in UTF-8")
         places = [place_of(column, source.header) for column in columns]
         kept = list(range(len(source.header))) if others else places
         header = [source.header[place] for place in kept]
         places = list(map(kept.index, places))
         return Table(header, places, source.form, rows_of(path, source.rows(kept), header, places))
-
-
-def check_header(header):
-    """Refuse a header that is empty or no text."""
-    wrong = fault("".join(header))
-    if wrong:
-        raise cli.Problem(f"the header holds {wrong}; save the file as CSV in UTF-8")
-    if not "".join(header).strip():
-        raise cli.Problem("is empty; its first line must hold the column names")
 
 
 def place_of(column, header):
@@ -73,7 +66,7 @@ def place_of(column, header):
     name = formats.folded(column)
     if names.count(name) != 1:
         there = ", ".join(map(cli.quote, header[:20])) + (", …" if len(header) > 20 else "")
-        must = f"the header must name the column {cli.quote(column)} once; the names are {there}"
+        must = f"the header must name the column {cli.quote(column)} once; the names are {there or None}"
         raise cli.Problem(f"{must}; pass --text-column and --label-column")
     return names.index(name)
 

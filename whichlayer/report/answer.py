@@ -42,9 +42,8 @@ def compare(table, margin):
     combined = []
     if words and known:
         _, cheapest = choose(known, known, best_of_encoder, margin)
-        for row in dict.fromkeys([best_of_encoder, cheapest]):
-            both = combined_row(table, row, words)
-            combined += [both] if both else []
+        both = [combined_row(table, row, words) for row in dict.fromkeys([best_of_encoder, cheapest])]
+        combined = list(filter(None, both))
 
     # all of them are compared with the best one; what may know nothing does not compete
     knowing = [*known, *combined]

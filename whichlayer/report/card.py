@@ -10,7 +10,7 @@ WHAT = (
     "Names the category of a short text, one of {classes}. A frozen encoder with heads on some of its layers, words, "
     "or both: {name}."
 )
-TRAINED = "Learned from {titles} with categories ({sha256:.12}…), {made.at:.10}, with {versions}."
+TRAINED = "Learned from {titles} with categories, {made.at:.10}; config.json has their sha256, and the versions."
 ENCODER = "Encoder: {encoder.name}, not in this folder; its weights are checked (sha256 {encoder.weights:.12}…)."
 GOOD = (
     "Macro-F1 **{row.value:.4f}** (95% interval {low:.4f}–{high:.4f}), log loss {figures.log_loss:.4f}, calibration "
@@ -25,12 +25,11 @@ def card(table, row):
     run = row.run
     low, high = row.interval
     classes = cli.listing(map(cli.escape_markdown, table.classes))
-    versions = ", ".join(f"{name} {version}" for name, version in run.software.items())
     titles = f"{cli.count(table.data.rows, 'title')} of {cli.escape_markdown(table.data.name)}"
     parts = [
         HEADER.format(title=cli.escape_markdown(table.title)),
         WHAT.format(classes=classes, name=row.name),
-        TRAINED.format(titles=titles, sha256=table.data.sha256, made=run.made, versions=versions),
+        TRAINED.format(titles=titles, made=run.made),
         ENCODER.format(encoder=run.encoder) if run.encoder else "",
         GOOD.format(row=row, low=low, high=high, figures=row.figures),
         *USE,

@@ -1,8 +1,7 @@
 """What evaluate.py prints of a table: the recommendation and the tables, as markdown."""
 
 from whichlayer.common import cli
-from whichlayer.heads import runs, words
-from whichlayer.report import answer as answers
+from whichlayer.heads import runs
 from whichlayer.report import layout, recommendation
 from whichlayer.report.rows import curves, encoder_key, judge
 from whichlayer.scores import thresholds
@@ -24,8 +23,7 @@ TERMS = 'Terms: README, "How to read the table".'
 COLLAPSED = f"Collapsed heads predict one class only; {runs.COLLAPSED}."
 SCARCE = "Too few titles for intervals that hold in {few} of {all} categories, such as {name}."
 
-BEHIND = "TF-IDF is significantly behind {name} with {sizes} labels."
-LAST_STEP = "The step from {} to {} labels brought {difference}."
+LAST_STEP = "{name}: the step from {before} to {after} labels brought {difference}."
 
 CATEGORIES = "By category, {name}, lowest F1 first (at most {shown}):"
 THRESHOLDS = "When to accept its answers (`predict.py --at-least`), as other folds chose:"
@@ -46,7 +44,7 @@ def page(table, answer):
         parts.append(NOTHING_TO_COMPARE)
     if table.learning_curve:
         parts.append(layout.learning_table(table))
-        parts.append(" ".join(learning_sentences(table)))
+        parts.append(last_step(table))
     if answer and answer.recommended:
         parts += details(table, answer.recommended)
     return layout.join(parts)
@@ -83,25 +81,15 @@ def notes(table, answer):
     return sentences
 
 
-def learning_sentences(table):
-    """With how many labels TF-IDF is behind the best curve, and whether that one still rises: a
-    list of sentences.
-    """
-    found = curves(table)
-    tfidf = found.pop(words.BASELINES["tfidf"].name, {})
-    name, best = max(found.items(), key=lambda item: max(row.value for row in item[1].values()))
-    steps = [size for size in layout.curve_sizes(found) if size in best]
-    sentences = []
-    if tfidf:
-        both = [size for size in steps if size in tfidf]
-        behind = [layout.size_name(size) for size in both if answers.gain(tfidf[size], best[size])[1] > 0]
-        sentences.append(BEHIND.format(name=name, sizes=cli.listing(behind or ["no number of"])))
-    if len(steps) > 1:
-        before, after = steps[-2:]
-        brought = recommendation.difference(best[before], best[after])
-        sizes = (layout.size_name(before), layout.size_name(after))
-        sentences.append(LAST_STEP.format(*sizes, difference=brought))
-    return sentences
+def last_step(table):
+    """Whether the best learning curve still rises: a sentence, or nothing where it is one point."""
+    name, best = max(curves(table).items(), key=lambda item: max(row.value for row in item[1].values()))
+    steps = layout.curve_sizes({name: best})
+    if len(steps) < 2:
+        return ""
+    before, after = map(layout.size_name, steps[-2:])
+    brought = recommendation.difference(*(best[size] for size in steps[-2:]))
+    return LAST_STEP.format(name=name, before=before, after=after, difference=brought)
 
 
 def details(table, row):

@@ -1,6 +1,6 @@
 """How good the predictions for a test file are, as markdown, for predict.py --label-column."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,11 +48,6 @@ class Test:
         """The comparison.Influence of the titles."""
         return comparison.influence(self.labels, self.predicted, len(self.names), self.groups)
 
-    def part(self, chosen):
-        """The Test of some of the titles. chosen: (titles,) bool."""
-        names = ("labels", "predicted", "probabilities", "groups")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
-
 
 def check_labels(where, labels, classes):
     """Refuse labels of which none is one of the run's classes. where: they stand, in words."""
@@ -75,14 +70,13 @@ def report(own, titles, labels, window, training, least=None):
     seen = np.array([key in training for key in keys])
     names = [*own[0].classes, *sorted(set(labels) - set(own[0].classes))]
     number = {name: i for i, name in enumerate(names)}
-    everyone = Test(
-        names=names,
-        classes=len(own[0].classes),
-        labels=np.array([number[label] for label in labels]),
-        predicted=window.named,
-        probabilities=window.probabilities,
-        groups=splits.numbered(keys),
-    )
+    arrays = (np.array([number[label] for label in labels]), window.named, window.probabilities, splits.numbered(keys))
+
+    def part(chosen):
+        """The Test of some titles. chosen: (titles,) bool."""
+        return Test(names, len(own[0].classes), *(array[chosen] for array in arrays))
+
+    everyone = part(np.full(len(seen), True))
     parts = []
     # a figure that looks like a result, and is none, is not the first thing to be read
     if training:
@@ -94,7 +88,7 @@ def report(own, titles, labels, window, training, least=None):
     test = everyone
     is_mixed = seen.any() and not seen.all()
     if is_mixed:
-        test = everyone.part(~seen)
+        test = part(~seen)
         rows.append(figures(test, "not in training"))
     heads = [":Titles", "Number", "Accuracy", "95% interval", "Macro-F1", "95% interval"]
     parts.append(cli.markdown([*heads, "Log loss", "ECE"], rows))
