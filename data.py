@@ -1,12 +1,15 @@
 """Titles: find or download, read, check."""
 
-import collections
+import array
 import hashlib
 import http.client
+import re
 import unicodedata
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from whichlayer.common import cli, disk, windows
 from whichlayer.reading import formats, tables
@@ -41,6 +44,8 @@ def find_titles(data):
 
 def download(url, path, checksum):
     """Download a file of a few MB with this sha256; whole or not at all."""
+    if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
+        raise cli.Problem(f"{url}: only https addresses are downloaded")
     cli.say(f"downloading {url}")
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:
@@ -85,7 +90,10 @@ def copy_titles(path, text_column, label_column, out, group_column=None, least=2
     if len(set(columns)) < len(columns):
         named = cli.listing(map(cli.quote, columns))
         raise cli.Problem(f"--text-column, --label-column and --group-column must differ; they name {named}")
-    counts = collections.Counter()  # titles of each category
+    # a few bytes of each row stay in memory
+    hashes = array.array("q")  # of titles
+    labels = array.array("i")  # numbers of categories
+    numbers = {}  # by name
     empty = []  # rows that lack something
     hasher = hashlib.sha256()
 
@@ -99,18 +107,21 @@ def copy_titles(path, text_column, label_column, out, group_column=None, least=2
     for _, block in windows.batches_of(table.rows, windows.WINDOW):
         rows = [(title, " ".join(label.split()), *group) for title, label, *group in block]
         write(rows)
-        for number, (title, name, *_) in enumerate(rows, counts.total() + 1):
-            counts[name] += 1
+        for title, name, *_ in rows:
+            hashes.append(hash(title))
+            labels.append(numbers.setdefault(name, len(numbers)))
             if is_blank(title) or is_blank(name):
-                empty.append(number)
+                empty.append(len(labels))
 
     if empty:
         names = f"no {cli.quote(text_column)} or no {cli.quote(label_column)}"
-        lack = f"{len(empty):,} of {counts.total():,} rows have {names}, first row"
+        lack = f"{len(empty):,} of {len(labels):,} rows have {names}, first row"
         raise cli.Problem(f"{path}: {lack} {', '.join(map(str, empty[:5]))}; fill them in or delete them")
-    classes = dict(sorted(counts.items()))
+    counts = np.bincount(labels, minlength=len(numbers)).tolist()
+    classes = {name: counts[numbers[name]] for name in sorted(numbers)}
     check_classes(f"{path}: column {cli.quote(label_column)}", classes, least)
-    return Checked(counts.total(), hasher.hexdigest(), classes, similar_names(classes))
+    notes = similar_names(classes) + ambiguous_titles(np.asarray(hashes), np.asarray(labels))
+    return Checked(len(labels), hasher.hexdigest(), classes, notes)
 
 
 def check_classes(where, classes, least):
@@ -130,6 +141,19 @@ def similar_names(names):
     # what is not seen is escaped, as that may be what differs
     named = [cli.listing([repr(name[:60]) for name in same[:3]]) for same in alike.values() if len(same) > 1]
     return [f"categories {names} differ only by how they are written" for names in named[:3]]
+
+
+def ambiguous_titles(hashes, labels):
+    """A sentence, if any, on titles with several labels. hashes, labels: (n,) int of all titles."""
+    _, first, number = np.unique(hashes, return_index=True, return_inverse=True)
+    # for each row, the first row of its title
+    earlier = first[number]
+    other = np.flatnonzero(labels != labels[earlier])
+    if not len(other):
+        return []
+    titles = len(np.unique(hashes[other]))
+    where = f"first in rows {earlier[other[0]] + 1:,} and {other[0] + 1:,}"
+    return [f"titles that stand in more than one category: {titles:,}, {where}"]
 
 
 def rare_categories(classes, folds):
