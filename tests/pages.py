@@ -1,5 +1,6 @@
 """What tests read of a page of evaluate.py, and predictions of which the truth is known."""
 
+import json
 import re
 
 import numpy as np
@@ -33,8 +34,14 @@ def tables(text):
 
 
 def recommendation(text):
-    """What a page recommends, on one line: the second paragraph below the heading, from its first bold word on."""
-    return unwrapped("**" + text.split("\n\n")[2].partition("**")[2])
+    """The paragraph of a page that recommends a row, on one line, from its first word on."""
+    name = "**Recommended"
+    return unwrapped(name + text.partition(name)[2].partition("\n\n")[0])
+
+
+def recommended(results):
+    """The names of the runs that evaluate.py has recommended."""
+    return json.loads((results / "recommended.json").read_text(encoding="utf-8"))["runs"]
 
 
 def of_class(labels, share, seed):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from conftest import call, refused
-from pages import recommendation, tables
+from pages import recommendation, recommended, tables
 from synthetic import rewrite
 from test_predict import TITLES, read
 
@@ -17,11 +17,6 @@ import predict
 def results(kept, tmp_path):
     """Results with a probe of one layer, and words: a folder that a test may change."""
     return shutil.copytree(kept.folder / "linear", tmp_path / "results")
-
-
-def recommended(results):
-    """The names of the recommended runs."""
-    return json.loads((results / "recommended.json").read_text(encoding="utf-8"))["runs"]
 
 
 def answers(*folders):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, call, refused
-from pages import THREE, evaluate, label_curve, of_class, recommendation, tables, unwrapped
+from pages import THREE, evaluate, label_curve, of_class, recommendation, recommended, tables, unwrapped
 from sklearn.metrics import f1_score, log_loss, precision_recall_fscore_support
 from synthetic import chances, guesses, rewrite, write_baseline, write_features, write_run
 
@@ -52,7 +52,7 @@ def test_the_figures_are_those_of_the_stored_predictions(tmp_path):
         assert float(row["Log loss"]) < before  # these heads are right more often than they are sure
     assert rows[0]["Difference"] == "best" and rows[1]["Difference"].startswith("-0.")
     assert "Out of fold, mean of 3 repeats" in text and "leave out" not in text
-    assert "The linear probe has not been tried here: `train.py --survey` adds it." in unwrapped(text)
+    assert "**First try the linear probe**" in text and " --survey\n" in text
     (bold,) = [line for line in text.splitlines() if line.startswith("|") and "**report's head**" in line]
     assert bold.split()[1] == "1"  # the recommended row
 
@@ -94,7 +94,7 @@ def test_rows_of_two_encoders_are_compared_and_the_work_decides(tmp_path):
     said = recommendation(done.out)
     assert said.startswith("**Recommended: small, layer 6 (report's head)**")
     assert "to the best one, large, layer 12 (report's head)" in said and "25% of the encoder's work" in said
-    assert done.err.count("Next:") == 1 and "small-d.csv-layers-6" in done.err
+    assert done.err.count("Next:") == 1 and recommended(tmp_path)[0].startswith("small-d.csv-layers-6")
     assert "small has 6 layers of 8 dimensions, computed in float32; large has 12 layers" in unwrapped(done.out)
     # without it in some run, layers and their size are the cost
     write_run(tmp_path, THREE, of_class(THREE, 0.4, 3), layers=(1,), depth=6, encoder={"name": "old", "weights": "old"})
@@ -210,7 +210,7 @@ def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_com
     assert all("<svg" in (tmp_path / name).read_text() for name in ("p.svg", "p-2.svg")) and mine.exists()
     # a command for each table
     commands = [shlex.split(line) for line in re.findall(r"Next: (.*)", done.err)]
-    assert [words[3] for words in commands] == list(map(str, own))
+    assert [words[3] for words in commands] == [str(tmp_path / "my r"), str(own[1])]
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,6 @@ def test_names_with_strange_characters_do_no_harm(tmp_path, bert):
     "options, words",
     [
         (["--layers", "0"], ["--layers 0", "layers 1, 2, 3, 4, 5"]),
-        (["--layers", "12", "-1"], ["--layers 12 -1", "name each once"]),
         (["--layers", "1.5"], ["--layers 1.5"]),
         (["--layers", "all", "3"], ["--layers all 3"]),
         (["--pooling", "mean", "--layers", "-14"], ["--layers -14", "layers 0, 1,"]),
