@@ -34,12 +34,13 @@ def tables(text):
 
 
 def recommendation(text):
-    """What a page recommends, on one line: that paragraph."""
-    return unwrapped("**Recommended" + text.partition("**Recommended")[2].partition("\n\n")[0])
+    """The paragraph of a page that recommends a row, on one line, from its first word on."""
+    name = "**Recommended"
+    return unwrapped(name + text.partition(name)[2].partition("\n\n")[0])
 
 
 def recommended(results):
-    """The names of the runs that were recommended last in a folder of results."""
+    """The names of the runs that evaluate.py has recommended."""
     return json.loads((results / "recommended.json").read_text(encoding="utf-8"))["runs"]
 
 

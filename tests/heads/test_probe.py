@@ -182,7 +182,6 @@ def test_dimensions_that_say_nothing_change_nothing():
     "module, name, value",
     [
         (logistic, "ROWS", dict.fromkeys(logistic.ROWS, 1)),  # each problem alone
-        (logistic, "ROWS", dict.fromkeys(logistic.ROWS, 1000)),  # all together
         (logistic, "BLOCK", 1 << 12),  # fewer titles at a time while many problems are unsolved
         (probe, "STATE", 1),  # each head alone
         (probe, "SEARCH", 140),  # penalties chosen by some of the titles

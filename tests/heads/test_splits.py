@@ -73,6 +73,7 @@ def test_a_key_is_its_own_key(title):
 def test_copies_share_a_fold_and_every_fold_has_every_class(pairs, k, seed):
     """Or one line names a class; it may not where each class has k titles and no title stands in two classes."""
     labels, groups = np.array(pairs).T
+    labels = splits.numbered(labels.tolist())
     classes = range(labels.max() + 1)
     distinct = [len(np.unique(groups[labels == label])) for label in classes]
     try:

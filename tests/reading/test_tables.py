@@ -175,8 +175,8 @@ HALF = "half of a surrogate pair"
 @pytest.mark.parametrize(
     "text, words",
     [
-        ('[{"title": "a"}, {"title": "b"}', ["row 1", "JSON object"]),
-        ('[{"title": "a"}]\n[{"title": "b"}]', ["row 1", "JSON object"]),
+        ('[{"title": "a"}, {"title": "b"}', ["the array", "JSON objects", "line 1 column 32"]),
+        ('[{"title": "a"}]\n[{"title": "b"}]', ["the array", "JSON objects", "line 2 column 1"]),
         ('[{"title": "a"}, "b"]', ["row 2", "JSON object"]),
         ("[]", ["the header", "'title' once"]),
         ('{"title": "a"}\n{"title": "b"\n', ["row 2", "JSON object"]),

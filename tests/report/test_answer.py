@@ -1,19 +1,11 @@
 """The answer: which row is best, which ones differ from it, and which is recommended; words and combinations, too."""
 
 import re
-import shlex
 
 import numpy as np
 import pytest
 from conftest import call
-from pages import (
-    THREE,
-    evaluate,
-    of_class,
-    recommendation,
-    recommended,
-    tables,
-)
+from pages import THREE, evaluate, of_class, recommendation, recommended, tables
 from sklearn.metrics import f1_score, log_loss
 from synthetic import chances, combined, guesses, pooled, write_baseline, write_offsets, write_run
 
@@ -44,8 +36,7 @@ def test_the_cheapest_row_within_the_margin_is_recommended(margin):
     assert "**Recommended: layer 2 (report's head)**" in said and "50% of the encoder's work" in said
     assert "non-inferior within 0.01 to the best one, layer 4" in said and f"It loses {loss:.4f}" in said
     assert loss < float(re.search(r"with 95% confidence at most (0\.\d+)", said)[1]) <= 0.01
-    (name,) = recommended(folder)  # by the command to run next
-    assert "layers-2-" in name
+    assert f"predict.py --run {folder} " in done.err and recommended(folder) == ["enc-d.csv-layers-2-repeats-1"]
 
 
 def test_not_significantly_different_from_the_best_is_not_good_enough(margin):
@@ -118,19 +109,12 @@ def unsure_of(part):
     return np.where(np.arange(3) == named[:, None], sure[:, None], (1 - sure[:, None]) / 2)[None]
 
 
-def next_command(done):
-    """The words of the command that is named as the next one."""
-    (line,) = re.findall(r"Next: (.*)", done.err)
-    return shlex.split(line)
-
-
 def test_words_that_win_are_recommended_and_cost_nothing(tmp_path):
     run = write_run(tmp_path, THREE, of_class(THREE, 0.3, 1))
     words = write_baseline(run, "tfidf", of_class(THREE, 0.05, 2))
     done = call("evaluate", "--results", tmp_path)
     said = recommendation(done.out)
     assert said.startswith("**Recommended: TF-IDF**, macro-F1 0.9") and "significantly worse" in said
-    assert next_command(done)[1:] == ["predict.py", "--run", str(tmp_path), "a title of your own"]
     assert recommended(tmp_path) == [words.name]
     assert {row["Head"] for row in tables(done.out)[0]} == {"report's head", "TF-IDF", "report's head + TF-IDF"}
 

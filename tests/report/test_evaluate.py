@@ -52,12 +52,7 @@ def test_the_figures_are_those_of_the_stored_predictions(tmp_path):
         assert float(row["Log loss"]) < before  # these heads are right more often than they are sure
     assert rows[0]["Difference"] == "best" and rows[1]["Difference"].startswith("-0.")
     assert "Out of fold, mean of 3 repeats" in text and "leave out" not in text
-    # the report's head collapses on many layers: nobody is to take it without having tried the probe
-    before = text.partition("**Recommended")[0]
-    assert (
-        "First try the linear probe" in before
-        and f"train.py --features nowhere --results {tmp_path} --survey" in before
-    )
+    assert "**First try the linear probe**" in text and " --survey\n" in text
     (bold,) = [line for line in text.splitlines() if line.startswith("|") and "**report's head**" in line]
     assert bold.split()[1] == "1"  # the recommended row
 
@@ -99,7 +94,7 @@ def test_rows_of_two_encoders_are_compared_and_the_work_decides(tmp_path):
     said = recommendation(done.out)
     assert said.startswith("**Recommended: small, layer 6 (report's head)**")
     assert "to the best one, large, layer 12 (report's head)" in said and "25% of the encoder's work" in said
-    assert done.err.count("Next:") == 1 and "small-d.csv-layers-6" in recommended(tmp_path)[0]
+    assert done.err.count("Next:") == 1 and recommended(tmp_path)[0].startswith("small-d.csv-layers-6")
     assert "small has 6 layers of 8 dimensions, computed in float32; large has 12 layers" in unwrapped(done.out)
     # without it in some run, layers and their size are the cost
     write_run(tmp_path, THREE, of_class(THREE, 0.4, 3), layers=(1,), depth=6, encoder={"name": "old", "weights": "old"})
@@ -216,7 +211,6 @@ def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_com
     # a command for each table: what is recommended in the first one needs no name
     commands = [shlex.split(line) for line in re.findall(r"Next: (.*)", done.err)]
     assert [words[3] for words in commands] == [str(tmp_path / "my r"), str(own[1])]
-    assert recommended(tmp_path / "my r") == [own[0].name]
 
 
 @pytest.mark.parametrize(

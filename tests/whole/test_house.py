@@ -73,7 +73,7 @@ def test_names_of_a_users_own_modules_do_not_clash(tmp_path):
     for name in ("common", "report", "apply", "reading", "disk", "cli"):
         (tmp_path / f"{name}.py").write_text("mine = True\n")
     code = f"import common, report, sys; sys.path.append({str(ROOT)!r}); import predict; import apply, disk\n"
-    code += "assert common.mine and report.mine and apply.mine and disk.mine; print(predict.load_chosen.__module__)"
+    code += "assert common.mine and report.mine and apply.mine and disk.mine; print(predict.choose.__module__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, text=True, capture_output=True)
     assert done.returncode == 0 and done.stdout.startswith("whichlayer."), done.stderr
 
