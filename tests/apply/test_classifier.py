@@ -157,9 +157,8 @@ def test_runs_that_do_not_fit_together_are_refused(kept, tmp_path):
     refused(call("predict", "a title", "--run", kept.linear, tmp_path / "empty"), "empty", "no run is there")
 
 
-@pytest.mark.parametrize("name", ["linear", "words"])
-def test_a_copy_of_a_run_counts_for_no_combination(kept, tmp_path, name):
-    run = getattr(kept, name)
+def test_a_copy_of_a_run_counts_for_no_combination(kept, tmp_path):
+    run = kept.linear
     copy = shutil.copytree(run, tmp_path / "copy")
     refused(call("predict", "a title", "--run", copy, kept.top, run), "copy and ", run.name, "name one of them")
     # trained anew in the same way, it holds the same
@@ -190,10 +189,9 @@ def test_an_encoder_is_refused_where_words_alone_predict(kept):
 # --- threads ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("names", [("linear",), ("linear", "mlp", "words")])
-def test_threads_that_share_a_classifier_get_the_answers_of_one(kept, names):
+def test_threads_that_share_a_classifier_get_the_answers_of_one(kept):
     """Titles of many lengths, one at a time and several at once."""
-    classifier = predict.load([getattr(kept, name) for name in names])
+    classifier = predict.load([kept.linear, kept.mlp, kept.words])
     asked = []
     for number in range(24):
         many = 1 + number % 3

@@ -48,6 +48,4 @@ def test_a_folder_is_kept_by_its_full_path(tmp_path, bert, titles, monkeypatch):
 def test_next_of_the_reports_titles_is_the_reports_head(tmp_path, bert, titles, monkeypatch):
     monkeypatch.setattr(data, "find_titles", lambda name: Path(titles))
     result = call("extract", "--data", "youtube", "--model", bert, "--out", tmp_path / "f")
-    assert result.err.splitlines()[-1].endswith(f"train.py --features {tmp_path / 'f'}"), result.err
-    again = call("extract", "--data", "youtube", "--model", bert, "--out", tmp_path / "f")
-    assert again.err.endswith(f"train.py --features {tmp_path / 'f'}\n"), again.err
+    assert f"train.py --features {tmp_path / 'f'}, then " in result.err.splitlines()[-1], result.err

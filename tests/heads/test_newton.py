@@ -25,3 +25,17 @@ def test_probabilities_are_scikit_learns_with_either_type_of_products(made, kind
     x, labels = made()
     solved = solve(x, labels)
     np.testing.assert_allclose(solved.probabilities, oracle(x, labels, solved), atol=2e-3)
+
+
+def test_a_curvature_lost_in_rounding_costs_steps_and_changes_no_answer(monkeypatch):
+    product = logistic.hessian_product
+    lost = iter([True, True])  # of the first products, only the sign is left, and that is wrong
+
+    def rounded(problems, point, vector):
+        return -vector if next(lost, False) else product(problems, point, vector)
+
+    monkeypatch.setattr(logistic, "hessian_product", rounded)
+    x, labels = alike()
+    solved = solve(x, labels)
+    assert next(lost, None) is None
+    np.testing.assert_allclose(solved.probabilities, oracle(x, labels, solved), atol=2e-3)

@@ -60,10 +60,8 @@ SOUND = guesses(THREE, 3, 0.6, 3, repeats=3)
     "labels, rows, words, recommended",
     [
         (THREE, {(4,): THREE, (2, 1): THREE, (4, 1): THREE}, None, "layers 2, 1 (report's head)"),  # depth comes first
-        (THREE, {(2, 1): THREE, (2,): THREE}, None, "layer 2 (report's head)"),
         (THREE[:60], {(3,): FEW, (2,): FEW, (1,): FEW}, None, "layer 1 (report's head)"),
         (THREE[:60], {(3,): FEW, (2,): FEW, (1,): FEW}, FEW, "TF-IDF"),
-        (THREE, {(1,): SHUFFLED[0]}, of_class(THREE, 0.2, 5), "TF-IDF"),
         (THREE, {(1,): LUCKY}, None, "layer 1 (report's head)"),
         (THREE, {(layer,): LUCKY if layer == 12 else SHUFFLED[layer] for layer in range(1, 13)}, None, "none."),
         (np.arange(400), {(1,): np.random.default_rng(11).permutation(400)}, None, "none."),  # each a category
