@@ -65,8 +65,8 @@ def place_of(column, header):
     names = list(map(formats.folded, header))
     name = formats.folded(column)
     if names.count(name) != 1:
-        there = ", ".join(map(cli.quote, header[:20])) + (", …" if len(header) > 20 else "")
-        must = f"the header must name the column {cli.quote(column)} once; the names are {there or None}"
+        there = ", ".join(map(cli.quote, header[:20]))
+        must = f"the header must name the column {cli.quote(column)} once; its first names are {there or None}"
         raise cli.Problem(f"{must}; pass --text-column and --label-column")
     return names.index(name)
 
