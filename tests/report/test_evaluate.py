@@ -216,7 +216,7 @@ def test_files_of_several_tables_are_numbered_and_checked_before_anything_is_com
     "option, word, missing",
     [
         ("--plot=a.gif", ".png or .svg", "nothing"),
-        ("--plot=no/a.png", "its folder is not there", "nothing"),
+        ("--plot=no/a.png", "its folder be there", "nothing"),
         ("--suspects=s.txt", ".csv", "nothing"),
         ("--plot=p.png", "pip install", "matplotlib"),
         ("--baselines", "pip install", "sklearn.feature_extraction.text"),

@@ -197,7 +197,7 @@ def test_tables_that_cannot_work_are_refused_with_one_line(tmp_path, content, wo
 
 def test_a_huge_first_line_does_not_fill_the_screen(tmp_path):
     path = save(tmp_path, ",".join("x" * 300 for _ in range(3000)) + "\n1,2\n")
-    with pytest.raises(cli.Problem, match="'title'.*, …") as caught:
+    with pytest.raises(cli.Problem, match="'title'.*'x") as caught:
         copy(path, tmp_path / "copy.csv")
     assert len(str(caught.value)) < 3000
 

@@ -64,15 +64,12 @@ def combine(own):
 
 def check_together(own):
     """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
-    seen = {}
     for run in own:
-        other = seen.setdefault(frozenset(run.contents.items()), run)
         if (run.classes, run.task) != (own[0].classes, own[0].task):
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
             raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train both anew on the same titles")
-        if other is not run:
-            twice = "are the same run, or copies of it, which would count twice; name one of them"
-            raise cli.Problem(f"--run: {other.folder} and {run.folder} {twice}")
+    if len({frozenset(run.contents.items()) for run in own}) < len(own):
+        raise cli.Problem("--run: two are the same run, or copies of it, which would count twice; name one of them")
 
 
 def exponents_of(own):

@@ -194,10 +194,10 @@ def check_standard_output():
 
 def check_output(option, path, endings):
     """Refuse to write where that cannot work, or would replace what is no plain file."""
-    if path.suffix.lower() not in endings:
-        raise Problem(f"{option} {path}: the name must end in {' or '.join(endings)}")
-    if not path.resolve().parent.is_dir() or (path.exists() and not path.is_file()):
-        raise Problem(f"{option} {path}: its folder is not there, or it is not a plain file; name one")
+    is_place = path.is_file() or (path.resolve().parent.is_dir() and not path.exists())
+    if not is_place or path.suffix.lower() not in endings:
+        wrong = f"its name must end in {' or '.join(endings)}, its folder be there, and it no folder itself"
+        raise Problem(f"{option} {path}: {wrong}")
 
 
 # --- text for people ------------------------------------------------------------------------------

@@ -65,9 +65,8 @@ def place_of(column, header):
     names = list(map(formats.folded, header))
     name = formats.folded(column)
     if names.count(name) != 1:
-        there = ", ".join(map(cli.quote, header[:20])) + (", …" if len(header) > 20 else "")
-        there = there or "none, as it is empty"
-        must = f"the header must name the column {cli.quote(column)} once; the names are {there}"
+        there = ", ".join(map(cli.quote, header[:20])) or "none, as it is empty"
+        must = f"the header must name the column {cli.quote(column)} once; its first names are {there}"
         raise cli.Problem(f"{must}; pass --text-column and --label-column")
     return names.index(name)
 

@@ -13,9 +13,10 @@ WHAT = (
 TRAINED = "Learned from {titles} with categories, {made.at:.10}; config.json has their sha256, and the versions."
 ENCODER = "Encoder: {encoder.name}, not in this folder; its weights are checked (sha256 {encoder.weights:.12}…)."
 GOOD = (
-    "Macro-F1 **{row.value:.4f}** (95% interval {low:.4f}–{high:.4f}), log loss {figures.log_loss:.4f}, calibration "
-    "error {figures.calibration_error:.4f}: of titles that the heads had not seen, nor a copy of them. New titles of "
-    "another kind are another matter: `--csv FILE --label-column NAME` scores a test file."
+    "Macro-F1 **{row.value:.4f}** (95% interval {row.interval[0]:.4f}–{row.interval[1]:.4f}), log loss "
+    "{row.figures.log_loss:.4f}, calibration error {row.figures.calibration_error:.4f}: of titles that the heads had "
+    "not seen, nor a copy of them. New titles of another kind are another matter: `--csv FILE --label-column NAME` "
+    "scores a test file."
 )
 USE = ["The scripts of whichlayer apply it:", '    python predict.py --run FOLDER "a title of your own"']
 
@@ -23,7 +24,6 @@ USE = ["The scripts of whichlayer apply it:", '    python predict.py --run FOLDE
 def card(table, row):
     """The model card of a Row of a Table, as markdown."""
     run = row.run
-    low, high = row.interval
     classes = cli.listing(map(cli.escape_markdown, table.classes))
     titles = f"{cli.count(table.data.rows, 'title')} of {cli.escape_markdown(table.data.name)}"
     parts = [
@@ -31,7 +31,7 @@ def card(table, row):
         WHAT.format(classes=classes, name=row.name),
         TRAINED.format(titles=titles, made=run.made),
         ENCODER.format(encoder=run.encoder) if run.encoder else "",
-        GOOD.format(row=row, low=low, high=high, figures=row.figures),
+        GOOD.format(row=row),
         *USE,
         *page.details(table, row),
     ]

@@ -11,16 +11,18 @@ NO_PROBE = (
 )
 NONE = "**Recommended: none.** No row is shown to beat chance."
 RECOMMENDED = "**Recommended: {row.name}**, macro-F1 {row.value:.4f}: {why}."
-NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {margin:g}"
+NONE_INFERIOR = "the best row; no cheaper one is shown to be non-inferior within {answer.margin:g}"
 CHEAPER = (
-    "the cheapest row that is non-inferior within {margin:g} to the best one, {best}. It loses {loss:.4f}, "
-    "with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
+    "the cheapest row that is non-inferior within {answer.margin:g} to the best one, {answer.best.name}. It loses "
+    "{loss:.4f}, with 95% confidence at most {bound:.4f}, and takes {share:.0%} of the encoder's work"
 )
 TITLES_NEEDED = "About {titles:,} titles would show whether {name} is."
 USUAL = "Against {name}, which needs no survey, it has {difference}."
 LEFT_OUT = "Not shown to beat chance, and left out: {row.name}, macro-F1 {row.value:.4f}."
-CORRECTED = "The best of {rows} rows, optimism-corrected: {value:.4f}."
-WORDS = "Words alone (TF-IDF) reach {value:.4f}; against them, {name} has {difference}."
+CORRECTED = "The best of {answer.competing} rows, optimism-corrected: {answer.comparison.corrected:.4f}."
+WORDS = (
+    "Words alone (TF-IDF) reach {answer.words.value:.4f}; against them, {answer.best_of_encoder.name} has {difference}."
+)
 WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds them."
 DIFFERENCE = "{gain:+.4f} ({low:+.4f} to {high:+.4f}; {verdict})"
 
@@ -40,7 +42,7 @@ def paragraph(table, answer):
         if each.value > answer.best_of_encoder.value:
             sentences.append(LEFT_OUT.format(row=each))
     if answer.competing > 1:
-        sentences.append(CORRECTED.format(rows=answer.competing, value=answer.comparison.corrected))
+        sentences.append(CORRECTED.format(answer=answer))
     sentences.append(words(answer))
     return " ".join(sentences)
 
@@ -60,13 +62,12 @@ def reason(answer):
     if row is not answer.best:
         number = answer.number(row)
         return CHEAPER.format(
-            margin=answer.margin,
-            best=answer.best.name,
+            answer=answer,
             loss=answer.best.value - row.value,
             bound=max(answer.comparison.loss_bound[number], 0),
             share=row.expense / max(answer.best.expense, 1),
         )
-    return NONE_INFERIOR.format(margin=answer.margin)
+    return NONE_INFERIOR.format(answer=answer)
 
 
 def titles_needed(table, answer):
@@ -92,8 +93,7 @@ def words(answer):
     """How the best row of an encoder differs from words alone: a sentence."""
     if not answer.words:
         return WORDS_UNKNOWN
-    best = answer.best_of_encoder
-    return WORDS.format(value=answer.words.value, name=best.name, difference=difference(answer.words, best))
+    return WORDS.format(answer=answer, difference=difference(answer.words, answer.best_of_encoder))
 
 
 def difference(first, second):
