@@ -66,8 +66,9 @@ def check_together(own):
     """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
     for run in own:
         if (run.classes, run.task) != (own[0].classes, own[0].task):
+            older = min(own[0], run, key=lambda each: each.made.at).folder
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
-            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train both anew on the same titles")
+            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train the older one anew, {older}")
     if len({frozenset(run.contents.items()) for run in own}) < len(own):
         raise cli.Problem("--run: two are the same run, or copies of it, which would count twice; name one of them")
 
