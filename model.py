@@ -166,12 +166,3 @@ def read_heads(run):
         if shapes == {name: tuple(value.shape) for name, value in state.items()}:
             return head, state
     raise cli.Problem(f"{path}: these are not the heads that config.json describes; train again")
-
-
-def layer_weights(state):
-    """The learned weight of each layer, averaged over heads, or None where layers are not weighed."""
-    if "weights" in state:
-        return state["weights"].softmax(-1).mean(0).tolist()
-    if "fuse.weight" in state:
-        return state["fuse.weight"].mean(0).flatten().tolist()
-    return None

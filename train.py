@@ -239,7 +239,6 @@ def train_set(layer_set, task, draw, device):
         run.results = figures.measure(
             task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets
         )
-        run.results.layer_weights = model.layer_weights(trained.state)
         run.results.penalties = trained.penalties
         threads = torch.get_num_threads()
         vars(run).update(disk.provenance(begun, made_of, device=device.type, threads=threads))
@@ -278,14 +277,8 @@ def finish(run, trained, task):
         files["history.csv"] = history.to_csv(index=False).encode()
     runs.write(run.folder, run, arrays, files)
 
-    cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}")
-    if run.figures.collapsed:
-        cli.say(
-            f"  predicts one class only in {len(run.figures.collapsed)} of {run.options.heads} heads; {runs.COLLAPSED}"
-        )
-    if run.figures.layer_weights:
-        weights = [f"{weight:+.3f}" for weight in run.figures.layer_weights]
-        cli.say(f"  weights of the layers: {', '.join(weights)}")
+    collapsed = ", collapsed: one class only" if run.figures.collapsed else ""
+    cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}{collapsed}")
 
 
 # --- all that is asked for --------------------------------------------------------------------------

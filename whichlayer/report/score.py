@@ -9,9 +9,6 @@ from whichlayer.heads import splits
 from whichlayer.report.layout import SHOWN, category_table, join
 from whichlayer.scores import comparison, metrics
 
-# the most confused pairs of categories that are named
-PAIRS = 5
-
 IN_TRAINING = (
     "Of the {titles:,} titles, {seen:,} were in training, as they are or as copies; those say nothing of "
     "new titles. Out of fold, {run} has a macro-F1 of {value:.4f}."
@@ -29,7 +26,6 @@ ABSENT = (
 )
 SCARCE = "Too few titles for the interval to be trusted: {names}."
 BY_CATEGORY = "By category, lowest F1 first (at most {shown}):"
-CONFUSED = "Most confused, label → prediction: {pairs}."
 
 
 @dataclass
@@ -93,14 +89,13 @@ def report(own, titles, labels, window, training, least=None):
     heads = [":Titles", "Number", "Accuracy", "95% interval", "Macro-F1", "95% interval"]
     parts.append(cli.markdown([*heads, "Log loss", "ECE"], rows))
 
-    # what to bear in mind, what is answered, each category, and which are taken for which
+    # what to bear in mind, what is answered, and each category
     parts += cautions(everyone, test.influence.scarce)
     parts.append(NEW if is_mixed else "")
     if least:
         parts.append(answered(test, least))
     parts.append(BY_CATEGORY.format(shown=SHOWN))
     parts.append(category_table(names, test.labels, test.influence.scores))
-    parts.append(confused(test))
     return join(parts)
 
 
@@ -147,13 +142,3 @@ def cautions(test, scarce):
             shown = names[:8] + ["…"] * (len(names) > 8)
             sentences.append(template.format(names=cli.escape_markdown(", ".join(shown))))
     return sentences
-
-
-def confused(test):
-    """The most confused pairs of categories: a sentence, or nothing where all is right."""
-    pairs, counts = metrics.confused_pairs(test.labels, test.predicted, PAIRS)
-    said = []
-    for pair, count in zip(pairs, counts, strict=True):
-        label, predicted = (cli.escape_markdown(test.names[number]) for number in pair)
-        said.append(f"{label} → {predicted} ({count:,})")
-    return CONFUSED.format(pairs=", ".join(said)) if said else ""

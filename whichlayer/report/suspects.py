@@ -4,28 +4,10 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs
-from whichlayer.report import answer as answers
 from whichlayer.report.rows import judge
 from whichlayer.scores import metrics
 
 COLUMNS = ("row", "title", "label", "predicted", "probability_of_label", "probability_of_predicted")
-
-
-def choose(table, answer):
-    """The row whose out-of-fold probabilities judge the labels: the one with the lowest log loss, or
-    its combination with TF-IDF, where computed and lower still.
-
-    answer: the table's Answer, or None where no row was trained on all titles.
-    """
-    best = min(table.rows or table.learning_curve, key=log_loss)
-    if not answer or not answer.words:
-        return best
-    combined = answers.combined_row(table, best, answer.words)
-    return min(filter(None, [best, combined]), key=log_loss)
-
-
-def log_loss(row):
-    return row.figures.log_loss
 
 
 def check_path(path):
@@ -46,7 +28,9 @@ def write(path, table, answer, features):
     # a third of a second, which a table alone does not need
     import pandas as pd
 
-    row = choose(table, answer)
+    # the surest row of those that are compared
+    rows = answer.compared if answer else table.learning_curve
+    row = min(rows, key=lambda row: row.figures.log_loss)
     judged = judge(row.runs, table)
     predicted = judged.named
     titles, names = runs.features_of(table.trained[0].run, features).titles()

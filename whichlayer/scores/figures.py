@@ -19,7 +19,6 @@ class Figures:
     calibration_error: float  # expected calibration error of the same
     temperature: float  # what sharpens the probabilities that all heads pool, as predict.py does
     pooled_temperature: float  # the same where one head of each repeat is pooled, as out of fold
-    layer_weights: list[float] | None = None  # learned weight of each layer, the mean over heads
     penalties: list[list[float]] | None = None  # the linear probe's C of each head, by repeat
 
 
