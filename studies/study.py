@@ -37,6 +37,8 @@ from whichlayer.apply import chosen, classifier
 from whichlayer.common import disk
 from whichlayer.encoder import store
 from whichlayer.heads import plan, splits
+from whichlayer.heads.words import probabilities as word_probabilities
+from whichlayer.heads.words import read as read_words
 from whichlayer.report import answer as answers
 from whichlayer.report import rows as tables
 from whichlayer.scores import calibration, comparison, decision, metrics, thresholds
@@ -112,7 +114,7 @@ def probabilities_of(own, titles):
     found = {}
     for run in own:
         if run.baseline:
-            found[run.folder] = classifier.words_part(run).judge(titles)[0][0]
+            found[run.folder] = word_probabilities(read_words(run), titles)
     for members in classifier.by_encoder(own):
         loaded = frozen.load(members, None, "auto", None)
         windows = []
