@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from whichlayer.common import cli  # noqa: E402
-from whichlayer.report import answer, suspects  # noqa: E402
+from whichlayer.report import answer  # noqa: E402
 from whichlayer.report import rows as tables  # noqa: E402
 
 SHARE, SEEDS = 0.05, (0, 1, 2)
@@ -75,7 +75,7 @@ def drill(path, seed):
             run("evaluate", *results, *options.split(), folder / "s.csv")
             orders = {f"evaluate.py {options}": pandas.read_csv(folder / "s.csv").row.to_numpy() - 1}
             (table,) = tables.read_tables(Path(results[1]))
-            row = suspects.choose(table, answer.compare(table, 0.01))
+            row = min(answer.compare(table, 0.01).compared, key=lambda row: row.figures.log_loss)
             probabilities = tables.judge(row.runs, table).probabilities
             for by in RANKINGS:
                 orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table.labels, by)

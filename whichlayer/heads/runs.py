@@ -21,8 +21,6 @@ from whichlayer.heads import naming, words
 from whichlayer.heads.options import Options
 from whichlayer.scores.figures import Figures
 
-# what helps where heads predict one class only
-COLLAPSED = "try --standardize or a smaller --lr (both of --head mlp), or another layer or --pooling"
 # the same for all runs of a table
 ARRAYS = ("labels", "groups", "folds")
 FORMAT = 4  # raised when older runs can no longer be read

@@ -1,7 +1,6 @@
 """What evaluate.py prints of a table: the recommendation and the tables, as markdown."""
 
 from whichlayer.common import cli
-from whichlayer.heads import runs
 from whichlayer.report import layout, recommendation
 from whichlayer.report.rows import curves, encoder_key, judge
 from whichlayer.scores import thresholds
@@ -20,7 +19,10 @@ ONE_REPEAT = (
     "Out of fold, recommended row in bold; one repeat, so intervals leave out folds and weights: `--repeats 3`."
 )
 TERMS = 'Terms: README, "How to read the table".'
-COLLAPSED = f"Collapsed heads predict one class only; {runs.COLLAPSED}."
+COLLAPSED = (
+    "Collapsed heads predict one class only; try --standardize or a smaller --lr (both of --head mlp), or another "
+    "layer or --pooling."
+)
 SCARCE = "Too few titles for intervals that hold in {few} of {all} categories, such as {name}."
 
 LAST_STEP = "{name}: the step from {before} to {after} labels brought {difference}."
