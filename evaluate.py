@@ -159,7 +159,7 @@ def main(args):
     for command in following:
         cli.say(f"Next: {command}")
     if not following:
-        chosen.forget(args.results)
+        (args.results / chosen.FILE).unlink(missing_ok=True)
         if args.keep:
             raise cli.Problem(f"--keep {args.keep}: nothing is recommended, so nothing was kept")
 

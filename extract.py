@@ -12,7 +12,7 @@ Where titles or labels of the file have changed, the same command encodes what i
 rest.
 """
 
-from whichlayer.common import cli
+from whichlayer.common import cli, disk
 from whichlayer.encoder.poolings import POOLINGS
 
 
@@ -77,7 +77,7 @@ import numpy as np
 import torch
 
 import data
-from whichlayer.common import disk, windows
+from whichlayer.common import windows
 from whichlayer.encoder import folder, store
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder
@@ -166,7 +166,7 @@ def only(tokenised, rows):
 
 def make(job, encoder, out, started):
     """Do this process's share of a job; the store.Features, or None in all processes but the first."""
-    work = store.beside(out)
+    work = disk.beside(out)
     # none, where only labels have changed
     if job.names:
         encode_windows(job, encoder, out, work)

@@ -6,7 +6,7 @@ from killing import die_at, forked, torchrun
 
 import predict
 from whichlayer.apply import bulk
-from whichlayer.common import windows
+from whichlayer.common import disk, windows
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,7 @@ def test_a_prediction_killed_at_any_step_ends_with_the_same_bytes(kept, tmp_path
         # the old file, or the new one: nothing in between
         assert out.read_bytes() in (b"an earlier file\n", whole)
         assert forked(predict, given).code == 0
-        assert out.read_bytes() == whole and not bulk.workplace(out).exists()
+        assert out.read_bytes() == whole and not disk.beside(out).exists()
     assert step > 15 and out.read_bytes() == whole
 
 
@@ -85,7 +85,7 @@ def test_what_is_done_is_not_done_again(stopped, ask, whole, monkeypatch):
     result = ask()
     assert result.code == 0 and "going on after 39 titles" in result.err and "90 titles predicted" in result.err
     assert asked == [3, 4, 5, 6]
-    assert stopped.read_bytes() == whole and not bulk.workplace(stopped).exists()
+    assert stopped.read_bytes() == whole and not disk.beside(stopped).exists()
 
 
 def test_another_job_waits_for_what_is_unfinished(stopped, kept, ask, tmp_path, whole):
@@ -106,11 +106,11 @@ def test_a_faulty_row_leaves_nothing_behind_and_a_finished_file_as_it_is(kept, a
     broken.write_text("title,category\nfine,art\nalso fine,art,more\n")
     assert ask().code == 0
     refused(ask(source=broken), "broken.csv", "row 2")
-    assert (tmp_path / "out.csv").read_bytes() == whole and not bulk.workplace(tmp_path / "out.csv").exists()
+    assert (tmp_path / "out.csv").read_bytes() == whole and not disk.beside(tmp_path / "out.csv").exists()
 
 
 def test_a_damaged_part_is_named(stopped, ask):
-    part = bulk.part_of(bulk.workplace(stopped), 1)
+    part = bulk.part_of(disk.beside(stopped), 1)
     part.write_bytes(part.read_bytes().replace(b"0.", b"1."))
     refused(ask("--quiet"), "part-00000001", "gone or changed", "delete")
     assert not stopped.exists()
@@ -124,7 +124,7 @@ def test_two_processes_have_the_bytes_of_one(kept, tmp_path, monkeypatch):
     two = torchrun("predict", *given, tmp_path / "two.csv")
     assert two.returncode == 0 and two.stderr.count("9,000 titles predicted") == 1, two.stderr
     assert (tmp_path / "two.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
-    assert not bulk.workplace(tmp_path / "two.csv").exists()
+    assert not disk.beside(tmp_path / "two.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,7 @@ from killing import die_at
 from test_interrupted import ONE, SETTINGS, contents, edit_titles, state
 
 import extract
-from whichlayer.common import cli, windows
-from whichlayer.encoder import store
+from whichlayer.common import cli, disk, windows
 
 ROWS = 1170
 WINDOW = 32
@@ -111,7 +110,7 @@ def drill(kills, seed=0):
                     break
                 there = state(place / "features")
                 wrong += there not in states
-                done = len(windows.recorded(store.beside(place / "features"))) // 10 * 10
+                done = len(windows.recorded(disk.beside(place / "features"))) // 10 * 10
                 when = "the new features were there" if there == states[1] else f"{done} to {done + 9} windows were"
                 found[f"{kind}: when {when}"] += 1
             assert killing.forked(extract, command).code == 0

@@ -13,8 +13,8 @@ from conftest import call, write_bert, write_titles
 from killing import die_at, forked
 
 import predict
-from whichlayer.apply import bulk, frozen
-from whichlayer.common import windows
+from whichlayer.apply import frozen
+from whichlayer.common import disk, windows
 
 
 def drill(kills, rows=20_000, window=200):
@@ -46,7 +46,7 @@ def drill(kills, rows=20_000, window=200):
         if done.code == 0 or found["killed"] == kills:
             done = forked(predict, [*given, out])
             assert done.code == 0, done.err
-            assert out.read_bytes() == whole and not bulk.workplace(out).exists()
+            assert out.read_bytes() == whole and not disk.beside(out).exists()
             found["finished"] += 1
             out.unlink()
         assert not out.exists() or out.read_bytes() == whole

@@ -13,7 +13,7 @@ import pytest
 from conftest import call, refused, write_titles
 
 import extract
-from whichlayer.common import windows
+from whichlayer.common import disk, windows
 from whichlayer.encoder import store
 from whichlayer.report.rows import read_tables
 
@@ -174,7 +174,7 @@ def test_titles_that_change_again_before_the_features_have_followed(tmp_path, go
         assert "extract.py: stopped" in go().err
     assert len(store.open_features(out).titles()[0]) == 60, "the earlier features are not whole any more"
     write_rows(source, remove(first))
-    work = store.beside(out)
+    work = disk.beside(out)
     refused(go(), "an unfinished extraction is there, with another titles", f"delete {work}")
     shutil.rmtree(work)
     assert go().code == 0 and len(store.open_features(out).titles()[0]) == 46

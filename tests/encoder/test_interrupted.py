@@ -22,7 +22,7 @@ import pytest
 from killing import die_at, torchrun
 
 import extract
-from whichlayer.common import cli, windows
+from whichlayer.common import cli, disk, windows
 from whichlayer.encoder import store
 
 SETTINGS = ["--dtype", "float32", "--max-length", "6"]
@@ -174,7 +174,7 @@ def stopped(tmp_path, go, monkeypatch):
 def test_a_stopped_extraction_is_not_taken_for_features_and_goes_on(stopped, go, whole, encoded, end):
     with pytest.raises(cli.Problem, match="go on with the command that began them"):
         store.open_features(stopped)
-    with open(store.beside(stopped) / "done-00000.log", "ab") as log:
+    with open(disk.beside(stopped) / "done-00000.log", "ab") as log:
         log.write(end)
     result = go()
     assert encoded == [7, 7, 7, 7, 4], "windows that were safe were computed again"
@@ -347,7 +347,7 @@ def test_who_stops_an_extraction_reads_how_many_titles_are_safe_and_one_works_in
     out = tmp_path / "features"
     command = ["-c", HOLD, "--data", source, "--model", bert, *SETTINGS, "--out", out]
     # it stays in the fifth window
-    with running(command, lambda: len(windows.recorded(store.beside(out))) == 4, cwd=ROOT) as first:
+    with running(command, lambda: len(windows.recorded(disk.beside(out))) == 4, cwd=ROOT) as first:
         refused(go(), "features", "is running")
         first.send_signal(signal.SIGTERM)
         _, errors = first.communicate(timeout=300)

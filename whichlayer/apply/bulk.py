@@ -48,7 +48,7 @@ def predict_file(args, chosen):
     """
     table = tables.open_table(args.csv, [args.text_column or "title"])
     style = output.style_of(args, table, chosen.runs[0].classes)
-    work = workplace(args.out)
+    work = disk.beside(args.out)
     with windows.meeting(), contextlib.ExitStack() as stack:
         if windows.RANK == 0:
             stack.enter_context(disk.locked(work, "a prediction"))
@@ -71,12 +71,6 @@ def predict_file(args, chosen):
 
 
 # --- what is under way ----------------------------------------------------------------------------
-
-
-def workplace(out):
-    """The folder of an unfinished prediction, beside the file that it is to become."""
-    out = out.resolve()
-    return out.with_name(f".{out.name}.unfinished")
 
 
 def job_of(args, own):

@@ -107,11 +107,6 @@ def write(folder, chosen):
     disk.write_json(folder / FILE, Recommended(FORMAT, names, configs, chosen.exponents, chosen.offsets))
 
 
-def forget(folder):
-    """Let nothing be recommended in a folder."""
-    (folder / FILE).unlink(missing_ok=True)
-
-
 def read(folder):
     """The Chosen runs that are recommended in a folder; none, or runs that have gone or changed since,
     are a Problem.

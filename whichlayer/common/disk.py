@@ -22,6 +22,12 @@ AGAIN = "delete the folder and make it again"
 JSON_KINDS = {float: (float, int), tuple: list}  # what JSON has in place of these
 
 
+def beside(path):
+    """The hidden folder in which a file or a folder is made that takes several processes or attempts."""
+    path = Path(path).resolve()
+    return path.with_name(f".{path.name}.unfinished")
+
+
 @contextlib.contextmanager
 def atomic(path, mode="wb", **options):
     """Open a temporary neighbour of `path`: it becomes `path` on success, is deleted on failure."""

@@ -53,7 +53,7 @@ def held(out):
     # another folder cannot take the place of a disk, or of where you are
     if is_foreign or out.is_file() or os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve()):
         raise cli.Problem(f"--out {out}: other files or a disk are there, or you are; name a new folder")
-    work = store.beside(out)
+    work = disk.beside(out)
     with disk.locked(work, "an extraction"):
         try:
             settle(out, work)

@@ -254,16 +254,10 @@ def take(mapped, rows):
 # --- the folder, and what is beside it ------------------------------------------------------------
 
 
-def beside(folder):
-    """The hidden folder in which a folder of features is made."""
-    folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.unfinished")
-
-
 def place_of(folder):
     """Where the features of a folder lie: in it, or beside it between two renames of folder.settle."""
     # the second rename may come while we look
-    places = (folder, beside(folder) / "new", folder)
+    places = (folder, disk.beside(folder) / "new", folder)
     return next((place for place in places if (place / "manifest.json").exists()), folder)
 
 

@@ -72,11 +72,6 @@ class Run:
         return list(dict.fromkeys(pooling for pooling, _ in self.columns))
 
     @property
-    def depth(self):
-        """The share of the encoder's layers that must run: 0 for a baseline, 1 for the last layer."""
-        return max(self.layers) / self.encoder.layers if self.columns else 0.0
-
-    @property
     def head(self):
         """The head, or the baseline, in words."""
         if self.baseline:

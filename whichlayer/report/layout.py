@@ -35,7 +35,6 @@ def main_table(table, answer):
             line["Log loss"] = f"{row.figures.log_loss:.4f}"
         if table.has_flop:
             line["GFLOP"] = f"{row.expense / 1e9:.2f}"
-        line["Depth"] = f"{row.run.depth:.0%}"
         lines.append(line)
     return markdown(lines)
 
