@@ -116,7 +116,7 @@ def test_each_slow_script_shows_life_in_a_log(tmp_path, bert, monkeypatch):
     log = call("extract", "--data", titles, "--model", bert, "--out", features[1]).err
     assert re.search(r"^extract: 30 of 30 titles after 00:\d\d$", log, re.MULTILINE), log
     log = call("train", *features, "--results", results, "--layers", "2", "--epochs", 2, "--repeats", 1).err
-    assert re.search(r"layers-2\S*: 2 of 2 epochs after 00:\d\d$", log, re.MULTILINE), log
+    assert re.search(r"layer 2 .*: 2 of 2 epochs after 00:\d\d$", log, re.MULTILINE), log
     (run,) = results.glob("[!.]*")
     log = call("predict", "--run", run, "--csv", titles, "--out", tmp_path / "out.csv").err
     assert re.search(r"^predict: 30 of \S+ titles after 00:\d\d$", log, re.MULTILINE), log
