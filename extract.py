@@ -109,7 +109,6 @@ def job_of(args, path, titles, encoder):
         sha256=disk.sha256(path),
         titles=titles.titles,
         rows=titles.rows,
-        classes=titles.classes,
     )
     settings = store.Settings(
         max_length=args.max_length,

@@ -40,8 +40,7 @@ def parse_arguments(argv=None):
         "--survey",
         action="store_true",
         help="train the linear probe on every extracted layer with each pooling, on the last four and "
-        "on all side by side (mean pooling where there is), and on all with all poolings; where "
-        "categories are unequal, also decide the other way (see --decide)",
+        "on all side by side (mean pooling where there is), and on all with all poolings",
     )
     add(
         "--layers",
@@ -277,7 +276,7 @@ def finish(run, trained, task):
         files["history.csv"] = history.to_csv(index=False).encode()
     runs.write(run.folder, run, arrays, files)
 
-    collapsed = ", collapsed: one class only" if run.figures.collapsed else ""
+    collapsed = ", collapsed to one class: try --standardize" if run.figures.collapsed else ""
     cli.say(f"{run.folder.name}: macro-F1 {run.figures.macro_f1:.4f}{collapsed}")
 
 
@@ -330,7 +329,7 @@ def main(args):
     layer_sets = []
     for features in every:
         chosen = plan.choose_sets(args, features, options.head)
-        layer_sets += plan.plan_runs(features, chosen, task, options, sizes, args.survey)
+        layer_sets += plan.plan_runs(features, chosen, task.classes, options, sizes)
 
     # those that are not there yet
     results = Path(args.results)

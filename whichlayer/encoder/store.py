@@ -69,7 +69,6 @@ class TitlesInfo:
     sha256: str  # of the user's file
     titles: str  # sha256 of titles.csv
     rows: int
-    classes: dict[str, int] | None = None  # titles of each category
 
 
 @dataclass

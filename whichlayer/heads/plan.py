@@ -10,12 +10,10 @@ from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.encoder.poolings import POOLINGS
 from whichlayer.heads import naming, runs, splits
-from whichlayer.heads.options import DECISIONS, HEADS, PROTOCOL, Options
+from whichlayer.heads.options import HEADS, PROTOCOL, Options
 
 # the report's sets of layers, counted from the top
 REPORTS_SETS = ([0], [1], [2], [3], [0, 1], [0, 1, 2, 3])
-# categories are unequal where the largest has more than so many times the titles of the smallest
-UNEQUAL = 3
 
 
 @dataclass
@@ -159,34 +157,20 @@ def survey_sets(features):
     sets = []
     for pooling in poolings:
         sets += [[(pooling, layer)] for layer in layers_with(features, [pooling])[::-1]]
-    sets += [all_layers(features)[:4], all_layers(features)]
+    usual = usual_pooling(features, "linear")
+    several = side_by_side([usual], layers_with(features, [usual])[::-1])
+    sets += [several[:4], several]
     sets.append(side_by_side(poolings, layers_with(features, poolings)[::-1]))
     return [list(columns) for columns in dict.fromkeys(map(tuple, sets)) if columns]
-
-
-def all_layers(features):
-    """The columns of all layers, top first, with the linear probe's usual pooling."""
-    pooling = usual_pooling(features, "linear")
-    return side_by_side([pooling], layers_with(features, [pooling])[::-1])
 
 
 # --- runs -----------------------------------------------------------------------------------------
 
 
-def plan_runs(features, sets, task, options, sizes, survey):
-    """A LayerSet for each set of columns, with a run for each number of labels (None: all).
-
-    A survey of unequal categories shows what the decision brings: all layers are decided both ways.
-    """
-    counts = np.bincount(task.labels)
-    both_ways = survey and None in sizes and counts.max() > UNEQUAL * counts.min()
-    layer_sets = []
-    for columns in sets:
-        wanted = [replace(options, labels=size) for size in sizes]
-        if both_ways and columns == all_layers(features):
-            wanted += [replace(options, decide=way) for way in DECISIONS if way != options.decide]
-        layer_sets.append(LayerSet(features, [new_run(features, columns, task.classes, each) for each in wanted]))
-    return layer_sets
+def plan_runs(features, sets, classes, options, sizes):
+    """A LayerSet for each set of columns, with a run for each number of labels (None: all)."""
+    wanted = [replace(options, labels=size) for size in sizes]
+    return [LayerSet(features, [new_run(features, columns, classes, each) for each in wanted]) for columns in sets]
 
 
 def new_run(features, columns, classes, options):
@@ -199,7 +183,7 @@ def new_run(features, columns, classes, options):
         classes=classes,
         options=options,
         encoder=features.encoder,
-        data=replace(features.data, classes=None),
+        data=features.data,
         settings=features.settings,
         features=disk.digest(store.identity(features)),
         files={name: features.files[name].sha256 for name in names},
