@@ -186,10 +186,10 @@ def training_keys(own, folder):
     for run in own:
         try:
             titles = runs.features_of(run, folder and [folder]).titles()[0]
-        except cli.Problem as error:
+        except cli.Problem:
             if folder:
                 raise
-            cli.say(f"which titles were in training cannot be checked: {error}")
+            cli.say("which titles were in training cannot be checked, as their features are not here; see --features")
             return set()
         keys.update(map(splits.group_key, titles))
     return keys
