@@ -73,7 +73,8 @@ def unequal(pairs, most):
         left[pair[1]] -= 1
         if left[pair[1]] >= 0:
             kept.append(pair)
-    return kept
+    # the rarest were complete first
+    return [kept[number] for number in np.random.default_rng(0).permutation(len(kept))]
 
 
 def make(folder, training, test):
