@@ -73,25 +73,24 @@ from whichlayer.report import baselines, card, page, pictures, rows, suspects
 
 def read(args):
     """The tables that are there, with the baselines that were asked for."""
-    tables = rows.read_tables(args.results)
-    if not tables:
+    every = rows.read_tables(args.results)
+    if not every:
         train = cli.command("train.py", results=(args.results, "results"))
         raise cli.Problem(
             f"{args.results}: no runs are there; name the folder that holds them, or train first: {train}"
         )
-    for table in tables:
-        say_outdated(table)
+    # one of earlier titles is neither shown nor recommended from beside others
+    tables = [table for table in every if not say_outdated(table)] or every
     check_outputs(args, tables)
-    if not args.baselines:
-        return tables
-    with disk.locked(args.results, "a training"):
-        for table in tables:
-            baselines.add(table, tables, args.results, args.features)
-    return rows.read_tables(args.results)
+    if args.baselines:
+        with disk.locked(args.results, "a training"):
+            for table in tables:
+                baselines.add(table, tables, args.results, args.features)
+    return tables
 
 
 def say_outdated(table):
-    """Say whether the titles of a table's features have changed since, and how to train anew."""
+    """Whether the titles of a table's features have changed since; says so, and how to train anew."""
     own = [row.run for row in table.trained]
     outdated = []
     # of features that are gone, or not whole, nothing is known
@@ -100,7 +99,9 @@ def say_outdated(table):
         outdated = [run for run in own if runs.is_earlier(run, features)]
     if outdated:
         command = outdated[0].made.command
-        cli.say(f"{runs.out_of_date(outdated)}, and so is their table; train anew with: {command}")
+        left_out = "and so is their table, which is left out beside others"
+        cli.say(f"{runs.out_of_date(outdated)}, {left_out}; train anew with: {command}")
+    return outdated
 
 
 def check_outputs(args, tables):

@@ -103,10 +103,16 @@ def test_a_kept_folder_holds_what_prediction_needs_and_a_model_card(results, tmp
     assert not list(tmp_path.glob(".unfinished-*"))
 
 
-@pytest.mark.parametrize("there", ["results", "file", "notes"])
-def test_keep_replaces_nothing_of_somebody_elses(results, tmp_path, there):
+@pytest.mark.parametrize("there", ["results", "file", "notes", "beside", "here"])
+def test_keep_replaces_nothing_of_somebody_elses(results, tmp_path, monkeypatch, there):
     call("evaluate", "--results", results)
-    place = {"results": results, "file": tmp_path / "f.txt", "notes": tmp_path / "notes"}[there]
+    place = {"results": results, "file": tmp_path / "f.txt", "notes": tmp_path / "notes"}.get(there, tmp_path / "c")
+    if there in ("beside", "here"):
+        assert call("evaluate", "--results", results, "--keep", place).code == 0
+    if there == "beside":
+        (place / "labelled.csv").write_text("mine")
+    if there == "here":
+        monkeypatch.chdir(place)
     if there == "file":
         place.write_text("mine")
     if there == "notes":
@@ -115,6 +121,15 @@ def test_keep_replaces_nothing_of_somebody_elses(results, tmp_path, there):
     before = sorted(place.rglob("*"))
     refused(call("evaluate", "--results", results, "--keep", place), "--keep", str(place), "something else is there")
     assert sorted(place.rglob("*")) == before
+
+
+def test_what_was_kept_is_not_taken_for_results(results, tmp_path):
+    call("evaluate", "--results", results, "--keep", tmp_path / "c")
+    (run,) = (tmp_path / "c").glob("*/")
+    (probe,) = results.glob("*-linear*")
+    assert call("predict", "--run", run, "a title").code == 0
+    refused(call("evaluate", "--results", tmp_path / "c"), str(run), "kept for prediction only")
+    refused(call("predict", "--run", probe, run, "a title"), str(run), "kept for prediction only")
 
 
 @pytest.mark.parametrize("what", ["gone", "changed", "damaged", "escaped"])
@@ -128,7 +143,8 @@ def test_a_recommendation_that_no_longer_holds_is_refused_with_the_command_that_
         rewrite(run, lambda config: config["made"].update(seconds=99.0))
     if what == "damaged":
         path.write_text(path.read_text(encoding="utf-8").replace('"runs"', '"rums"'), encoding="utf-8")
-        refused(call("predict", "--run", results, "a title"), str(path))
+        refused(call("predict", "--run", results, "a title"), str(path), "recommend anew with")
+        assert call("evaluate", "--results", results).code in (0, 2)
         return
     if what == "escaped":
         run.rename(results.parent / run.name)

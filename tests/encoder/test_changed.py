@@ -240,6 +240,20 @@ def test_runs_of_earlier_labels_are_trained_again_and_share_no_table(tmp_path, g
     assert "trained already" in train("--layers", "2").err
 
 
+def test_a_table_of_earlier_labels_is_left_out_beside_that_of_the_present_ones(tmp_path, go, source, train):
+    results = tmp_path / "results"
+    assert go().code == 0
+    assert train("--each").code == train("--layers", "1", "2").code == 0
+    write_rows(source, edit_labels(rows_of(source)))
+    assert go().code == 0
+    assert train("--layers", "2").code == 0
+    # two rows of earlier labels, whose titles are gone, and one of the present ones
+    result = call("evaluate", "--results", results, "--baselines", "--suspects", tmp_path / "s.csv")
+    assert result.code == 0 and "2 runs of an earlier state" in result.err, result.err
+    assert result.out.count("## ") == 1 and "TF-IDF" in result.out
+    assert call("evaluate", "--results", results, "--suspects", tmp_path / "s.csv").out == result.out
+
+
 def test_a_table_of_earlier_labels_is_called_that_until_it_is_trained_anew(tmp_path, go, source, train):
     results = tmp_path / "results"
     evaluate = ["evaluate", "--results", results]
@@ -252,7 +266,8 @@ def test_a_table_of_earlier_labels_is_called_that_until_it_is_trained_anew(tmp_p
     assert go().code == 0
 
     result = call(*evaluate)
-    said = "2 runs of an earlier state of mine.csv: out of date, and so is their table; train anew with: "
+    said = "2 runs of an earlier state of mine.csv: out of date, and so is their table, "
+    said += "which is left out beside others; train anew with: "
     (line,) = [line for line in result.err.splitlines() if line.startswith(said)]
     assert result.code == 0 and "probe" in result.out, result.err
     script, *words = shlex.split(line.removeprefix(said))[1:]

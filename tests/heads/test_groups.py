@@ -61,6 +61,7 @@ def test_groups_follow_the_column_without_encoding_anew_and_share_no_table(tmp_p
     asked = ["--pooling", "mean", "--out", tmp_path / "f", "--group-column", "channel"]
     done = call("extract", "--data", path, "--model", bert, *asked)
     assert done.code == 0 and not sum(encoded)
+    assert "but not --text-column, --label-column or --group-column" in done.err
     assert "out of date" in call("evaluate", "--results", tmp_path / "r").err
 
 

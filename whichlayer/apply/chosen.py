@@ -64,7 +64,7 @@ def combine(own):
 
 def check_together(own):
     """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
-    for run in own:
+    for run in own[1:]:
         if (run.classes, run.task) != (own[0].classes, own[0].task):
             older = min(own[0], run, key=lambda each: each.made.at).folder
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
@@ -114,7 +114,7 @@ def read(folder):
     again = f"recommend anew with: {cli.command('evaluate.py', results=(folder, 'results'))}"
     if not (folder / FILE).exists():
         raise cli.Problem(f"{folder}: no run is there, nor a recommendation; name the folder of one, or {again}")
-    found = disk.read_json(folder / FILE, Recommended, "a recommendation of evaluate.py", FORMAT)
+    found = disk.read_json(folder / FILE, Recommended, "a recommendation of evaluate.py", FORMAT, again)
     own = []
     for name, checksum in zip(found.runs, found.configs, strict=True):
         config = folder / Path(name).name / "config.json"
@@ -125,10 +125,11 @@ def read(folder):
 
 
 def check_keep(folder):
-    """Refuse to put a classifier where something else is."""
-    is_kept = (folder / FILE).exists() and not any(folder.glob("*/labels.npy"))
-    if folder.is_file() or (any(folder.glob("*")) and not is_kept):
-        raise cli.Problem(f"--keep {folder}: something else is there; name a new folder")
+    """Refuse to put a classifier where something else is, or is beside one that was kept."""
+    own = (FILE, "README.md", "config.json", *NEEDED)
+    is_kept = (folder / FILE).exists() and all(path.name in own for path in folder.rglob("*") if path.is_file())
+    if disk.is_fixed(folder) or (any(folder.glob("*")) and not is_kept):
+        raise cli.Problem(f"--keep {folder}: something else is there, or you are; name a new folder")
 
 
 def keep(folder, chosen, card):

@@ -70,6 +70,11 @@ def atomic_folder(folder):
                 os.rename(old, folder)
 
 
+def is_fixed(folder):
+    """Whether no other folder can take the place of one: a file or a disk is there, or you are."""
+    return folder.is_file() or os.path.ismount(folder) or Path.cwd().is_relative_to(folder.resolve())
+
+
 @contextlib.contextmanager
 def locked(folder, what):
     """Hold `folder` for this process alone, for as long as it lives."""
@@ -128,21 +133,24 @@ def write_json(path, content):
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path, kind, what, version):
-    """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version."""
+def read_json(path, kind, what, version, remedy=None):
+    """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version.
+
+    remedy: what to do about it, where it is not to make the folder again.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
         written = content["format"]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         # it may be somebody's encoder: nobody is told to delete what was not made here
-        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; name another folder") from None
+        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {remedy or 'name another folder'}") from None
     if written != version:
-        raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {AGAIN}")
+        raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {remedy or AGAIN}")
     with contextlib.suppress(TypeError, ValueError):
         if checksum == digest(content):
             return from_json(kind, content)
-    raise cli.Problem(f"{path}: edited or damaged since it was written; {AGAIN}")
+    raise cli.Problem(f"{path}: edited or damaged since it was written; {remedy or AGAIN}")
 
 
 def from_json(kind, value):

@@ -22,7 +22,6 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -50,8 +49,7 @@ def held(out):
     unless the same command can go on with it.
     """
     is_foreign = any(out.glob("*")) and not (out / "manifest.json").exists()
-    # another folder cannot take the place of a disk, or of where you are
-    if is_foreign or out.is_file() or os.path.ismount(out) or Path.cwd().is_relative_to(out.resolve()):
+    if is_foreign or disk.is_fixed(out):
         raise cli.Problem(f"--out {out}: other files or a disk are there, or you are; name a new folder")
     work = disk.beside(out)
     with disk.locked(work, "an extraction"):
@@ -101,6 +99,8 @@ def prepare(job, out, work):
     if (out / "manifest.json").exists():
         old = store.open_features(out)
         sources = find_sources(old, job, work / "titles.csv")
+        if old.data.sha256 == job.data.sha256 and old.data.titles != job.data.titles:
+            cli.say(f"{job.data.name} is as before, but not --text-column, --label-column or --group-column")
         job = beyond(old, job, sources)
         if not job.names and (old.data, old.made.titles) == (job.data, job.source):
             return None

@@ -266,8 +266,8 @@ def open_features(folder):
     path = place_of(folder) / "manifest.json"
     if not path.exists():
         raise cli.Problem(
-            f"{folder}: there are no features; make them with {cli.command('extract.py', out=(folder, 'features'))}, "
-            "or go on with the command that began them"
+            f"{folder}: there are no features; name others with --features, make them with "
+            f"{cli.command('extract.py', out=(folder, 'features'))}, or go on with the command that began them"
         )
     features = disk.read_json(path, Features, "a manifest of features", FORMAT)
     # as feature_file gives them: any other name might lead out of the folder

@@ -90,7 +90,11 @@ class Run:
 
     @property
     def task(self):
-        """What runs share that can be compared and combined: titles, protocol, and the ARRAYS."""
+        """What runs share that can be compared and combined: titles, protocol, and the ARRAYS; a run that
+        was kept has none of them, which is a Problem.
+        """
+        if "labels.npy" not in self.contents:
+            raise cli.Problem(f"{self.folder}: kept for prediction only; name the results that it was kept from")
         checksums = tuple(self.contents.get(f"{name}.npy") for name in ARRAYS)
         return self.data.titles, self.options.protocol, checksums
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs, splits, words
+from whichlayer.report.rows import row_of
 from whichlayer.scores import decision, figures
 
 
@@ -30,7 +31,7 @@ def add(table, tables, results, features):
 
 
 def make(kind, size, table, tables, counts, results, source):
-    """Compute a baseline and write it as a run, which decides as the table's rows do.
+    """Compute a baseline and write it as a run, which decides as the table's rows do, and as a row of it.
 
     TF-IDF of all titles is fitted to all of them once more, and kept for predict.py.
     """
@@ -56,6 +57,7 @@ def make(kind, size, table, tables, counts, results, source):
     arrays = {name: getattr(table, name) for name in runs.ARRAYS}
     arrays |= {"probabilities": probabilities, "offsets": offsets}
     runs.write(folder, config, arrays, kept)
+    table.baselines.append(row_of(runs.open_run(folder), table))
     cli.say(f"{folder.name}: macro-F1 {config.results.macro_f1:.4f}")
 
 

@@ -124,9 +124,16 @@ def encoder_key(run):
 
 
 def encoder_names(trained):
-    """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first."""
-    ordered = sorted(trained, key=lambda run: run.flop or 0)
-    return {encoder_key(run): run.encoder.name.rpartition("/")[2] for run in ordered}
+    """A short name for each encoder of some runs, {encoder_key: name}, the cheapest first; no two
+    are the same.
+    """
+    names = {}
+    for run in sorted(trained, key=lambda run: run.flop or 0):
+        key = encoder_key(run)
+        name = run.encoder.name.rpartition("/")[2]
+        if key not in names:
+            names[key] = f"{name} {run.encoder.weights[:8]}" if name in names.values() else name
+    return names
 
 
 def row_of(run, table):
