@@ -128,8 +128,10 @@ def recommend(args, table, row, is_first):
     place = [run.folder for run in row.runs]
     if is_first:
         own = chosen.combine(row.runs)
-        chosen.write(args.results, own)
-        place = args.results
+        # results that cannot be written to can still be looked at
+        with contextlib.suppress(OSError):
+            chosen.write(args.results, own)
+            place = args.results
         if args.keep:
             chosen.keep(args.keep, own, card.card(table, row))
             place = args.keep
