@@ -45,7 +45,8 @@ def parse_arguments(argv=None):
     add(
         "--baselines",
         action="store_true",
-        help="add the majority class, TF-IDF, alone and combined with rows of an encoder; kept, and ready to predict",
+        help="add the majority class and TF-IDF, alone and combined with rows of an encoder; kept, and ready to "
+        "predict",
     )
     add(
         "--keep",

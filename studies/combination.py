@@ -8,7 +8,6 @@ out of fold on the labelled titles, and scored on the test titles.
 """
 
 import collections
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +29,6 @@ import numpy as np
 
 from studies import study
 from whichlayer.apply import chosen
-from whichlayer.heads import splits
 from whichlayer.report import rows
 from whichlayer.scores import calibration, decision, metrics
 
@@ -54,9 +52,7 @@ anew on pooled probabilities; and by the mean of version 0.7.0."""
 def pairs_of(path):
     """(training, test) pairs of a set in random order; no test title is a copy of one in training."""
     training = study.read_pairs(path)
-    seen = {splits.group_key(title) for title, _ in training}
-    test = [pair for pair in study.read_pairs(path.with_stem(f"{path.stem}-test"))]
-    test = [pair for pair in test if splits.group_key(pair[0]) not in seen]
+    test = study.without_copies(study.read_pairs(path.with_stem(f"{path.stem}-test")), training)
     order = np.random.default_rng(0).permutation(len(training))
     return [training[number] for number in order], test
 
@@ -79,9 +75,7 @@ def unequal(pairs, most):
 
 def make(folder, training, test):
     """The encoder's and the words' run on some training pairs, and (probabilities of both, labels) of test pairs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "train.csv", "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("title", "category"), *training])
+    study.write_pairs(folder / "train.csv", training)
     runs = folder / "runs"
     if not list(runs.glob("*tfidf*")):
         features = ("--features", folder / "features")
@@ -106,8 +100,11 @@ def run(script, *options):
 # --- ways to combine ------------------------------------------------------------------------------
 
 
-def combine(table, own, probabilities):
-    """What each way of combining two runs says of test titles: {way: (titles, classes)}, and the pool's exponents."""
+def combine(table, own, probabilities, together):
+    """What each way of combining two runs says of test titles: {way: (titles, classes)}, and the pool's exponents.
+
+    together: the chosen.Chosen of the runs.
+    """
     out_of_fold = [calibration.pool(each.probabilities) for each in own]
     held = [
         calibration.pool([each], [1 / run.figures.pooled_temperature])
@@ -120,7 +117,6 @@ def combine(table, own, probabilities):
     def sharpened(seen, unseen):
         return calibration.pool([unseen], calibration.fit(table.labels, [seen]))
 
-    together = chosen.combine(own)
     ways = {
         "encoder": new[0],
         "words": new[1],
@@ -134,9 +130,8 @@ def combine(table, own, probabilities):
     return ways, exponents
 
 
-def decisions(table, own, ways, labels):
+def decisions(table, own, ways, together, labels):
     """Macro-F1 of each way to name categories, {way: score}."""
-    together = chosen.combine(own)
     pooled = calibration.pool([calibration.pool(each.probabilities) for each in own], together.exponents)
     anew = decision.choose_offsets(table.labels, pooled, table.labels, len(table.classes))
     parts = [chosen.combine([each]).offsets for each in own]
@@ -163,7 +158,7 @@ def main(args):
         training, test = pairs_of(path)
         for size in SIZES:
             table, own, probabilities, labels = make(args.out / path.stem / str(size), training[:size], test)
-            ways, exponents = combine(table, own, probabilities)
+            ways, exponents = combine(table, own, probabilities, chosen.combine(own))
             line = [path.stem, f"{len(table.labels):,}"]
             for values in ways.values():
                 loss = metrics.log_loss(labels, values)
@@ -177,8 +172,9 @@ def main(args):
         few = unequal(both, 3000)
         first = len(few) * 2 // 3
         table, own, probabilities, labels = make(args.out / path.stem / "unequal", few[:first], few[first:])
-        ways, _ = combine(table, own, probabilities)
-        found = decisions(table, own, ways, labels)
+        together = chosen.combine(own)
+        ways, _ = combine(table, own, probabilities, together)
+        found = decisions(table, own, ways, together, labels)
         of_decisions.append([path.stem, f"{len(table.labels):,}", *(f"{value:.4f}" for value in found.values())])
 
     means = [np.mean([float(line[place]) for line in of_decisions]) for place in range(2, 6)]

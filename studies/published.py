@@ -11,16 +11,32 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import predict  # noqa: F401  (first: it settles the threads)
+from whichlayer.common import cli
 
-# isort: split
+
+def parse_arguments(argv=None):
+    parser = cli.parser(__doc__)
+    parts = parser.add_subparsers(dest="what", required=True)
+    drawn = parts.add_parser("draw", help="write what is learned from, and tested on")
+    drawn.add_argument("folder", type=Path, metavar="FOLDER", help="holds the original files")
+    drawn.add_argument("work", type=Path, metavar="WORK")
+    table = parts.add_parser("table", help="print a table, once all is trained")
+    table.add_argument("protocol", choices=("mteb", "senteval"))
+    table.add_argument("work", type=Path, metavar="WORK")
+    table.add_argument("models", nargs="+", metavar="MODEL")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    ARGUMENTS = cli.begin(parse_arguments)
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from whichlayer.apply import chosen, frozen
-from whichlayer.common import cli, disk
+from whichlayer.common import disk
 from whichlayer.common.windows import batches_of
 from whichlayer.encoder import loading
 from whichlayer.heads import runs
@@ -317,19 +333,6 @@ def print_table(protocol, work, models):
 # --- the script -----------------------------------------------------------------------------------
 
 
-def parse_arguments(argv=None):
-    parser = cli.parser(__doc__)
-    parts = parser.add_subparsers(dest="what", required=True)
-    drawn = parts.add_parser("draw", help="write what is learned from, and tested on")
-    drawn.add_argument("folder", type=Path, metavar="FOLDER", help="holds the original files")
-    drawn.add_argument("work", type=Path, metavar="WORK")
-    table = parts.add_parser("table", help="print a table, once all is trained")
-    table.add_argument("protocol", choices=("mteb", "senteval"))
-    table.add_argument("work", type=Path, metavar="WORK")
-    table.add_argument("models", nargs="+", metavar="MODEL")
-    return parser.parse_args(argv)
-
-
 def main(args):
     if args.what == "draw":
         write_data(args.folder, args.work)
@@ -338,4 +341,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    cli.launch(main, cli.begin(parse_arguments))
+    cli.launch(main, ARGUMENTS)

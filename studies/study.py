@@ -80,10 +80,20 @@ def share_titles(path, test_path):
     for group in np.random.default_rng(0).permutation(len(groups)):
         chosen = training if len(training) < wanted else rest
         chosen.extend(pairs[number] for number in groups[group])
-    if test_path:
-        seen = {splits.group_key(title) for title, _ in training}
-        rest = [pair for pair in read_pairs(test_path) if splits.group_key(pair[0]) not in seen]
-    return training, rest
+    return training, without_copies(read_pairs(test_path), training) if test_path else rest
+
+
+def without_copies(pairs, training):
+    """The pairs whose title is no copy of one in training."""
+    seen = {splits.group_key(title) for title, _ in training}
+    return [pair for pair in pairs if splits.group_key(pair[0]) not in seen]
+
+
+def write_pairs(path, pairs):
+    """Write (title, category) pairs as a file that extract.py reads; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk.atomic(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("title", "category"), *pairs])
 
 
 def write_titles(args):
@@ -92,11 +102,8 @@ def write_titles(args):
     for path in [*sources, data.find_titles("sample")]:
         test_path = path.with_stem(f"{path.stem}-test")
         training, test = share_titles(path, test_path if test_path.exists() else None)
-        (args.out / path.stem).mkdir(parents=True, exist_ok=True)
-        for name, pairs in (("train", training), ("test", test)):
-            place = args.out / path.stem / f"{name}.csv"
-            with disk.atomic(place, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows([("title", "category"), *pairs])
+        write_pairs(args.out / path.stem / "train.csv", training)
+        write_pairs(args.out / path.stem / "test.csv", test)
         cli.say(f"{path.stem}: {len(training):,} titles to learn from, {len(test):,} to test on")
 
 
