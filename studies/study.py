@@ -197,7 +197,7 @@ def promises(table, row, test):
     values, named = test.judge(row)
     sure = np.take_along_axis(values, named[:, None], 1)[:, 0]
     made = []
-    for each in thresholds.of_judged(tables.judge(row.runs, table), table.labels, table.folds):
+    for each in thresholds.of_judged(tables.judge(row, table), table.labels, table.folds):
         if each.probability is not None:
             answered = sure >= each.probability
             right = named == test.labels

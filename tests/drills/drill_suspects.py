@@ -76,7 +76,7 @@ def drill(path, seed):
             orders = {f"evaluate.py {options}": pandas.read_csv(folder / "s.csv").row.to_numpy() - 1}
             (table,) = tables.read_tables(Path(results[1]))
             row = min(answer.compare(table, 0.01).compared, key=lambda row: row.figures.log_loss)
-            probabilities = tables.judge(row.runs, table).probabilities
+            probabilities = tables.judge(row, table).probabilities
             for by in RANKINGS:
                 orders[f"the same probabilities, cleanlab by {by}"] = cleanlab_order(probabilities, table.labels, by)
             for name, order in orders.items():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from whichlayer.report.rows import Row, judge, make_row
+from whichlayer.report.rows import Row, judge_runs, make_row
 from whichlayer.scores import comparison, figures
 
 
@@ -95,7 +95,7 @@ def combined_row(table, row, words):
     them adds nothing.
     """
     own = [row.run, words.run]
-    judged = judge(own, table)
+    judged = judge_runs(own, table)
     if not judged.exponents.all():
         return None
     measured = figures.of_judged(judged, table.labels, table.folds, len(table.classes))

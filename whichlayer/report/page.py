@@ -98,7 +98,7 @@ def details(table, row):
     """How good a row is by category, and from which probability on its answers may be accepted: a
     list of paragraphs.
     """
-    found = thresholds.of_judged(judge(row.runs, table), table.labels, table.folds)
+    found = thresholds.of_judged(judge(row, table), table.labels, table.folds)
     return [
         CATEGORIES.format(name=row.name, shown=layout.SHOWN),
         layout.category_table(table.classes, table.labels, row.influence.scores),

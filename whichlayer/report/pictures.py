@@ -124,7 +124,7 @@ def draw_rows(table, answer):
     axes = figure.subplot_mosaic(panels, width_ratios=(3, 2), height_ratios=(4, 3))
     draw_scores(axes["scores"], table, answer)
     row = answer.recommended or answer.best_of_encoder
-    judged = judge(row.runs, table)
+    judged = judge(row, table)
     draw_confusions(axes["confusions"], table, judged, row.name)
     draw_calibration(axes["calibration"], table, judged)
     return figure

@@ -1,5 +1,6 @@
 """Runs as rows of tables: which runs belong together, and what a row knows of its run."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -164,11 +165,18 @@ def head_of(own):
     return " + ".join(run.head for run in own)
 
 
-def judge(own, table):
-    """What the runs of a row say out of fold, each title's by exponents that the other folds have
-    chosen: a figures.OutOfFold.
+def judge_runs(own, table):
+    """What runs say together out of fold, each title's by exponents that the other folds have chosen: a
+    figures.OutOfFold.
     """
     return figures.judge(table.labels, table.folds, [(run.probabilities, run.offsets) for run in own])
+
+
+# the page, its picture and the model card ask for the same row
+@functools.lru_cache(1)
+def judge(row, table):
+    """The judge_runs of a Row."""
+    return judge_runs(row.runs, table)
 
 
 def curves(table):

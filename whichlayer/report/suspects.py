@@ -31,7 +31,7 @@ def write(path, table, answer, features):
     # the surest row of those that are compared
     rows = answer.compared if answer else table.learning_curve
     row = min(rows, key=lambda row: row.figures.log_loss)
-    judged = judge(row.runs, table)
+    judged = judge(row, table)
     predicted = judged.named
     titles, names = runs.features_of(table.trained[0].run, features).titles()
     # a table of the titles whose label is contradicted
