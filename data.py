@@ -3,7 +3,6 @@
 import array
 import hashlib
 import http.client
-import re
 import unicodedata
 import urllib.request
 from dataclasses import dataclass
@@ -44,8 +43,6 @@ def find_titles(data):
 
 def download(url, path, checksum):
     """Download a file of a few MB with this sha256; whole or not at all."""
-    if not re.match(r"https://|http://127\.0\.0\.1:\d+/", url):
-        raise cli.Problem(f"{url}: only https addresses are downloaded")
     cli.say(f"downloading {url}")
     try:
         with urllib.request.urlopen(url, timeout=30) as answer:

@@ -62,14 +62,13 @@ if __name__ == "__main__":
     ARGUMENTS = cli.begin(parse_arguments)
 
 import contextlib
-import time
 
 from whichlayer.apply import chosen
 from whichlayer.common import disk
 from whichlayer.encoder import store
 from whichlayer.heads import runs
 from whichlayer.report import answer as answers
-from whichlayer.report import baselines, card, page, pictures, rows, suspects
+from whichlayer.report import baselines, page, pictures, rows, suspects
 
 
 def read(args):
@@ -86,7 +85,7 @@ def read(args):
     if args.baselines:
         with disk.locked(args.results, "a training"):
             for table in tables:
-                baselines.add(table, tables, args.results, args.features)
+                baselines.add(table, args.results, args.features)
     return tables
 
 
@@ -134,14 +133,12 @@ def recommend(args, table, row, is_first):
             chosen.write(args.results, own)
             place = args.results
         if args.keep:
-            chosen.keep(args.keep, own, card.card(table, row))
+            chosen.keep(args.keep, own, page.card(table, row))
             place = args.keep
     return cli.command("predict.py", "a title of your own", run=(place, "results"))
 
 
 def main(args):
-    started = time.time()
-    cli.check_standard_output()
     tables = read(args)
     count = 0  # of rows
     following = []
@@ -158,7 +155,7 @@ def main(args):
             pictures.draw(numbered(args.plot, number), table, answer)
         if args.suspects:
             suspects.write(numbered(args.suspects, number), table, answer, args.features)
-    done = f"{cli.count(count, 'row')} in {cli.count(len(tables), 'table')}, {time.time() - started:.1f} s"
+    done = f"{cli.count(count, 'row')} in {cli.count(len(tables), 'table')}, {cli.took()}"
     cli.say(f"{args.results}: {done}")
     for command in following:
         cli.say(f"Next: {command}")

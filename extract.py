@@ -69,7 +69,6 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,7 +162,7 @@ def only(tokenised, rows):
     return replace(tokenised, ids=[tokenised.ids[number] for number in kept], place=place)
 
 
-def make(job, encoder, out, started):
+def make(job, encoder, out):
     """Do this process's share of a job; the store.Features, or None in all processes but the first."""
     work = disk.beside(out)
     # none, where only labels have changed
@@ -177,7 +176,6 @@ def make(job, encoder, out, started):
         out,
         work,
         cost(encoder, folder.counted(work).tokens / job.data.rows),
-        started,
         threads=torch.get_num_threads(),
         processes=windows.WORLD,
         # float32 where the processor has no instructions for what the weights are rounded to
@@ -186,7 +184,6 @@ def make(job, encoder, out, started):
 
 
 def main(args):
-    started = time.time()
     out = Path(args.out)
     features = None
     with windows.meeting(), contextlib.ExitStack() as stack:
@@ -204,7 +201,7 @@ def main(args):
             job = folder.prepare(job_of(args, path, titles, encoder), out, work)
         job = windows.from_first(job)
         if job:
-            features = make(job, encoder, out, started)
+            features = make(job, encoder, out)
 
     # say
     made = f"{out} holds all of that already"

@@ -83,20 +83,17 @@ def check_arguments(args):
     has_titles = args.titles or args.csv or sys.stdin
     has_use = args.out or args.label_column
     is_typed = args.titles or args.format != "text"
-    is_shareable = args.out and not args.label_column
     rules = [
         (has_titles, "no titles: give some as arguments, with --csv, or on standard input"),
         (bool(args.csv) == bool(has_use), "--csv needs --out or --label-column, and those need --csv"),
         (not args.csv or not is_typed, "--csv on one side, titles as arguments or --format exclude one another"),
         (args.csv or not args.text_column, "--text-column needs --csv"),
         (args.label_column or not args.features, "--features needs --label-column"),
-        (WORLD == 1 or is_shareable, "several processes share --csv with --out only; run one"),
+        (WORLD == 1 or (args.out and not args.label_column), "several processes share --csv with --out only; run one"),
     ]
     for holds, otherwise in rules:
         if not holds:
             raise cli.Problem(otherwise)
-    if not is_shareable:
-        cli.check_standard_output()
     if args.csv:
         args.csv = data.find_titles(args.csv)
     if args.out:

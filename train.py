@@ -138,7 +138,6 @@ import functools
 import importlib.util
 import itertools
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,7 +148,7 @@ from torch.nn.functional import cross_entropy
 
 import model
 from whichlayer.common import disk, parallel
-from whichlayer.heads import naming, plan, probe, runs, splits, stacking
+from whichlayer.heads import plan, probe, runs, splits, stacking
 from whichlayer.scores import figures, metrics
 
 # numbers of the features up to which a second thread gains little, and several sets take little memory
@@ -233,14 +232,13 @@ def train_set(layer_set, task, draw, device):
     scale = probe.rescale(x) if first.options.head == "linear" else None
     made_of = str(features.folder.resolve())
     for run in layer_set.runs:
-        begun = time.time()
         trained = fit(run, x, scale, task, draw(run.labels_per_category))
         run.results = figures.measure(
             task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets
         )
         run.results.penalties = trained.penalties
         threads = torch.get_num_threads()
-        vars(run).update(disk.provenance(begun, made_of, device=device.type, threads=threads))
+        vars(run).update(disk.provenance(made_of, device=device.type, threads=threads))
         # numpy's arrays can be sent from one process to another as they are
         heads = {name: value.numpy() for name, value in trained.state.items()}
         yield run, replace(trained, state=heads)
@@ -255,7 +253,7 @@ def fit(run, x, scale, task, draws):
     options = run.options
     classes = len(task.classes)
     # as a table names it
-    name = naming.layers_in_words(run, run.head)
+    name = runs.layers_in_words(run, run.head)
     if options.head == "mlp":
         with cli.progress(options.epochs, " epochs", name) as bar:
             return train_heads(x, task.labels, task.folds, options, classes, draws, bar.update)
@@ -316,7 +314,6 @@ def can_share(layer_sets, options, device):
 
 
 def main(args):
-    started = time.time()
     device = cli.choose_device(args.device)
 
     # titles and folds, which are the same for all encoders
@@ -357,7 +354,7 @@ def main(args):
     following = cli.command("evaluate.py", *words, results=(args.results, "results"))
     cli.say(
         f"{results}: {trained} of {wanted} trained on {len(task.labels):,} titles of {every[0].data.name}, "
-        f"{time.time() - started:.1f} s. Next: {following}"
+        f"{cli.took()}. Next: {following}"
     )
 
 

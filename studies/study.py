@@ -41,7 +41,7 @@ from whichlayer.heads.words import probabilities as word_probabilities
 from whichlayer.heads.words import read as read_words
 from whichlayer.report import answer as answers
 from whichlayer.report import rows as tables
-from whichlayer.scores import calibration, comparison, decision, metrics, thresholds
+from whichlayer.scores import calibration, comparison, decision, metrics
 
 # labelled titles of a set, at most; of one without a test file, at most so large a share
 TITLES = 3000
@@ -197,7 +197,7 @@ def promises(table, row, test):
     values, named = test.judge(row)
     sure = np.take_along_axis(values, named[:, None], 1)[:, 0]
     made = []
-    for each in thresholds.of_judged(tables.judge(row, table), table.labels, table.folds):
+    for each in decision.thresholds_of(tables.judge(row, table), table.labels, table.folds):
         if each.probability is not None:
             answered = sure >= each.probability
             right = named == test.labels

@@ -14,7 +14,7 @@ from sklearn.pipeline import FeatureUnion
 
 from whichlayer.common import disk
 from whichlayer.encoder import store
-from whichlayer.heads import naming, runs
+from whichlayer.heads import runs
 from whichlayer.heads.options import Options
 from whichlayer.scores import figures
 
@@ -127,7 +127,7 @@ def write_run(
         flop=flop,
     )
     arrays = {"labels": labels.astype(np.int32), "groups": np.arange(count, dtype=np.int32), "folds": folds}
-    place = folder / naming.run_name(config)
+    place = folder / runs.run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
     runs.write(place, config, {"probabilities": probabilities, **arrays}, {})
     return place

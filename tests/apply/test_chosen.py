@@ -149,7 +149,7 @@ def test_a_recommendation_that_no_longer_holds_is_refused_with_the_command_that_
     if what == "escaped":
         run.rename(results.parent / run.name)
         rewrite_names(path, f"../{run.name}")
-    words = ("gone, or trained again since", "recommend anew with", f"evaluate.py --results {results}")
+    words = ("gone or changed since", "recommend anew with", f"evaluate.py --results {results}")
     refused(call("predict", "--run", results, "a title"), run.name, *words)
     assert call("evaluate", "--results", results).code in (0, 2)
 

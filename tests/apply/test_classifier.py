@@ -157,13 +157,14 @@ def test_runs_that_do_not_fit_together_are_refused(kept, tmp_path):
     refused(call("predict", "a title", "--run", kept.linear, tmp_path / "empty"), "empty", "no run is there")
 
 
-def test_a_copy_of_a_run_counts_for_no_combination(kept, tmp_path):
-    run = kept.linear
-    copy = shutil.copytree(run, tmp_path / "copy")
-    refused(call("predict", "a title", "--run", copy, kept.top, run), "the same run", "name one of them")
-    # trained anew in the same way, it holds the same
-    again = changed(run, tmp_path / "again", made__at="2020-01-01T00:00:00Z")
-    refused(call("predict", "a title", "--run", run, again), "the same run")
+def test_a_run_beside_its_copy_says_what_it_says_alone(kept, tmp_path):
+    copy = shutil.copytree(kept.linear, tmp_path / "copy")
+    alone = predict.load(kept.linear)
+    both = predict.load([copy, kept.linear])
+    assert sum(both.exponents) == pytest.approx(sum(alone.exponents), rel=1e-3)
+    of_both, of_one = (predict.table(each, NEW) for each in (both, alone))
+    assert of_both["prediction"].tolist() == of_one["prediction"].tolist()
+    assert of_both["probability"].to_numpy() == pytest.approx(of_one["probability"].to_numpy(), abs=1e-3)
 
 
 def test_encoders_that_have_moved_are_named_in_the_order_of_the_runs(kept, bert, other, tmp_path):

@@ -2,11 +2,10 @@
 
 import io
 import re
-import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, call, write_titles
+from conftest import call, write_titles
 
 from whichlayer.common import cli
 
@@ -120,17 +119,3 @@ def test_each_slow_script_shows_life_in_a_log(tmp_path, bert, monkeypatch):
     (run,) = results.glob("[!.]*")
     log = call("predict", "--run", run, "--csv", titles, "--out", tmp_path / "out.csv").err
     assert re.search(r"^predict: 30 of \S+ titles after 00:\d\d$", log, re.MULTILINE), log
-
-
-@pytest.mark.parametrize(
-    "script, options", [("evaluate", []), ("predict", ["a title"]), ("predict", ["--csv", "{}", "--out", "o.csv"])]
-)
-def test_answers_that_nobody_would_see_are_refused_where_standard_output_is_closed(tmp_path, kept, script, options):
-    place = ["--results", kept.linear.parent] if script == "evaluate" else ["--run", kept.words]
-    given = [option.format(kept.titles) for option in options]
-    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, ROOT / f"{script}.py", *place, *given]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    if "--out" in options:
-        assert done.returncode == 0 and (tmp_path / "o.csv").exists()
-    else:
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "output is closed" in done.stderr

@@ -96,26 +96,6 @@ def test_faults_say_how_to_go_on(fetch, fault, reason):
     assert reason in str(error.value) and "by hand" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://example.org/youtube.csv",
-        "file:///etc/hostname",
-        "http://127.0.0.1.example.org/youtube.csv",
-        "http://127.0.0.1:80@example.org/youtube.csv",
-    ],
-)
-def test_only_https_goes_out(url, tmp_path, monkeypatch):
-    def network(*_, **__):
-        raise AssertionError("it asked the network")
-
-    monkeypatch.setattr("socket.getaddrinfo", network)
-    monkeypatch.setattr("urllib.request.urlopen", network)
-    with pytest.raises(cli.Problem, match="only https"):
-        data.download(url, tmp_path / "youtube.csv", SHA256)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_data_set_is_downloaded_once(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(data, "HERE", tmp_path)

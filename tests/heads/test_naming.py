@@ -3,7 +3,7 @@
 import pytest
 
 from whichlayer.encoder import store
-from whichlayer.heads import naming, runs
+from whichlayer.heads import runs
 from whichlayer.heads.options import Options
 
 
@@ -21,7 +21,7 @@ def run_of(columns=(("cls", 2), ("cls", 1)), encoder="some/encoder", data="title
 
 def named(*arguments, **options):
     """The name of a run's folder."""
-    return naming.run_name(run_of(*arguments, **options))
+    return runs.run_name(run_of(*arguments, **options))
 
 
 def test_names_of_runs_show_every_option_that_is_not_the_default():

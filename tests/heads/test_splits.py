@@ -174,11 +174,3 @@ def test_sizes_are_those_asked_for_unless_one_is_too_large(capsys):
     assert "--labels 24: 2 of 3 categories have fewer distinct titles" in capsys.readouterr().err
     with pytest.raises(cli.Problem, match="--labels 25: no category.*24 distinct titles.*--labels all"):
         splits.label_sizes([25, 10, None], labels, groups, 5)
-
-
-@pytest.mark.parametrize("classes, wanted, is_said", [((90, 60, 30), [8, None], True), ((90, 60, 30), [None], False)])
-def test_that_few_labels_learn_from_equal_categories_is_said_where_they_are_unequal(capsys, classes, wanted, is_said):
-    splits.label_sizes(wanted, *titles(classes=classes), 5)
-    assert ("probabilities are as if all were equal" in capsys.readouterr().err) == is_said
-    splits.label_sizes([2], *titles(classes=(30, 30, 27)), 5)
-    assert not capsys.readouterr().err

@@ -6,7 +6,7 @@ from scipy import special
 from sklearn.metrics import log_loss
 from synthetic import by_scipy, combined, drawn, pooled
 
-from whichlayer.scores import calibration, comparison, decision, figures, metrics, thresholds
+from whichlayer.scores import calibration, comparison, decision, figures, metrics
 
 
 def views(random, titles, strengths=(1.5, 1.2)):
@@ -151,7 +151,7 @@ def test_thresholds_of_a_combination_keep_their_promise_and_its_interval_holds_t
         values = calibration.pool(fresh, judged.exponents)
         right = values.argmax(1) == new
         covered.append(low <= metrics.macro_f1(new, values.argmax(1), 4) <= high)
-        for each in thresholds.of_judged(judged, labels, folds)[:2]:
+        for each in decision.thresholds_of(judged, labels, folds)[:2]:
             if each.probability is not None:
                 short.append(each.wanted - right[values.max(1) >= each.probability].mean())
     assert np.mean(covered) >= 0.9

@@ -5,7 +5,7 @@ import pytest
 from pages import evaluate, tables, unwrapped
 from synthetic import write_run
 
-from whichlayer.scores import thresholds
+from whichlayer.scores import decision
 
 
 def calibrated(random, titles):
@@ -29,7 +29,7 @@ def smallest(sure, right, wanted):
 # --- what is chosen -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wanted", thresholds.WANTED)
+@pytest.mark.parametrize("wanted", decision.WANTED)
 @pytest.mark.parametrize("digits", [1, 2, 9])
 def test_a_threshold_is_the_smallest_that_does_it(wanted, digits):
     """With one digit, many titles have the same probability, and are answered together."""
@@ -37,21 +37,21 @@ def test_a_threshold_is_the_smallest_that_does_it(wanted, digits):
     for _ in range(20):
         sure, right = calibrated(random, 300)
         sure = sure.round(digits)
-        assert thresholds.choose(sure, right, wanted) == smallest(sure, right, wanted)
+        assert decision.choose_threshold(sure, right, wanted) == smallest(sure, right, wanted)
 
 
 def test_coverage_and_precision_are_those_of_folds_that_chose_nothing():
     """What at least half of the folds do not reach is not reachable."""
     random = np.random.default_rng(5)
     reached = 0
-    for wanted in thresholds.WANTED * 5:
+    for wanted in decision.WANTED * 5:
         sure, right = calibrated(random, 500)
         folds = random.integers(0, 5, 500)
         levels = [smallest(sure[folds != fold], right[folds != fold], wanted) for fold in range(5)]
         answers = [right[title] for title in range(500) if sure[title] >= levels[folds[title]]]
-        found = thresholds.find(sure, right, folds, wanted)
+        found = decision.find_threshold(sure, right, folds, wanted)
         if levels.count(np.inf) > 2:
-            assert found == thresholds.Threshold(wanted, None)
+            assert found == decision.Threshold(wanted, None)
             continue
         reached += 1
         assert found.probability == smallest(sure, right, wanted)
@@ -72,7 +72,7 @@ def test_fresh_titles_are_right_as_often_as_was_promised(wanted, titles):
     order = np.argsort(-fresh)
     fresh, precise = fresh[order], np.cumsum(correct[order]) / np.arange(1, 300_001)
     folds = np.arange(titles) % 5
-    found = [thresholds.find(*calibrated(random, titles), folds, wanted) for _ in range(200)]
+    found = [decision.find_threshold(*calibrated(random, titles), folds, wanted) for _ in range(200)]
     found = [each for each in found if each.probability is not None]
     assert len(found) > 50
     places = np.maximum(np.searchsorted(-fresh, [-each.probability for each in found], "right") - 1, 0)
@@ -89,11 +89,11 @@ def test_fresh_titles_are_right_as_often_as_was_promised(wanted, titles):
 def test_where_probabilities_say_nothing_no_threshold_is_promised(titles):
     """Right in half of the titles, whatever the probability: the luckiest titles on top are no promise."""
     random = np.random.default_rng(7)
-    for wanted in thresholds.WANTED:
+    for wanted in decision.WANTED:
         promised = 0
         for _ in range(200):
             sure, right = random.random(titles), random.random(titles) < 0.5
-            promised += thresholds.find(sure, right, np.arange(titles) % 5, wanted).probability is not None
+            promised += decision.find_threshold(sure, right, np.arange(titles) % 5, wanted).probability is not None
         assert promised <= 4, (wanted, promised)
 
 

@@ -98,7 +98,7 @@ def test_pickled_features_are_refused(features, marker, is_bare):
             np.save(file, np.array([[Bomb(marker)]], dtype=object), allow_pickle=True)
     entry = {"bytes": path.stat().st_size, "sha256": disk.sha256(path)}
     edit_manifest(features, lambda m: m["files"].update({"cls-01.npy": entry}))
-    with pytest.raises(cli.Problem, match="gone or changed since the extraction"):
+    with pytest.raises(cli.Problem, match="gone or changed since it was written"):
         store.open_features(features).read("cls", 1)
 
 

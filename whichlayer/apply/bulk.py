@@ -129,11 +129,8 @@ def join(out, style, work):
     with disk.atomic(out) as file:
         file.write(style.header)
         for window in range(len(recorded)):
-            part = part_of(work, window)
             checksum = recorded.get(window, [None])[-1]
-            if not part.exists() or disk.sha256(part) != checksum:
-                remedy = f"delete {work} and predict again"
-                raise cli.Problem(f"{part}: gone or changed since it was written; {remedy}")
+            part = disk.checked(part_of(work, window), checksum)
             file.write(part.read_bytes())
     # first, so that what is left of the rest is known to be of no use
     os.unlink(work / "job")

@@ -63,14 +63,12 @@ def combine(own):
 
 
 def check_together(own):
-    """Refuse to combine runs of other titles, labels or folds, or of which one is there twice."""
+    """Refuse to combine runs of other titles, labels or folds."""
     for run in own[1:]:
         if (run.classes, run.task) != (own[0].classes, own[0].task):
             older = min(own[0], run, key=lambda each: each.made.at).folder
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
             raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train the older one anew, {older}")
-    if len({frozenset(run.contents.items()) for run in own}) < len(own):
-        raise cli.Problem("--run: two are the same run, or copies of it, which would count twice; name one of them")
 
 
 def exponents_of(own):
@@ -117,9 +115,7 @@ def read(folder):
     found = disk.read_json(folder / FILE, Recommended, "a recommendation of evaluate.py", FORMAT, again)
     own = []
     for name, checksum in zip(found.runs, found.configs, strict=True):
-        config = folder / Path(name).name / "config.json"
-        if not config.exists() or disk.sha256(config) != checksum:
-            raise cli.Problem(f"{config.parent}: recommended, but gone, or trained again since; {again}")
+        config = disk.checked(folder / Path(name).name / "config.json", checksum, again)
         own.append(runs.find(config.parent))
     return Chosen(own, found.exponents, found.offsets)
 

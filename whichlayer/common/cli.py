@@ -186,12 +186,6 @@ def choose_device(name):
     return torch.device("cuda", index % count)
 
 
-def check_standard_output():
-    """Refuse to print answers where the caller has closed standard output."""
-    if not sys.stdout:
-        raise Problem("standard output is closed, and answers would be lost; let it go to a file")
-
-
 def check_output(option, path, endings):
     """Refuse to write where that cannot work, or would replace what is no plain file."""
     is_place = path.is_file() or (path.resolve().parent.is_dir() and not path.exists())

@@ -98,6 +98,13 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def checked(path, checksum, remedy=AGAIN):
+    """The path of a file, once it is known to have this sha256."""
+    if not path.exists() or sha256(path) != checksum:
+        raise cli.Problem(f"{path}: gone or changed since it was written; {remedy}")
+    return path
+
+
 def parts_of(path):
     """The files that a path names: itself, or the Parquet files of a folder."""
     path = Path(path)
@@ -133,24 +140,22 @@ def write_json(path, content):
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path, kind, what, version, remedy=None):
+def read_json(path, kind, what, version, remedy="name another folder, or make this one again"):
     """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version.
 
-    remedy: what to do about it, where it is not to make the folder again.
+    remedy: what to do about it.
     """
-    try:
+    written = version
+    with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         checksum = content.pop("checksum")
         written = content["format"]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        # it may be somebody's encoder: nobody is told to delete what was not made here
-        raise cli.Problem(f"{path}: this is not {what}, or it is damaged; {remedy or 'name another folder'}") from None
-    if written != version:
-        raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {remedy or AGAIN}")
-    with contextlib.suppress(TypeError, ValueError):
-        if checksum == digest(content):
+        if written == version and checksum == digest(content):
             return from_json(kind, content)
-    raise cli.Problem(f"{path}: edited or damaged since it was written; {remedy or AGAIN}")
+    if written != version:
+        raise cli.Problem(f"{path}: written in format {written!r}, this program reads {version}; {remedy}")
+    # it may be somebody's encoder: nobody is told to delete what was not made here
+    raise cli.Problem(f"{path}: this is not {what}, or it was edited or damaged since; {remedy}")
 
 
 def from_json(kind, value):
@@ -177,11 +182,11 @@ def from_json(kind, value):
 
 @dataclasses.dataclass
 class Made:
-    """When, in how many seconds, by which command and from what something was made."""
+    """When, by which command and from what something was made."""
 
     command: str
     at: str = ""
-    seconds: float = 0.0
+    seconds: float = 0.0  # from when all was loaded until it was written
     features: str | None = None  # of a run: the folder of the features that it was trained on
     titles: str | None = None  # of features: the path of the user's file
 
@@ -191,11 +196,12 @@ def now():
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def provenance(started, features=None, titles=None, **machine):
-    """What features or a run say of how they were made. started: time.time() when work began."""
+def provenance(features=None, titles=None, **machine):
+    """What features or a run say of how they were made."""
     command = cli.one_line(shlex.join(["python", *sys.argv]))
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
     known = ("numpy", "pandas", "sklearn", "torch", "transformers")
     software |= {name: sys.modules[name].__version__ for name in known if name in sys.modules}
-    made = Made(command, now(), round(time.time() - started, 2), features, titles)
+    worked = time.monotonic() - (cli.STATE["loaded"] or cli.STARTED)
+    made = Made(command, now(), round(worked, 2), features, titles)
     return {"made": made, "software": software, "machine": {"processor": platform.machine(), **machine}}

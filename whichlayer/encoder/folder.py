@@ -162,10 +162,8 @@ def beyond(old, job, sources):
     # damage that is copied would never be found again
     disk.each(lambda name: old.read(*store.column_of(name)), old.files)
     kept = old.files if is_same else {}
-    for name in set(job.names) - old.files.keys():
-        if (old.folder / name).exists():
-            raise cli.Problem(f"{old.folder / name}: no file of these features; move it elsewhere")
-        # new layers need all titles, and that gives the others, too
+    # new layers need all titles, and that gives the others, too
+    if set(job.names) - old.files.keys():
         sources[:] = -1
     return replace(
         job,
@@ -238,11 +236,10 @@ def write(job, work, window, rows, encoded, earlier, name):
         disk.flush(file)
 
 
-def finish(job, out, work, cost, started, **machine):
+def finish(job, out, work, cost, **machine):
     """Write the manifest of a job that is complete, and let its features take their place.
 
-    cost: a store.Cost or None; started, machine: see disk.provenance. Returns the
-    store.Features.
+    cost: a store.Cost or None; machine: see disk.provenance. Returns the store.Features.
     """
     paths = [work / "new" / name for name in job.names]
     sums = disk.each(disk.sha256, paths)
@@ -250,7 +247,7 @@ def finish(job, out, work, cost, started, **machine):
     files = dict(sorted((job.files | new).items()))
     if new:
         job = replace(job, truncated=counted(work).cut, cost=cost)
-    made = disk.provenance(started, titles=job.source, **machine)
+    made = disk.provenance(titles=job.source, **machine)
     decided = (job.format, job.encoder, job.data, job.settings)
     features = store.Features(*decided, files, job.truncated, job.cost, **made)
     # what a killed process leaves of it must not be among the features

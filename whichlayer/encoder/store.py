@@ -193,7 +193,7 @@ class Features:
             if is_known and array.shape == self.shape and array.dtype == self.settings.store:
                 self.compared |= {path.name}
                 return array
-        raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
+        raise cli.Problem(f"{path}: gone or changed since it was written; {disk.AGAIN}")
 
     def stack(self, columns):
         """The features of some columns side by side, (titles, layers, hidden) float32.
@@ -213,10 +213,7 @@ class Features:
 
     def titles_file(self):
         """The path of the titles with their labels, which are checked to be the extraction's."""
-        path = place_of(self.folder) / "titles.csv"
-        if not path.exists() or disk.sha256(path) != self.data.titles:
-            raise cli.Problem(f"{path}: gone or changed since the extraction; delete the folder and extract again")
-        return path
+        return disk.checked(place_of(self.folder) / "titles.csv", self.data.titles)
 
     def titles(self):
         """All titles and all labels, as two lists."""

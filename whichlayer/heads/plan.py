@@ -9,7 +9,7 @@ import numpy as np
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
 from whichlayer.encoder.poolings import POOLINGS
-from whichlayer.heads import naming, runs, splits
+from whichlayer.heads import runs, splits
 from whichlayer.heads.options import HEADS, PROTOCOL, Options
 
 # the report's sets of layers, counted from the top
@@ -202,7 +202,7 @@ def find_missing(results, layer_sets):
     for layer_set in layer_sets:
         own = []
         for run in layer_set.runs:
-            run.folder = results / naming.run_name(run)
+            run.folder = results / runs.run_name(run)
             first = planned.setdefault(run.folder, run)
             if first is not run:
                 refuse_other(first, run)

@@ -1,4 +1,4 @@
-"""A run's folder in results/: its configuration, what else it holds, how it is written and found.
+"""A run's folder in results/: its configuration, what it is called, how it is written and found.
 
 config.json             options, columns, classes, figures, checksums of the files below
 heads.safetensors       the heads of all repeats and folds, stacked (runs that train.py made)
@@ -17,13 +17,17 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
-from whichlayer.heads import naming, words
-from whichlayer.heads.options import Options
+from whichlayer.encoder.poolings import POOLINGS
+from whichlayer.heads import words
+from whichlayer.heads.options import HEADS, Options
 from whichlayer.scores.figures import Figures
 
 # the same for all runs of a table
 ARRAYS = ("labels", "groups", "folds")
 FORMAT = 4  # raised when older runs can no longer be read
+REPORTS_HEAD = HEADS["mlp"].words
+# options that a table does not show as their name and value
+SHOWN = {"standardize": "standardised", "reduction": "no reduction", "decide": "{}"}
 
 
 @dataclass
@@ -76,7 +80,7 @@ class Run:
         """The head, or the baseline, in words."""
         if self.baseline:
             return words.BASELINES[self.baseline].name
-        return naming.head_in_words(self)
+        return head_in_words(self)
 
     @property
     def probabilities(self):
@@ -106,10 +110,61 @@ class Run:
 
     def file(self, name):
         """The path of one of the run's files, once it is known to be what was written."""
-        path = self.folder / name
-        if not path.exists() or disk.sha256(path) != self.contents.get(name):
-            raise cli.Problem(f"{path}: gone or changed since the run was written; {disk.AGAIN}")
-        return path
+        return disk.checked(self.folder / name, self.contents.get(name))
+
+
+# --- what a run is called ---------------------------------------------------------------------------
+
+
+def head_in_words(run):
+    """The head of a run: its kind, pooling and unusual options."""
+    head = HEADS[run.options.head]
+    parts = []
+    if head.words != REPORTS_HEAD:
+        parts.append(head.words)
+    if parts or run.poolings != [head.pooling]:
+        parts.append(poolings_in_words(run.poolings))
+    for name, value in run.options.unusual.items():
+        if name in head.options:
+            shown = SHOWN.get(name, name.replace("_", " ") + " {}")
+            parts.append(shown.format(value))
+    return ", ".join(parts) or REPORTS_HEAD
+
+
+def poolings_in_words(poolings):
+    """Poolings as a table names them."""
+    if len(poolings) == 1:
+        return POOLINGS[poolings[0]].words
+    return cli.listing([POOLINGS[pooling].short for pooling in poolings])
+
+
+def spell(layers):
+    """Layers, top first, as text; many that follow one another as 12 to 1."""
+    if len(layers) > 4 and layers == list(range(layers[0], layers[-1] - 1, -1)):
+        return f"{layers[0]} to {layers[-1]}"
+    return ", ".join(map(str, layers))
+
+
+def layers_in_words(run, more):
+    """The layers of a run in words, with what else is to be said in brackets."""
+    noun = "layers" if len(run.layers) > 1 else "layer"
+    return f"{noun} {spell(run.layers)} ({more})"
+
+
+def run_name(run):
+    """The name of a run's folder: encoder, data, layers, and what is not the default."""
+    encoder = disk.slug(Path(run.encoder.name).name)
+    parts = [encoder, disk.slug(run.data.name), "layers", *run.layers]
+    if run.poolings != ["cls"]:
+        parts.append("and".join(run.poolings))
+    if run.options.head != Options.head:
+        parts.append(run.options.head)
+    for option, value in run.options.unusual.items():
+        name = option.replace("_", "-")
+        parts.append(name if value is True else f"{name}-{value}")
+    name = "-".join(map(str, parts))
+    # longer ones are refused by disks
+    return name if len(name.encode()) <= 200 else f"{disk.slug(name, 180)}-{disk.digest(name)[:12]}"
 
 
 # --- writing and reading --------------------------------------------------------------------------

@@ -223,6 +223,4 @@ def label_sizes(wanted, labels, groups, folds):
         if fewer:
             few = f"{fewer} of {len(available)} categories have fewer distinct titles to train on"
             cli.say(f"--labels {size}: {few}; all of theirs are used")
-    if sizes and available.max() > 2 * available.min():
-        cli.say("--labels: heads learn from equal categories; their probabilities are as if all were equal")
     return [*sizes, None] if None in wanted else sizes

@@ -1,6 +1,5 @@
 """Baselines as runs: what needs no encoder (words.py), on the folds of the runs, out of fold."""
 
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +10,11 @@ from whichlayer.report.rows import row_of
 from whichlayer.scores import decision, figures
 
 
-def add(table, tables, results, features):
+def add(table, results, features):
     """Compute the baselines that a table lacks, for all titles and for each size of --labels.
 
-    tables: all that share the results, a folder; features: folders, one with the titles, or None for
-    the one that the runs were trained on.
+    results: the folder that they go to; features: folders, one with the titles, or None for the one
+    that the runs were trained on.
     """
     there = {(row.run.baseline, row.run.labels_per_category) for row in table.baselines}
     sizes = sorted({row.run.labels_per_category for row in table.learning_curve})
@@ -27,19 +26,18 @@ def add(table, tables, results, features):
         opened = runs.features_of(table.trained[0].run, features)
         counts = words.count(opened.titles()[0], table.labels)
         for kind, size in missing:
-            make(kind, size, table, tables, counts, results, opened.folder.resolve())
+            make(kind, size, table, counts, results, opened.folder.resolve())
 
 
-def make(kind, size, table, tables, counts, results, source):
+def make(kind, size, table, counts, results, source):
     """Compute a baseline and write it as a run, which decides as the table's rows do, and as a row of it.
 
     TF-IDF of all titles is fitted to all of them once more, and kept for predict.py.
     """
-    started = time.time()
     baseline = words.BASELINES[kind]
     decide = table.decide if baseline.reads else "likeliest"
     options = replace(table.options, labels=size, decide=decide)
-    folder = choose_folder(results, kind, options, table, tables)
+    folder = results / folder_name(kind, options, table.data)
     probabilities, offsets = out_of_fold(kind, counts, table, options)
     config = runs.Run(
         format=runs.FORMAT,
@@ -49,7 +47,7 @@ def make(kind, size, table, tables, counts, results, source):
         baseline=kind,
         # new titles are predicted by one fit, not by a pool of many
         results=figures.measure(table.labels, probabilities, table.folds, len(table.classes), offsets, heads=1),
-        **disk.provenance(started, features=str(source)),
+        **disk.provenance(features=str(source)),
     )
     kept = {}
     if kind == "tfidf" and not size:
@@ -61,20 +59,14 @@ def make(kind, size, table, tables, counts, results, source):
     cli.say(f"{folder.name}: macro-F1 {config.results.macro_f1:.4f}")
 
 
-def choose_folder(results, kind, options, table, tables):
-    """The folder of a baseline, named by data and folds, whatever the encoder.
-
-    What it holds of earlier titles is replaced, unless one of the tables has these titles still.
+def folder_name(kind, options, data):
+    """The name of a baseline's folder: titles and folds, whatever the encoder; earlier titles of the
+    same file have others.
     """
-    data = disk.slug(table.data.name)
-    parts = [data, "baseline", kind, *options.protocol, options.decide]
+    parts = [disk.slug(data.name), "baseline", kind, *options.protocol, options.decide]
     if options.labels:
         parts.append(f"labels-{options.labels}")
-    folder = results / "-".join(map(str, parts))
-    others = {other.data.titles for other in tables} - {table.data.titles}
-    if folder.exists() and runs.open_run(folder).data.titles in others:
-        return folder.with_name(f"{folder.name}-{table.data.titles[:8]}")
-    return folder
+    return "-".join(map(str, [*parts, data.titles[:8]]))
 
 
 def out_of_fold(kind, counts, table, options):

@@ -6,7 +6,7 @@ import textwrap
 import numpy as np
 
 from whichlayer.common import cli
-from whichlayer.heads import naming
+from whichlayer.heads import runs
 from whichlayer.report.rows import curves, head_of
 
 SHOWN = 20  # categories in the table of categories
@@ -28,7 +28,7 @@ def main_table(table, answer):
             head += ", collapsed"
         if row is answer.recommended:
             head = f"**{head}**"
-        line |= {"Layers": naming.spell(row.run.layers) or "none", ":Head": head}
+        line |= {"Layers": runs.spell(row.run.layers) or "none", ":Head": head}
         line |= {score: f"{row.value:.4f}", "95% interval": f"{low:.4f}–{high:.4f}"}
         line["Difference"] = difference(answer, row)
         if not several:  # else the table would be too wide
@@ -86,7 +86,7 @@ def category_table(names, labels, scores):
 
 
 def threshold_table(found):
-    """When to accept an answer; found: thresholds.Threshold, a line each."""
+    """When to accept an answer; found: decision.Threshold, a line each."""
     lines = []
     for each in found:
         cells = ["not reachable", "", ""]

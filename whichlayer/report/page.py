@@ -1,9 +1,11 @@
-"""What evaluate.py prints of a table: the recommendation and the tables, as markdown."""
+"""What evaluate.py prints of a table: the recommendation and the tables, as markdown; and the model
+card of a classifier that is kept, its README.md, as model hubs show it.
+"""
 
 from whichlayer.common import cli
 from whichlayer.report import layout, recommendation
 from whichlayer.report.rows import curves, encoder_key, judge
-from whichlayer.scores import thresholds
+from whichlayer.scores import decision
 
 # --- the sentences, as they are printed -----------------------------------------------------------
 
@@ -98,10 +100,45 @@ def details(table, row):
     """How good a row is by category, and from which probability on its answers may be accepted: a
     list of paragraphs.
     """
-    found = thresholds.of_judged(judge(row, table), table.labels, table.folds)
+    found = decision.thresholds_of(judge(row, table), table.labels, table.folds)
     return [
         CATEGORIES.format(name=row.name, shown=layout.SHOWN),
         layout.category_table(table.classes, table.labels, row.influence.scores),
         THRESHOLDS,
         layout.threshold_table(found),
     ]
+
+
+# --- the model card -------------------------------------------------------------------------------
+
+CARD_HEADER = "---\npipeline_tag: text-classification\ntags: [whichlayer]\n---\n\n# {title}"
+CARD_WHAT = (
+    "Names the category of a short text, one of {classes}. A frozen encoder with heads on some of its layers, words, "
+    "or both: {name}."
+)
+CARD_TRAINED = "Learned from {titles} with categories, {made.at:.10}; config.json has their sha256, and the versions."
+CARD_ENCODER = "Encoder: {encoder.name}, not in this folder; its weights are checked (sha256 {encoder.weights:.12}…)."
+CARD_GOOD = (
+    "Macro-F1 **{row.value:.4f}** (95% interval {row.interval[0]:.4f}–{row.interval[1]:.4f}), log loss "
+    "{row.figures.log_loss:.4f}, calibration error {row.figures.calibration_error:.4f}: of titles that the heads had "
+    "not seen, nor a copy of them. New titles of another kind are another matter: `--csv FILE --label-column NAME` "
+    "scores a test file."
+)
+CARD_USE = ["The scripts of whichlayer apply it:", '    python predict.py --run FOLDER "a title of your own"']
+
+
+def card(table, row):
+    """The model card of a Row of a Table, as markdown."""
+    run = row.run
+    classes = cli.listing(map(cli.escape_markdown, table.classes))
+    titles = f"{cli.count(table.data.rows, 'title')} of {cli.escape_markdown(table.data.name)}"
+    parts = [
+        CARD_HEADER.format(title=cli.escape_markdown(table.title)),
+        CARD_WHAT.format(classes=classes, name=row.name),
+        CARD_TRAINED.format(titles=titles, made=run.made),
+        CARD_ENCODER.format(encoder=run.encoder) if run.encoder else "",
+        CARD_GOOD.format(row=row),
+        *CARD_USE,
+        *details(table, row),
+    ]
+    return layout.join(parts) + "\n"

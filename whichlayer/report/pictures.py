@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from whichlayer.common import cli, disk
-from whichlayer.heads import naming
+from whichlayer.heads import runs
 from whichlayer.report import layout
 from whichlayer.report.rows import curves, judge
 from whichlayer.scores import metrics
@@ -85,15 +85,9 @@ def short(name, longest=LONGEST):
     return line if len(line) <= longest else f"{line[:half]}…{line[1 - half :]}"
 
 
-def kind(row):
-    """The encoder, where there are several, and the head: what has one colour in both pictures."""
-    return ", ".join(filter(None, [row.encoder, row.run.head]))
-
-
-def style(table, row, number):
-    """The look of a line or of several points: the colour is that of the row's kind. number: of the line."""
-    kinds = list(dict.fromkeys(map(kind, table.trained)))
-    color = GRAY if row.run.baseline else COLORS[kinds.index(kind(row)) % len(COLORS)]
+def style(row, number):
+    """The look of a line or of several points. number: of the line."""
+    color = GRAY if row.run.baseline else COLORS[number % len(COLORS)]
     return {"color": color, "marker": MARKERS[number % len(MARKERS)]}
 
 
@@ -134,9 +128,10 @@ def draw_scores(axes, table, answer):
     """Macro-F1: a tick for each set of layers, a colour and a marker for each encoder and head."""
     kinds = {}
     for row in table.rows:
-        kinds.setdefault(kind(row), []).append(row)
+        kind = ", ".join(filter(None, [row.encoder, row.run.head]))
+        kinds.setdefault(kind, []).append(row)
     sets = sorted({tuple(row.run.layers) for row in table.rows}, key=lambda own: (len(own), own))
-    axes.set_xticks(range(len(sets)), map(naming.spell, map(list, sets)), rotation=40, ha="right")
+    axes.set_xticks(range(len(sets)), map(runs.spell, map(list, sets)), rotation=40, ha="right")
     axes.set_xlabel("layers, 1 is the first")
 
     # the kinds stand side by side over the tick of their layers
@@ -144,7 +139,7 @@ def draw_scores(axes, table, answer):
     for number, (name, rows) in enumerate(kinds.items()):
         shift = step * (number - (len(kinds) - 1) / 2)
         x = [sets.index(tuple(row.run.layers)) + shift for row in rows]
-        draw_line(axes, x, rows, style(table, rows[0], number) | {"label": short(name), "linestyle": ""})
+        draw_line(axes, x, rows, style(rows[0], number) | {"label": short(name), "linestyle": ""})
     # baselines are lines
     for row in answer.compared:
         if row.run.baseline or len(row.runs) > 1:
@@ -192,7 +187,7 @@ def draw_curves(table):
         rows = [curve[size] for size in own]
         # intervals stand side by side
         shift = 0.2 * ((number + 0.5) / len(found) - 0.5)
-        look = style(table, rows[0], number) | {"label": short(name)}
+        look = style(rows[0], number) | {"label": short(name)}
         draw_line(axes, [sizes.index(size) + shift for size in own], rows, look)
     axes.set_xticks(range(len(sizes)), map(layout.size_name, sizes))
     axes.set_xlabel("labels a category")

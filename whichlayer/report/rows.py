@@ -7,7 +7,7 @@ import numpy as np
 
 from whichlayer.common import cli
 from whichlayer.encoder import store
-from whichlayer.heads import naming, runs
+from whichlayer.heads import runs
 from whichlayer.heads.options import Options
 from whichlayer.scores import comparison, decision, figures
 from whichlayer.scores.figures import Figures
@@ -150,7 +150,7 @@ def make_row(own, measured, predictions, table):
     encoder = None
     expense = 0.0
     if run.columns:
-        name = naming.layers_in_words(run, name)
+        name = runs.layers_in_words(run, name)
         # without FLOP, what they are about in proportion to
         expense = run.flop if table.has_flop else max(run.layers) * run.encoder.hidden**2
         if len(table.encoders) > 1:
