@@ -55,6 +55,7 @@ class Classifier:
 # --- loading --------------------------------------------------------------------------------------
 
 
+@cli.loading()
 def load(chosen, name=None, device="auto", dtype=None):
     """The Classifier of chosen.Chosen runs. What does not fit is a cli.Problem.
 

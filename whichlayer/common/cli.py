@@ -54,6 +54,8 @@ def begin(parse_arguments):
     Importing numpy and torch takes seconds, and they then read the number of threads: so it stands
     below `ARGUMENTS = cli.begin(parse_arguments)`; --help, mistakes and Ctrl-C are answered at once.
     """
+    # what is imported is no garbage, and looking for some would take a fifth of the time
+    gc.disable()
     # one of several processes waits where no handler of ours interrupts it
     alone = [signal.SIGTERM] if os.environ.get("WORLD_SIZE", "1") == "1" else []
     for number in (signal.SIGINT, *alone):
@@ -95,6 +97,7 @@ def launch(main, args):
     """Call main(args). Exit codes: 2 Problem, 1 the machine's faults, 130 Ctrl-C, 143 SIGTERM, 141 broken pipe."""
     STATE["quiet"] = args.quiet
     note_loaded()
+    gc.enable()
     try:
         main(args)
         # None where the caller has closed it
@@ -123,6 +126,23 @@ def launch(main, args):
 def note_loaded():
     """Note that the imports, or an encoder after them, are there: what follows is work on titles."""
     STATE["loaded"] = time.monotonic()
+    # so much need not be looked through for garbage again
+    gc.freeze()
+
+
+@contextlib.contextmanager
+def loading():
+    """Load an encoder, and what that imports, as begin lets a script import."""
+    is_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        # in a process that is somebody else's, nothing is noted or frozen
+        if STATE["loaded"]:
+            note_loaded()
+        if is_enabled:
+            gc.enable()
 
 
 def took():

@@ -43,6 +43,7 @@ class Encoder:
         return [name for name, pooling in POOLINGS.items() if has_summary or not pooling.is_first_token]
 
 
+@cli.loading()
 def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=(), prefix="", checked=None):
     """An Encoder whose parts fit one another and the poolings; misfits are a cli.Problem.
 
@@ -80,7 +81,6 @@ def load_encoder(name, device="auto", dtype="auto", max_length=128, poolings=(),
             fuse_activations(encoder)
     # what was tried had to be titles alone
     encoder.prefix = prefix
-    cli.note_loaded()
     return encoder
 
 
