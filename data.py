@@ -3,12 +3,12 @@
 import array
 import hashlib
 import http.client
-import unicodedata
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import regex  # comes with transformers
 
 from whichlayer.common import cli, disk, windows
 from whichlayer.reading import formats, tables
@@ -19,8 +19,8 @@ YOUTUBE_URL = (
     "https://raw.githubusercontent.com/rajatrc1705/DS_ML_Projects/"
     "41e03270cc2e049d514b6354b1dd20e365c89d30/Youtube%20Classification/youtube.csv"
 )
-# kinds of characters that leave nothing to read: spaces, control and format characters
-BLANK = ("Zs", "Zl", "Zp", "Cc", "Cf")
+# spaces, control and format characters, which leave nothing to read
+BLANK = regex.compile(r"[\p{Z}\p{Cc}\p{Cf}]*")
 
 
 def find_titles(data):
@@ -62,9 +62,8 @@ def download(url, path, checksum):
 
 
 def is_blank(text):
-    """True where nothing is left to read: spaces, control and format characters only."""
-    # mostly, the first character tells
-    return not text[:1].isalnum() and all(unicodedata.category(c) in BLANK for c in text)
+    """Whether nothing is left to read."""
+    return BLANK.fullmatch(text) is not None
 
 
 @dataclass

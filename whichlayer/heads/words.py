@@ -13,40 +13,31 @@ import collections
 import functools
 import itertools
 import json
-import re
-import unicodedata
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import regex  # comes with transformers
 from safetensors.numpy import load, save
 
 from whichlayer.common import cli
 
 PENALTY = 30.0  # scikit-learn's C
 LONGEST = 4  # characters
+# letters, digits and underscores, with the marks on them, such as the vowel signs of Hindi: Python's own
+# \w has none
+PATTERN = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_]*")
 WORD = "\t"  # marks a term that is a word or a pair: no run of characters has a tab in it
 
 
 # --- terms ----------------------------------------------------------------------------------------
 
 
-@functools.cache
-def word_pattern():
-    """The pattern of a word: letters, digits and underscores, with the marks that stand on them.
-
-    Python's \\w has no marks, such as the vowel signs of Hindi and the tones of Thai.
-    """
-    characters = map(chr, range(0x300, 0x20000))
-    marks = "".join(each for each in characters if unicodedata.category(each) in ("Mn", "Mc"))
-    return re.compile(rf"\w[\w{marks}]*")
-
-
 def terms_in(title):
     """All terms of a title, as often as they occur."""
     text = title.lower()
-    words = word_pattern().findall(text)
+    words = PATTERN.findall(text)
     found = [WORD + word for word in words]
     found += [f"{WORD}{first} {second}" for first, second in itertools.pairwise(words)]
     for part in text.split():

@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import regex  # comes with transformers
+
 from whichlayer.common import cli
 
 # a title may be longer than the 128 kB that Python reads unasked
@@ -129,7 +131,7 @@ def form_of(text, columns):
 
 def folded(name):
     """A name without what is not seen: how accents are encoded, which spaces there are."""
-    seen = "".join(c for c in unicodedata.normalize("NFC", name) if unicodedata.category(c) != "Cf")
+    seen = regex.sub(r"\p{Cf}", "", unicodedata.normalize("NFC", name))
     return " ".join(seen.split())
 
 

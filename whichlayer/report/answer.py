@@ -100,11 +100,3 @@ def combined_row(table, row, words):
         return None
     measured = figures.of_judged(judged, table.labels, table.folds, len(table.classes))
     return make_row(own, measured, judged.predictions, table)
-
-
-def gain(first, second):
-    """How much more macro-F1 the second row has than the first, with its 95% interval: (gain, low,
-    high).
-    """
-    found = comparison.compare([first.influence, second.influence], 0)
-    return found.difference[1], found.low[1], found.high[1]

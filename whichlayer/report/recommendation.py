@@ -1,7 +1,7 @@
 """What evaluate.py recommends: which row to take, what that costs, and how far words alone get."""
 
 from whichlayer.common import cli
-from whichlayer.report import answer as answers
+from whichlayer.scores import comparison
 
 # --- the sentences, as they are printed -----------------------------------------------------------
 
@@ -24,7 +24,7 @@ WORDS = (
     "Words alone (TF-IDF) reach {answer.words.value:.4f}; against them, {answer.best_of_encoder.name} has {difference}."
 )
 WORDS_UNKNOWN = "How far do words alone get? `--baselines` adds them."
-DIFFERENCE = "{gain:+.4f} ({low:+.4f} to {high:+.4f}; {verdict})"
+DIFFERENCE = "{found.difference[1]:+.4f} ({found.low[1]:+.4f} to {found.high[1]:+.4f}; {verdict})"
 
 
 def paragraph(table, answer):
@@ -97,9 +97,9 @@ def words(answer):
 
 
 def difference(first, second):
-    """How much more macro-F1 the second row has than the first, with its interval and a verdict."""
-    gain, low, high = answers.gain(first, second)
+    """How much more macro-F1 the second row has than the first, with its 95% interval and a verdict."""
+    found = comparison.compare([first.influence, second.influence], 0)
     verdict = "not significant"
-    if low > 0 or high < 0:
-        verdict = "significantly better" if low > 0 else "significantly worse"
-    return DIFFERENCE.format(gain=gain, low=low, high=high, verdict=verdict)
+    if found.significant[1]:
+        verdict = "significantly better" if found.low[1] > 0 else "significantly worse"
+    return DIFFERENCE.format(found=found, verdict=verdict)
