@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-VERSION = "0.9.0"
+VERSION = "0.10.0"
 # seconds from one line of progress to the next in a log
 MINUTE = 60
 # this is imported first, so that what a script says of its time holds the imports, too

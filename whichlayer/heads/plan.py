@@ -92,7 +92,7 @@ def read_task(features, options):
         sizes = np.bincount(groups)
         largest = cli.quote(owners[(groups == sizes.argmax()).argmax()])
         of_largest = f"the largest, that of {largest}, has {sizes.max():,} of {len(titles):,} titles"
-        cli.say(f"{cli.count(len(sizes), 'group')} that stay in one fold; {of_largest}")
+        cli.say(f"groups that stay in one fold: {len(sizes):,}; {of_largest}")
     folds = splits.repeat_folds(labels, groups, options, classes)
     return Task(classes, labels, groups, folds)
 

@@ -146,7 +146,9 @@ def draw_scores(axes, table, answer):
             name = f"{short(row.name)} ({row.value:.3f})"
             axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES.get(row.run.baseline, "-"))
     # as much of the scale as the rows take, whatever a baseline reaches
-    axes.set_ylim(bottom=min(row.interval[0] for row in table.rows) - 0.03)
+    low = min(row.interval[0] for row in table.rows)
+    high = max(row.interval[1] for row in answer.compared)
+    axes.set_ylim(low - 0.01, high + 0.01)
     finish(axes, table)
 
 
