@@ -69,6 +69,7 @@ if __name__ == "__main__":
 
 import contextlib
 import functools
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -162,7 +163,7 @@ def only(tokenised, rows):
     return replace(tokenised, ids=[tokenised.ids[number] for number in kept], place=place)
 
 
-def make(job, encoder, out):
+def make(job, encoder, out, started):
     """Do this process's share of a job; the store.Features, or None in all processes but the first."""
     work = disk.beside(out)
     # none, where only labels have changed
@@ -176,6 +177,7 @@ def make(job, encoder, out):
         out,
         work,
         cost(encoder, folder.counted(work).tokens / job.data.rows),
+        started,
         threads=torch.get_num_threads(),
         processes=windows.WORLD,
         # float32 where the processor has no instructions for what the weights are rounded to
@@ -184,6 +186,7 @@ def make(job, encoder, out):
 
 
 def main(args):
+    started = time.time()
     out = Path(args.out)
     features = None
     with windows.meeting(), contextlib.ExitStack() as stack:
@@ -201,7 +204,7 @@ def main(args):
             job = folder.prepare(job_of(args, path, titles, encoder), out, work)
         job = windows.from_first(job)
         if job:
-            features = make(job, encoder, out)
+            features = make(job, encoder, out, started)
 
     # say
     made = f"{out} holds all of that already"

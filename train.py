@@ -138,6 +138,7 @@ import functools
 import importlib.util
 import itertools
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,13 +233,14 @@ def train_set(layer_set, task, draw, device):
     scale = probe.rescale(x) if first.options.head == "linear" else None
     made_of = str(features.folder.resolve())
     for run in layer_set.runs:
+        begun = time.time()
         trained = fit(run, x, scale, task, draw(run.labels_per_category))
         run.results = figures.measure(
             task.labels, trained.probabilities, task.folds, len(task.classes), trained.offsets
         )
         run.results.penalties = trained.penalties
         threads = torch.get_num_threads()
-        vars(run).update(disk.provenance(made_of, device=device.type, threads=threads))
+        vars(run).update(disk.provenance(begun, made_of, device=device.type, threads=threads))
         # numpy's arrays can be sent from one process to another as they are
         heads = {name: value.numpy() for name, value in trained.state.items()}
         yield run, replace(trained, state=heads)

@@ -228,7 +228,7 @@ def choose(table, words, test, scores, every):
         return findings.Choice(list(table.encoders.values()), words, -1, number(answer.best), 0.0, [])
     bound = 0.0
     if row is not answer.best:
-        bound = float(answer.comparison.loss_bound[answer.number(row)])
+        bound = float(answer.comparison.loss_bound[answer.compared.index(row)])
     names = list(table.encoders.values())
     return findings.Choice(names, words, number(row), number(answer.best), bound, promises(table, row, test))
 

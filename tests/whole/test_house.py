@@ -52,7 +52,7 @@ def test_the_runtime_needs_four_packages_with_exact_versions():
     needed = [line.split("==")[0] for line in lines]
     assert needed == ["numpy", "pandas", "torch", "transformers"]
     assert all(re.fullmatch(r"[a-z]+==\d+(\.\d+)+", line) for line in lines)
-    allowed = {*needed, "tqdm", "safetensors", "huggingface_hub", "filelock"}  # the last four come along
+    allowed = {*needed, "tqdm", "safetensors", "huggingface_hub", "filelock", "regex"}  # the last five come along
     # optional; scipy comes with sklearn
     allowed |= {"sklearn", "scipy", "matplotlib", "sentence_transformers", "pyarrow"}
     allowed |= sys.stdlib_module_names | {path.stem for path in ROOT.glob("*.py")} | {"whichlayer"}

@@ -130,7 +130,7 @@ def join(out, style, work):
         file.write(style.header)
         for window in range(len(recorded)):
             checksum = recorded.get(window, [None])[-1]
-            part = disk.checked(part_of(work, window), checksum)
+            part = disk.checked(part_of(work, window), checksum, f"delete {work} and predict again")
             file.write(part.read_bytes())
     # first, so that what is left of the rest is known to be of no use
     os.unlink(work / "job")

@@ -67,7 +67,9 @@ def check_together(own):
     for run in own[1:]:
         if (run.classes, run.task) != (own[0].classes, own[0].task):
             wrong = "not of the same titles, labels and folds, so nothing tells what each is worth beside the other"
-            raise cli.Problem(f"--run {own[0].folder} {run.folder}: {wrong}; train both on the same features")
+            raise cli.Problem(
+                f"--run {own[0].folder} {run.folder}: {wrong}; train both on the same titles, with one seed"
+            )
 
 
 def exponents_of(own):
@@ -114,7 +116,7 @@ def read(folder):
     found = disk.read_json(folder / FILE, Recommended, "a recommendation of evaluate.py", FORMAT, again)
     own = []
     for name, checksum in zip(found.runs, found.configs, strict=True):
-        config = disk.checked(folder / Path(name).name / "config.json", checksum, again)
+        config = disk.checked(folder / Path(name).name / "config.json", checksum, f"trained again? {again}")
         own.append(runs.find(config.parent))
     return Chosen(own, found.exponents, found.offsets)
 

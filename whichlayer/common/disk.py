@@ -140,7 +140,7 @@ def write_json(path, content):
         file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path, kind, what, version, remedy="name another folder, or make this one again"):
+def read_json(path, kind, what, version, remedy=f"name another folder, or {AGAIN}"):
     """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version.
 
     remedy: what to do about it.
@@ -182,26 +182,21 @@ def from_json(kind, value):
 
 @dataclasses.dataclass
 class Made:
-    """When, by which command and from what something was made."""
+    """When, in how many seconds, by which command and from what something was made."""
 
     command: str
     at: str = ""
-    seconds: float = 0.0  # from when all was loaded until it was written
+    seconds: float = 0.0
     features: str | None = None  # of a run: the folder of the features that it was trained on
     titles: str | None = None  # of features: the path of the user's file
 
 
-def now():
-    """The time, as ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def provenance(features=None, titles=None, **machine):
-    """What features or a run say of how they were made."""
+def provenance(started, features=None, titles=None, **machine):
+    """What features or a run say of how they were made. started: time.time() when work began."""
     command = cli.one_line(shlex.join(["python", *sys.argv]))
     software = {"whichlayer": cli.VERSION, "python": platform.python_version()}
     known = ("numpy", "pandas", "sklearn", "torch", "transformers")
     software |= {name: sys.modules[name].__version__ for name in known if name in sys.modules}
-    worked = time.monotonic() - (cli.STATE["loaded"] or cli.STARTED)
-    made = Made(command, now(), round(worked, 2), features, titles)
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    made = Made(command, at, round(time.time() - started, 2), features, titles)
     return {"made": made, "software": software, "machine": {"processor": platform.machine(), **machine}}

@@ -71,7 +71,7 @@ def settle(out, work):
         if place.exists():
             os.rename(place, old)
         os.rename(new, place)
-    # somebody's own files beside the features stay
+    # somebody's own files beside the features stay, unless they are called like one of these
     for path in old.glob("*"):
         if not (place / path.name).exists():
             os.rename(path, place / path.name)
@@ -236,10 +236,10 @@ def write(job, work, window, rows, encoded, earlier, name):
         disk.flush(file)
 
 
-def finish(job, out, work, cost, **machine):
+def finish(job, out, work, cost, started, **machine):
     """Write the manifest of a job that is complete, and let its features take their place.
 
-    cost: a store.Cost or None; machine: see disk.provenance. Returns the store.Features.
+    cost: a store.Cost or None; started, machine: see disk.provenance. Returns the store.Features.
     """
     paths = [work / "new" / name for name in job.names]
     sums = disk.each(disk.sha256, paths)
@@ -247,7 +247,7 @@ def finish(job, out, work, cost, **machine):
     files = dict(sorted((job.files | new).items()))
     if new:
         job = replace(job, truncated=counted(work).cut, cost=cost)
-    made = disk.provenance(titles=job.source, **machine)
+    made = disk.provenance(started, titles=job.source, **machine)
     decided = (job.format, job.encoder, job.data, job.settings)
     features = store.Features(*decided, files, job.truncated, job.cost, **made)
     # what a killed process leaves of it must not be among the features

@@ -70,7 +70,8 @@ def read_model(name):
     except MemoryError:
         raise
     except Exception as error:  # the hub, the formats and the registries raise whatever they like
-        raise cli.Problem(f"--model {name}: {cli.one_line(error)[:200]}; {NEEDED}") from None
+        wrong = f"--model {name}: {cli.one_line(error)[:200]}; {NEEDED}"
+        raise cli.Problem(NO_MINILM if name == "minilm" else wrong) from None
 
     # identify it, before the tokenizer's first use, which changes it
     if name != "minilm" and Path(source).is_dir():

@@ -30,7 +30,7 @@ REPORTS_HEAD = HEADS["mlp"].words
 SHOWN = {"standardize": "standardised", "reduction": "no reduction", "decide": "{}"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One trained layer set, or one baseline: the content of config.json, and what lies beside it.
 

@@ -27,7 +27,7 @@ PENALTY = 30.0  # scikit-learn's C
 LONGEST = 4  # characters
 # letters, digits and underscores, with the marks on them, such as the vowel signs of Hindi: Python's own
 # \w has none
-PATTERN = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{M}_]*")
+PATTERN = regex.compile(r"[\p{L}\p{N}_][\p{L}\p{N}\p{Mn}\p{Mc}_]*")
 WORD = "\t"  # marks a term that is a word or a pair: no run of characters has a tab in it
 
 

@@ -17,16 +17,12 @@ class Answer:
 
     margin: float  # the loss of macro-F1 that counts as none
     compared: list[Row]  # the table's rows, then the majority class, words, and combinations with them
-    comparison: comparison.Comparison  # of these rows, in their order
+    comparison: comparison.Comparison  # of these rows: its arrays are in their order
     competing: int  # how many of them compete for the best
     best: Row  # the highest macro-F1 of those that are shown to beat chance, or else of all
     best_of_encoder: Row  # the same among the rows of an encoder
     recommended: Row | None  # the cheapest that is non-inferior to it; None: no row beats chance
     words: Row | None  # TF-IDF, with all titles
-
-    def number(self, row):
-        """The place of a row in `compared`, and so in the arrays of the comparison."""
-        return self.compared.index(row)
 
 
 def compare(table, margin):

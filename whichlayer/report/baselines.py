@@ -1,5 +1,6 @@
 """Baselines as runs: what needs no encoder (words.py), on the folds of the runs, out of fold."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -34,10 +35,11 @@ def make(kind, size, table, counts, results, source):
 
     TF-IDF of all titles is fitted to all of them once more, and kept for predict.py.
     """
+    started = time.time()
     baseline = words.BASELINES[kind]
     decide = table.decide if baseline.reads else "likeliest"
     options = replace(table.options, labels=size, decide=decide)
-    folder = results / folder_name(kind, options, table.data)
+    folder = results / folder_name(kind, options, table)
     probabilities, offsets = out_of_fold(kind, counts, table, options)
     config = runs.Run(
         format=runs.FORMAT,
@@ -47,7 +49,7 @@ def make(kind, size, table, counts, results, source):
         baseline=kind,
         # new titles are predicted by one fit, not by a pool of many
         results=figures.measure(table.labels, probabilities, table.folds, len(table.classes), offsets, heads=1),
-        **disk.provenance(features=str(source)),
+        **disk.provenance(started, features=str(source)),
     )
     kept = {}
     if kind == "tfidf" and not size:
@@ -59,14 +61,13 @@ def make(kind, size, table, counts, results, source):
     cli.say(f"{folder.name}: macro-F1 {config.results.macro_f1:.4f}")
 
 
-def folder_name(kind, options, data):
-    """The name of a baseline's folder: titles and folds, whatever the encoder; earlier titles of the
-    same file have others.
-    """
-    parts = [disk.slug(data.name), "baseline", kind, *options.protocol, options.decide]
+def folder_name(kind, options, table):
+    """The name of a baseline's folder: one for each table's titles and folds, whatever the encoder."""
+    task = table.trained[0].run.task
+    parts = [disk.slug(table.data.name), "baseline", kind, options.decide, disk.digest(task)[:8]]
     if options.labels:
         parts.append(f"labels-{options.labels}")
-    return "-".join(map(str, [*parts, data.titles[:8]]))
+    return "-".join(parts)
 
 
 def out_of_fold(kind, counts, table, options):

@@ -43,7 +43,7 @@ def difference(answer, row):
     """How far a row is from the best one; in brackets where that is not significant."""
     if row is answer.best:
         return "**best**"
-    number = answer.number(row)
+    number = answer.compared.index(row)
     value = f"{answer.comparison.difference[number]:+.4f}"
     return value if answer.comparison.significant[number] else f"({value})"
 

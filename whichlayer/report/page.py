@@ -32,6 +32,21 @@ LAST_STEP = "{name}: the step from {before} to {after} labels brought {differenc
 CATEGORIES = "By category, {name}, lowest F1 first (at most {shown}):"
 THRESHOLDS = "When to accept its answers (`predict.py --at-least`), as other folds chose:"
 
+CARD_HEADER = "---\npipeline_tag: text-classification\ntags: [whichlayer]\n---\n\n# {title}"
+CARD_WHAT = (
+    "Names the category of a short text, one of {classes}. A frozen encoder with heads on some of its layers, words, "
+    "or both: {name}."
+)
+CARD_TRAINED = "Learned from {titles} with categories, {made.at:.10}; config.json has their sha256, and the versions."
+CARD_ENCODER = "Encoder: {encoder.name}, not in this folder; its weights are checked (sha256 {encoder.weights:.12}…)."
+CARD_GOOD = (
+    "Macro-F1 **{row.value:.4f}** (95% interval {row.interval[0]:.4f}–{row.interval[1]:.4f}), log loss "
+    "{row.figures.log_loss:.4f}, calibration error {row.figures.calibration_error:.4f}: of titles that the heads had "
+    "not seen, nor a copy of them. New titles of another kind are another matter: `--csv FILE --label-column NAME` "
+    "scores a test file."
+)
+CARD_USE = ["The scripts of whichlayer apply it:", '    python predict.py --run FOLDER "a title of your own"']
+
 
 def page(table, answer):
     """A table with its heading and the recommendation, how many labels it takes, and how good the
@@ -110,21 +125,6 @@ def details(table, row):
 
 
 # --- the model card -------------------------------------------------------------------------------
-
-CARD_HEADER = "---\npipeline_tag: text-classification\ntags: [whichlayer]\n---\n\n# {title}"
-CARD_WHAT = (
-    "Names the category of a short text, one of {classes}. A frozen encoder with heads on some of its layers, words, "
-    "or both: {name}."
-)
-CARD_TRAINED = "Learned from {titles} with categories, {made.at:.10}; config.json has their sha256, and the versions."
-CARD_ENCODER = "Encoder: {encoder.name}, not in this folder; its weights are checked (sha256 {encoder.weights:.12}…)."
-CARD_GOOD = (
-    "Macro-F1 **{row.value:.4f}** (95% interval {row.interval[0]:.4f}–{row.interval[1]:.4f}), log loss "
-    "{row.figures.log_loss:.4f}, calibration error {row.figures.calibration_error:.4f}: of titles that the heads had "
-    "not seen, nor a copy of them. New titles of another kind are another matter: `--csv FILE --label-column NAME` "
-    "scores a test file."
-)
-CARD_USE = ["The scripts of whichlayer apply it:", '    python predict.py --run FOLDER "a title of your own"']
 
 
 def card(table, row):

@@ -145,7 +145,7 @@ def draw_scores(axes, table, answer):
         if row.run.baseline or len(row.runs) > 1:
             name = f"{short(row.name)} ({row.value:.3f})"
             axes.axhline(row.value, label=name, color=GRAY, linestyle=STYLES.get(row.run.baseline, "-"))
-    # as much of the scale as the rows take, whatever a baseline reaches
+    # from the lowest row, as a baseline may be far below, to the highest of all
     low = min(row.interval[0] for row in table.rows)
     high = max(row.interval[1] for row in answer.compared)
     axes.set_ylim(low - 0.01, high + 0.01)

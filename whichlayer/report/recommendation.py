@@ -60,7 +60,7 @@ def reason(answer):
     """Why a row is recommended, in words."""
     row = answer.recommended
     if row is not answer.best:
-        number = answer.number(row)
+        number = answer.compared.index(row)
         return CHEAPER.format(
             answer=answer,
             loss=answer.best.value - row.value,
