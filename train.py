@@ -11,8 +11,8 @@
 Prefer the linear probe (--survey, --head linear): it is solved to convergence, so there is no
 learning rate and no number of epochs to choose, and it did better than the report's head wherever
 both were measured. --head mlp, the default, repeats the report. On eight sets of titles and two
-sentence encoders, the last four layers side by side with mean pooling lost 0.004 of macro-F1 on
-average to the best of all rows in hindsight, and 0.015 at most (results/study.md).
+sentence encoders, the last four layers side by side with mean pooling lost 0.004 and 0.008 of macro-F1
+on average to the best of all rows in hindsight, and 0.019 at most (results/study.md).
 
 In each repeat every title is predicted once, by a head that has not seen it or a copy of it. The
 heads of all folds and repeats train together; on Linux, linear probes of several small sets of

@@ -27,7 +27,7 @@ table() { echo "# $1"; echo; shift; $PY evaluate.py --quiet "$@"; }
     echo "Made by \`make results\`, that is [make.sh](make.sh), on $(date -u +%Y-%m-%d):" \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc --all) cores," \
         "$($PY -c 'import platform; print("Python", platform.python_version())')," \
-        "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn)==' | tr '\n' ' ')."
+        "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn)==' | paste -sd ' ' -)."
     echo
     table "The report's six rows" --results "$OUT-report" --baselines
     table "The same on random folds, copies of a title on both sides" --results "$OUT-random"

@@ -33,7 +33,7 @@ done
     echo "Made by \`make study DATA=FOLDER\`, that is [study.sh](../studies/study.sh), on $(date -u +%Y-%m-%d):" \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(nproc --all) cores," \
         "$($PY -c 'import platform; print("Python", platform.python_version())')," \
-        "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn|transformer-ranker)==' | tr '\n' ' ')."
+        "$($PY -m pip list --format=freeze | grep -E '^(numpy|pandas|torch|transformers|scikit-learn|transformer-ranker)==' | paste -sd ' ' -)."
     echo
     $PY -m studies.summary "$OUT" --plot results/study.png
 } > results/study.md.new

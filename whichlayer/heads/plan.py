@@ -151,7 +151,7 @@ def survey_sets(features):
 
     "Last" and "all" are meant of the layers that were extracted; sets that coincide are there once.
     Several layers side by side have mean pooling where that was extracted: with [CLS] alone they
-    were never the best (results/study.md).
+    were the best in 1 of 16 cases (results/study.md).
     """
     poolings = poolings_of(features)
     sets = []
