@@ -1,5 +1,6 @@
 """Whole scripts from titles to the answer, for `python -m bench`: one title, and the comparison."""
 
+import contextlib
 import json
 import statistics
 import subprocess
@@ -18,7 +19,9 @@ from whichlayer.common import cli
 from whichlayer.encoder.loading import find_model
 
 # titles that are predicted one by one
-SINGLES = 50
+SINGLES = 100
+# seconds before each of them: threads that still wait for work, spinning, would slow down the next contender
+REST = 0.02
 USUAL = "sentence-transformers and scikit-learn"
 
 
@@ -49,14 +52,17 @@ def bench_predict(args, temporary):
         shells[USUAL] = partial(first_answer, other, titles[0])
     starts = take_turns(shells, args.runs)
 
-    # one after the other: in a pipe, and from Python
-    some = titles[:SINGLES]
-    single = {"this project, predict.py in a pipe": in_a_pipe(script, some)}
+    # one title after the other, by all in turn: in a pipe, and from Python
     ours = predict.load(trained)
-    single["this project, from Python"] = one_by_one(lambda title: predict.table(ours, [title]), some)
-    if theirs is not None:
-        single[USUAL] = in_a_pipe(other, some)
-        single[f"{USUAL}, from Python"] = one_by_one(theirs, some)
+    with contextlib.ExitStack() as stack:
+        asks = {
+            "this project, predict.py in a pipe": stack.enter_context(piped(script)),
+            "this project, from Python": lambda title: predict.table(ours, [title]),
+        }
+        if theirs is not None:
+            asks[USUAL] = stack.enter_context(piped(other))
+            asks[f"{USUAL}, from Python"] = theirs
+        single = in_turns(asks, titles[:SINGLES])
 
     rows = []
     for name in {**starts, **single}:
@@ -81,31 +87,33 @@ def first_answer(command, *typed):
     return answer
 
 
-def in_a_pipe(command, titles):
-    """Median seconds from a title to its answer in a process that is there already."""
-    process = subprocess.Popen(list(map(str, command)), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+@contextlib.contextmanager
+def piped(command):
+    """Start a process, and give the function that hands it a title and waits for its answer."""
+    with subprocess.Popen(list(map(str, command)), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
 
-    def ask(title):
-        process.stdin.write(f"{title}\n")
-        process.stdin.flush()
-        if not process.stdout.readline():
-            raise cli.Problem("a process gave no answer; its message stands above")
+        def ask(title):
+            process.stdin.write(f"{title}\n")
+            process.stdin.flush()
+            if not process.stdout.readline():
+                raise cli.Problem("a process gave no answer; its message stands above")
 
-    with process:
-        median = one_by_one(ask, titles)
+        yield ask
         process.stdin.close()
-    return median
 
 
-def one_by_one(ask, titles):
-    """Median seconds of ask(title), after a first one."""
-    ask("the first one")
-    seconds = []
+def in_turns(asks, titles):
+    """{name: median seconds of ask(title)} for {name: ask}, after a first one each."""
+    seconds = {name: [] for name in asks}
+    for ask in asks.values():
+        ask("the first one")
     for title in titles:
-        started = time.perf_counter()
-        ask(title)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+        for name, ask in asks.items():
+            time.sleep(REST)
+            started = time.perf_counter()
+            ask(title)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 # --- the comparison -------------------------------------------------------------------------------
