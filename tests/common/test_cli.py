@@ -8,6 +8,7 @@ import pytest
 from conftest import call, write_titles
 
 from whichlayer.common import cli
+from whichlayer.reading import tables
 
 
 def test_columns_of_a_table_line_up_in_a_terminal():
@@ -75,7 +76,7 @@ def test_what_a_terminal_obeys_is_shown_as_escapes(text, shown):
     "name", ["ایرانی\u200cها", "👩\u200d👩\u200d👧", "\U0001fae9", "so\u00adft", "\ue000"], ids=ascii
 )
 def test_names_in_all_writing_systems_stay_what_they_are(name):
-    assert cli.one_line(name) == cli.escape_markdown(name) == cli.escape_cell(name) == name
+    assert cli.one_line(name) == cli.escape_markdown(name) == tables.escape_cell(name) == name
 
 
 # --- progress -----------------------------------------------------------------------------------------------------

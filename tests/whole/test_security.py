@@ -11,6 +11,7 @@ from conftest import PRODUCT, call, refused, write_bert, write_titles
 
 from whichlayer.common import cli, disk
 from whichlayer.encoder import store
+from whichlayer.reading import tables
 
 
 class Bomb:
@@ -147,7 +148,7 @@ def test_no_cell_is_a_formula():
     formulas = ["=1+1", "+1+1", "-A1", "-٣", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://example.org")']
     formulas += ["@a see SUM(A1)", "-1 +cmd|' /C calc'!A0", "+ 'http://example.org/[a.xls]b'!A1", "-\t1+hyperlink(1)"]
     for text in formulas:
-        assert cli.escape_cell(text) == "'" + text
+        assert tables.escape_cell(text) == "'" + text
     harmless = [
         "",
         "1+1",
@@ -161,7 +162,7 @@ def test_no_cell_is_a_formula():
         "- a list",
     ]
     for text in harmless:
-        assert cli.escape_cell(text) == text
+        assert tables.escape_cell(text) == text
 
 
 # --- the source ---------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def csv_rows(rows, window, style):
 def cell_of(value):
     """A category, that no spreadsheet runs, a probability, or nothing, as a cell."""
     if isinstance(value, str):
-        return cli.escape_cell(value)
+        return tables.escape_cell(value)
     return "" if value is None or math.isnan(value) else f"{value:.6f}"
 
 

@@ -100,7 +100,6 @@ def launch(main, args):
     gc.enable()
     try:
         main(args)
-        # None where the caller has closed it
         if sys.stdout:
             sys.stdout.flush()
     except Problem as error:
@@ -277,16 +276,6 @@ def one_line(text):
 def quote(text):
     """A name from a file in quotes, as in messages: one line, 60 characters of it."""
     return f"'{one_line(text)[:60]}'"
-
-
-def escape_cell(text):
-    """A cell that no spreadsheet runs: an apostrophe in front of what would be a formula. What begins
-    with a sign is one if it has no space, or calls a function, another program or file.
-    """
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
-        return text
-    is_formula = re.match(r"[=\t\r]|[+@-](\S*$|.*(\w\(|\||'!|\]))", text, re.DOTALL)
-    return f"'{text}" if is_formula else text
 
 
 def escape_markdown(text):

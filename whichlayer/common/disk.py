@@ -141,10 +141,7 @@ def write_json(path, content):
 
 
 def read_json(path, kind, what, version, remedy=f"name another folder, or {AGAIN}"):
-    """What write_json wrote, as a dataclass; a Problem if edited, cut, or of another version.
-
-    remedy: what to do about it.
-    """
+    """What write_json wrote, as a dataclass; a Problem with this remedy if edited, cut, or of another version."""
     written = version
     with contextlib.suppress(ValueError, KeyError, AttributeError, TypeError, RecursionError):
         content = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))

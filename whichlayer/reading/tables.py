@@ -138,3 +138,13 @@ def as_csv(rows, delimiter=","):
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=delimiter).writerows(rows)
     return text.getvalue().encode()
+
+
+def escape_cell(text):
+    """A cell that no spreadsheet runs: an apostrophe in front of what would be a formula. What begins
+    with a sign is one if it has no space, or calls a function, another program or file.
+    """
+    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE):
+        return text
+    is_formula = re.match(r"[=\t\r]|[+@-](\S*$|.*(\w\(|\||'!|\]))", text, re.DOTALL)
+    return f"'{text}" if is_formula else text

@@ -4,6 +4,7 @@ import numpy as np
 
 from whichlayer.common import cli, disk
 from whichlayer.heads import runs
+from whichlayer.reading import tables
 from whichlayer.report.rows import judge
 from whichlayer.scores import metrics
 
@@ -42,7 +43,7 @@ def write(path, table, answer, features):
     frame = frame[predicted != table.labels]
     frame = frame.sort_values("probability_of_label", kind="stable").round(4)
     # and as a file
-    escaped = frame[["title", "label", "predicted"]].map(cli.escape_cell)
+    escaped = frame[["title", "label", "predicted"]].map(tables.escape_cell)
     with disk.atomic(path, "w", encoding="utf-8", newline="") as file:
         # carriage returns in titles, too, get quotes
         frame.assign(**escaped).to_csv(file, index=False, lineterminator="\r\n")
