@@ -12,7 +12,7 @@ Where titles or labels of the file have changed, the same command encodes what i
 rest.
 """
 
-from whichlayer.common import cli, disk
+from whichlayer.common import cli
 from whichlayer.encoder.poolings import POOLINGS
 
 
@@ -77,7 +77,7 @@ import numpy as np
 import torch
 
 import data
-from whichlayer.common import windows
+from whichlayer.common import disk, windows
 from whichlayer.encoder import folder, store
 from whichlayer.encoder.embedding import embed, tokenise
 from whichlayer.encoder.encoder import cost, load_encoder

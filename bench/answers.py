@@ -75,31 +75,34 @@ def bench_predict(args, temporary):
 
 def first_answer(command, *typed):
     """Start a process, type titles, and wait for its first line, which is returned."""
-    given = "".join(f"{title}\n" for title in typed)
-    with subprocess.Popen(list(map(str, command)), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        process.stdin.write(given)
+    with opened(command) as process:
         # without anything typed, it has its title already
-        process.stdin.flush()
-        answer = process.stdout.readline()
+        answer = answer_of(process, "".join(f"{title}\n" for title in typed))
         process.kill()
-    if not answer:
-        raise cli.Problem("a process gave no answer; its message stands above")
     return answer
 
 
 @contextlib.contextmanager
 def piped(command):
     """Start a process, and give the function that hands it a title and waits for its answer."""
-    with subprocess.Popen(list(map(str, command)), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-
-        def ask(title):
-            process.stdin.write(f"{title}\n")
-            process.stdin.flush()
-            if not process.stdout.readline():
-                raise cli.Problem("a process gave no answer; its message stands above")
-
-        yield ask
+    with opened(command) as process:
+        yield lambda title: answer_of(process, f"{title}\n")
         process.stdin.close()
+
+
+def opened(command):
+    """A process that is typed to, and answers."""
+    return subprocess.Popen(list(map(str, command)), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def answer_of(process, typed):
+    """The line that a process answers with; none is a Problem."""
+    process.stdin.write(typed)
+    process.stdin.flush()
+    answer = process.stdout.readline()
+    if not answer:
+        raise cli.Problem("a process gave no answer; its message stands above")
+    return answer
 
 
 def in_turns(asks, titles):

@@ -8,8 +8,6 @@ out of fold on the labelled titles, and scored on the test titles.
 """
 
 import collections
-import subprocess
-import sys
 from pathlib import Path
 
 from whichlayer.common import cli
@@ -27,6 +25,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from bench.measuring import run
 from studies import study
 from whichlayer.apply import chosen
 from whichlayer.report import rows
@@ -91,10 +90,6 @@ def make(folder, training, test):
     titles, labels = zip(*known, strict=True)
     found = study.probabilities_of(own, list(titles))
     return table, own, [found[each.folder] for each in own], np.array(labels)
-
-
-def run(script, *options):
-    subprocess.run([sys.executable, script, *map(str, options)], check=True, stdout=subprocess.DEVNULL)
 
 
 # --- ways to combine ------------------------------------------------------------------------------

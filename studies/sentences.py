@@ -72,10 +72,10 @@ def mean_losses(sets, name):
 
 def default_sentence(sets, rule):
     other = next(each for each in by_loss(sets) if each is not rule)
-    apart = [losses(sets, encoder)[other.name] - losses(sets, encoder)[rule.name] for encoder in sets[0].layers]
-    apart = np.mean(apart, axis=0)
+    lost = [losses(sets, encoder) for encoder in sets[0].layers]
+    apart = np.mean([each[other.name] - each[rule.name] for each in lost], axis=0)
     low, high = interval_over(apart)
-    every = np.array([losses(sets, encoder)[rule.name] for encoder in sets[0].layers])
+    every = np.array([each[rule.name] for each in lost])
     worst = every.max(0)
     return DEFAULT.format(
         rule=rule.name,

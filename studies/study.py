@@ -78,8 +78,8 @@ def share_titles(path, test_path):
     rest = []
     groups = list(members.values())
     for group in np.random.default_rng(0).permutation(len(groups)):
-        chosen = training if len(training) < wanted else rest
-        chosen.extend(pairs[number] for number in groups[group])
+        part = training if len(training) < wanted else rest
+        part.extend(pairs[number] for number in groups[group])
     return training, without_copies(read_pairs(test_path), training) if test_path else rest
 
 
@@ -195,7 +195,7 @@ def score_row(table, row, test):
 def promises(table, row, test):
     """The Promises of a row's thresholds that can be reached."""
     values, named = test.judge(row)
-    sure = np.take_along_axis(values, named[:, None], 1)[:, 0]
+    sure = metrics.of_each(values, named)
     made = []
     for each in decision.thresholds_of(tables.judge(row, table), table.labels, table.folds):
         if each.probability is not None:
